@@ -1,0 +1,125 @@
+"""Settings: read once from arguments, environment or a TOML file at the edges, then passed along as one value.
+
+Nothing else in the package looks at the environment. An unknown or wrongly typed setting is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from gnomon.errors import InvalidValue, unknown_name
+
+PREFIX = "GNOMON_"
+#: Plain names that work beside GNOMON_<NAME>.
+PLAIN_ALIASES = {
+    "DATABASE_URL": "database_url",
+    "MAX_BATCH_SIZE": "max_batch_size",
+    "EVENT_RETENTION_DAYS": "event_retention_days",
+    "METRICS_RETENTION_DAYS": "metrics_retention_days",
+    "LOG_LEVEL": "log_level",
+}
+#: Read elsewhere at the edge, or not a setting of the engine.
+NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
+WORDS = {"on": True, "yes": True, "off": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings with their defaults. Sizes are bytes, times are seconds unless the name says otherwise."""
+
+    enabled: bool = True  #: False makes every recording call a no-op
+    database_url: str = "gnomon.duckdb"
+    project: str = "default"
+    timezones: tuple[str, ...] = ("UTC",)
+    log_level: str = "INFO"
+
+    max_batch_size: int = 1_000  #: events in one wire batch
+    max_event_bytes: int = 32 * 1024
+    max_nesting: int = 16  #: the event itself is level 1
+    max_properties: int = 256
+    max_string_bytes: int = 8 * 1024
+    max_body_bytes: int = 10 * 1024 * 1024
+    max_unpacked_bytes: int = 20 * 1024 * 1024
+    max_past_days: int = 3_653  #: ten years
+    max_future_seconds: int = 3_600
+
+    buffer_events: int = 100_000  #: events waiting in memory; more are shed and counted
+    flush_events: int = 2_000  #: a buffer this long is written at once
+    flush_seconds: float = 0.2  #: and at the latest after this time
+    journal_max_bytes: int = 4 * 1024**3  #: the journal refuses to grow beyond this
+    checkpoint_seconds: float = 60.0
+    checkpoint_bytes: int = 64 * 1024**2  #: journal content that makes a checkpoint due earlier
+
+    memory_limit: str = "1GB"  #: of the embedded store
+    threads: int = 0  #: of the embedded store; 0 = one per core
+    query_timeout_seconds: float = 30.0
+    cache_entries: int = 256
+    cache_seconds: float = 300.0
+    max_rows: int = 10_000  #: rows a page
+    max_buckets: int = 50_000
+
+    event_retention_days: int | None = None
+    metrics_retention_days: int | None = None
+
+    def but(self, **changes: Any) -> Settings:
+        """These settings with some changed; an unknown name is refused with the nearest valid one."""
+        known = {f.name for f in fields(self)}
+        for name in changes:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        return replace(self, **changes)
+
+
+def read_settings(environ: Mapping[str, str] | None = None, file: str | Path | None = None) -> Settings:
+    """Settings from a TOML file (table [gnomon] or top level) overlaid by the environment.
+
+    `file` defaults to GNOMON_CONFIG when that is set. Raises `InvalidValue` for a value of the wrong type or a
+    file that is missing or no TOML, `UnknownName` for a setting that does not exist.
+    """
+    env = os.environ if environ is None else environ
+    file = file or env.get(PREFIX + "CONFIG")
+    given: dict[str, Any] = dict(_from_toml(Path(file))) if file else {}
+    given.update(_from_environment(env))
+    return _typed(given)
+
+
+def _from_toml(path: Path) -> Mapping[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidValue(
+            "the settings file cannot be read", remedy="Give the path of a TOML file.", code="bad-config"
+        ) from error
+    own: Mapping[str, Any] = table.get("gnomon", table)
+    return own
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {setting: env[plain] for plain, setting in PLAIN_ALIASES.items() if env.get(plain)}
+    for key, value in env.items():
+        if key.startswith(PREFIX) and key not in NOT_SETTINGS:
+            found[key[len(PREFIX) :].lower()] = value
+    for name, value in found.items():
+        if name == "timezones":
+            found[name] = tuple(part.strip() for part in value.split(","))
+        elif value.strip().lower() in WORDS:
+            found[name] = WORDS[value.strip().lower()]
+    return found
+
+
+def _typed(given: dict[str, Any]) -> Settings:
+    import msgspec  # deferred: `import gnomon` stays light
+
+    known = {f.name for f in fields(Settings)}
+    for name in given:
+        if name not in known:
+            raise unknown_name("setting", name, known)
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidValue(f"a setting has a value of the wrong type: {error}", code="bad-config") from error

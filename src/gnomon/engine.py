@@ -1,0 +1,268 @@
+"""`open()` and the `AnalyticsEngine`: builds the way in and the asking around one store, starts them in order, stops in reverse.
+
+The process that opens a store first owns it: it drains the journal and answers questions. Any other process that
+opens the same store records into the same journal, and takes over when the owner ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gnomon.config import Settings, read_settings
+from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreBusy, StoreUnavailable
+from gnomon.event import Batch
+from gnomon.ingest.collector import Collector
+from gnomon.ingest.journal import Journal
+from gnomon.ingest.owner import OwnerLock
+from gnomon.ingest.recovery import open_journal, open_or_rebuild
+from gnomon.ingest.writer import Writer
+from gnomon.query.asking import Asking
+from gnomon.store import Store, store_path
+from gnomon.timerange import Clock, load_zone, system_clock, to_us
+
+log = logging.getLogger("gnomon.engine")
+
+
+def open(url: str | os.PathLike[str] | None = None, *, project: str | None = None,
+         timezones: list[str] | tuple[str, ...] | None = None, clock: Clock | None = None,
+         settings: Settings | None = None, **changes: Any) -> AnalyticsEngine:  # fmt: skip
+    """Open a store (a DuckDB path, `duckdb://path` or `:memory:`; it is made when missing) and return its engine.
+
+    `clock` is a callable that returns an aware datetime; everything that asks the time uses it. Settings come from
+    the environment unless `settings` is given; further keywords change single settings. Raises `InvalidValue` for a
+    bad argument, `StoreUnavailable` when the folder cannot be written.
+    """
+    chosen = read_settings() if settings is None else settings
+    if url is not None:
+        chosen = chosen.but(database_url=os.fspath(url))
+    if project is not None:
+        chosen = chosen.but(project=project)
+    if timezones is not None:
+        chosen = chosen.but(timezones=tuple(timezones))
+    return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
+
+
+class AnalyticsEngine(Collector, Asking):
+    """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
+
+    It *is* the collector, so that a recording call costs no second call.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock = system_clock) -> None:
+        _check_project(settings.project)
+        self.settings = settings
+        self.clock = clock
+        self.zone = load_zone(settings.timezones[0])
+        for name in settings.timezones:
+            load_zone(name)
+        self._store: Store | None = None
+        self._writer: Writer | None = None
+        self._reset_asking()
+        self._pid = os.getpid()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._ownership = threading.Lock()
+        files = self._files(settings.database_url)
+        self._lock = OwnerLock(files.with_name(files.name + ".owner"))
+        self._files_at = files
+        owned = self._lock.acquire()
+        try:
+            journal = open_journal(self._journal_path(), settings, repair=owned)
+            ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
+            Collector.__init__(self, settings, settings.project, lambda: to_us(clock()), journal, self._durable, ticking)
+            if owned:
+                self._take_ownership()
+        except BaseException:
+            self._lock.release()
+            raise
+        _LIVE.add(self)
+
+    def _files(self, url: str) -> Path:
+        path = store_path(url)
+        if path is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
+            return Path(self._folder.name) / "memory.duckdb"
+        if "://" in path:
+            raise InvalidValue(
+                "this version opens DuckDB files only", remedy="Give a path, duckdb://path or :memory:.", code="bad-store"
+            )
+        file = Path(path).absolute()
+        if not file.parent.is_dir():
+            raise StoreUnavailable("the folder of the store does not exist", remedy="Make it, or give another path.")
+        if file.is_dir():
+            raise InvalidValue("the store's path is a folder", remedy="Give the path of a file.", code="bad-store")
+        return file
+
+    def _journal_path(self) -> Path:
+        return self._files_at.with_name(self._files_at.name + ".journal")
+
+    # -- ownership ------------------------------------------------------------------------------------------------
+
+    @property
+    def owns_store(self) -> bool:
+        """Whether this process drains the journal and may ask."""
+        return self._writer is not None
+
+    def _take_ownership(self) -> None:
+        """Open the store, replay what the journal holds, start the writer. The lock is held already."""
+        url = self.settings.database_url
+        target = ":memory:" if store_path(url) is None else str(self._files_at)
+        self._store = open_or_rebuild(target, self.settings, self._journal)
+        self._journal.continue_after(self._store.position(self._journal.id))
+        self._writer = Writer(self._store, self._journal, self.settings)
+        while self._writer.drain():
+            pass
+        self._writer.start()
+
+    def _own_or_refuse(self) -> Store:
+        """The store, taking it over if its owner is gone. Raises `StoreBusy` otherwise."""
+        if self._closed:
+            raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
+        if self._store is None:
+            with self._ownership:
+                if self._store is None:
+                    if not self._lock.acquire():
+                        raise self._busy()
+                    self._take_ownership()
+        assert self._store is not None
+        return self._store
+
+    def _busy(self) -> StoreBusy:
+        holder = self._lock.holder()
+        who = f"process {holder}" if holder else "another process"
+        return StoreBusy(
+            f"{who} owns this store, so only it can answer; recording works here as usual",
+            remedy="Ask in that process, or through `gnomon serve`, or end it: the store is then taken over.",
+        )
+
+    def _durable(self, positions: list[int], batches: list[Batch]) -> None:
+        if self._writer is not None:
+            self._writer.offer(positions, batches)
+
+    # -- flush and close ------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Return once everything recorded before this call is durable and, in the owning process, queryable.
+
+        Raises `DiskFull` or `StoreUnavailable` when it could not be made durable (it stays in memory and is tried
+        again), and `StoreUnavailable` with code `not-queryable` when it is durable but the store does not take it
+        within `timeout` seconds.
+        """
+        position = self._make_durable()
+        writer = self._writer
+        if writer is not None and not writer.wait_for(position, timeout):
+            raise StoreUnavailable(
+                "everything is durable in the journal, but the store has not taken it yet",
+                remedy=writer.fault.remedy if writer.fault else "Wait, or see `gnomon doctor`.", code="not-queryable",
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Flush, stop the threads and let go of the files. Calling it again does nothing."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        try:
+            self._make_durable()
+        except GnomonError as error:
+            log.error("events recorded last could not be made durable: %s", error)
+        self._closed = True
+        self._append, self._busy_at = _closed_append, 0
+        self._stop_thread()
+        if self._writer is not None:
+            self._writer.stop()
+        if self._store is not None:
+            self._store.close()
+        self._journal.close()
+        self._lock.release()
+        _LIVE.discard(self)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def __enter__(self) -> AnalyticsEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- fork ---------------------------------------------------------------------------------------------------
+
+    def _before_fork(self) -> None:
+        self._journal.hold()
+
+    def _after_fork_in_parent(self) -> None:
+        self._journal.let_go()
+
+    def _after_fork_in_child(self) -> None:
+        """Become a recording process: own buffers, own connection; the parent keeps the store and its own events."""
+        _never_destroy(self._store, self._writer, self._thread)
+        self._pid = os.getpid()
+        self._store = self._writer = None
+        self._ownership = threading.Lock()
+        self._lock.release()
+        self._reset()
+        self._reset_asking()
+        _never_destroy(*self._journal.after_fork())
+        if "multiprocessing.util" in sys.modules:
+            sys.modules["multiprocessing.util"].register_after_fork(self, _flush_at_process_end)
+
+
+_LIVE: weakref.WeakSet[AnalyticsEngine] = weakref.WeakSet()
+_GRAVE: list[object] = []
+
+
+def _never_destroy(*things: object) -> None:
+    """Keep inherited connections from being closed in a child: their threads and locks exist in the parent only."""
+    import ctypes
+
+    for thing in things:
+        if thing is not None:
+            _GRAVE.append(thing)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def _flush_at_process_end(engine: AnalyticsEngine) -> None:
+    """multiprocessing ends its children without atexit; its own finalizers do run."""
+    from multiprocessing.util import Finalize
+
+    Finalize(engine, engine.close, exitpriority=10)
+
+
+def _closed_append(_row: Any) -> None:
+    """Where calls go after close()."""
+
+
+def _close_all() -> None:
+    for engine in list(_LIVE):
+        engine.close()
+
+
+def _each(name: str) -> Callable[[], None]:
+    def call() -> None:
+        for engine in list(_LIVE):
+            getattr(engine, name)()
+
+    return call
+
+
+def _check_project(project: object) -> None:
+    if not isinstance(project, str) or not 0 < len(project.encode("utf-8", "replace")) <= 200 or "\x00" in project:
+        raise InvalidValue("project must be a text of 1 to 200 bytes", code="bad-project")
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_each("_before_fork"),
+        after_in_parent=_each("_after_fork_in_parent"),
+        after_in_child=_each("_after_fork_in_child"),
+    )
+
+

@@ -1,0 +1,266 @@
+"""Recording inside a host program: a call puts one tuple into a buffer, a thread carries the buffer to the journal.
+
+A recording call never raises into the host, never blocks on disk and never grows memory without bound: a full buffer
+sheds, and what was shed is counted. A forked child starts with an empty buffer, as the parent still holds its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from itertools import repeat
+from typing import Any
+
+from gnomon.config import Settings
+from gnomon.errors import EngineClosed, GnomonError
+from gnomon.event import Batch, Row
+from gnomon.ingest.gate import CALL, CALL_SOURCE, Admitted, Gate, Refused, source_of
+from gnomon.ingest.journal import Journal
+
+#: Called with the positions of batches that are durable, and the batches themselves.
+OnDurable = Callable[[list[int], list[Batch]], None]
+
+
+class Collector:
+    """Buffers calls for one project and moves them through the gate into the journal.
+
+    A background thread starts with the first call. It sleeps while nothing is recorded, writes `flush_seconds`
+    after the first waiting event and at once when `flush_events` wait.
+    """
+
+    strict = False  #: `gnomon.testing` sets this: a refused event then raises in `flush()`
+
+    def __init__(self, settings: Settings, project: str, clock_us: Callable[[], int], journal: Journal,
+                 on_durable: OnDurable, now_ns: Callable[[], int] = time.time_ns) -> None:  # fmt: skip
+        self._settings = settings
+        self._project = project
+        self._clock_us = clock_us
+        self._now_ns = now_ns
+        self._gate = Gate(settings, clock_us)
+        self._journal = journal
+        self._on_durable = on_durable
+        self._closed = False
+        self._last_position = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        """Fresh buffers and locks: at the start, and in a forked child."""
+        self._buffer: deque[Row] = deque()
+        self._samples: deque[Row] = deque()
+        self._append = self._buffer.append if self._settings.enabled else _ignore
+        self._busy_at = 0 if self._settings.enabled else 2**62  # a buffer this long takes the slow way
+        self._shed: Counter[tuple[str, str, str | None]] = Counter()
+        self._shed_lock = threading.Lock()
+        self._flush_lock = threading.RLock()
+        self._stuck: deque[Batch] = deque()
+        self._in_hand = 0
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._stop = threading.Event()
+
+    # -- recording: about a microsecond, on the caller's thread -------------------------------------------------
+
+    def track(self, type: str, *, user_id: str | None = None, device_id: str | None = None,
+              session_id: str | None = None, source: str | None = None, application: str | None = None,
+              domain: str | None = None, endpoint: str | None = None, method: str | None = None,
+              status_code: int | None = None, duration_ms: float | None = None, bytes_sent: int | None = None,
+              bytes_received: int | None = None, success: bool | None = None, error_code: str | None = None,
+              weight: float = 1.0, properties: Mapping[str, Any] | None = None, id: str | None = None,
+              ts: datetime | str | None = None) -> None:  # fmt: skip
+        """Record one event. Returns at once and never raises; a bad event goes to quarantine with its reason.
+
+        `ts` is an aware datetime or ISO text with a zone (default: now); `id` makes repeats count once (default: a
+        new UUIDv7). `properties` is copied one level deep; nested values must not be changed afterwards.
+        """
+        try:
+            if len(self._buffer) >= self._busy_at and self._crowded(source):
+                return
+            if properties is not None:
+                properties = {**properties}
+            self._append((type, user_id, device_id, session_id, source, application, domain, endpoint, method,
+                          status_code, duration_ms, bytes_sent, bytes_received, success, error_code, weight,
+                          properties, id, ts, self._now_ns(), None))  # fmt: skip
+        except Exception:  # noqa: BLE001  the host must never see a fault of ours (promise 7)
+            self._lost("recorder-fault", source)
+
+    def record_request(self, *, source: str | None = None, application: str | None = None, url: str | None = None,
+                       method: str | None = None, status_code: int | None = None, duration_ms: float | None = None,
+                       bytes_sent: int | None = None, bytes_received: int | None = None, success: bool | None = None,
+                       error_code: str | None = None, user_id: str | None = None, device_id: str | None = None,
+                       session_id: str | None = None, domain: str | None = None, endpoint: str | None = None,
+                       id: str | None = None, ts: datetime | str | None = None,
+                       properties: Mapping[str, Any] | None = None, type: str = "request",
+                       weight: float = 1.0) -> None:  # fmt: skip
+        """Record one request. Like `track`; `url` gives domain and endpoint (never its credentials or query)."""
+        try:
+            if len(self._buffer) >= self._busy_at and self._crowded(source):
+                return
+            if properties is not None:
+                properties = {**properties}
+            self._append((type, user_id, device_id, session_id, source, application, domain, endpoint, method,
+                          status_code, duration_ms, bytes_sent, bytes_received, success, error_code, weight,
+                          properties, id, ts, self._now_ns(), url))  # fmt: skip
+        except Exception:  # noqa: BLE001  as in track
+            self._lost("recorder-fault", source)
+
+    def record_metric(self, name: str, value: float, *, kind: str = "gauge", labels: Mapping[str, Any] | None = None,
+                      ts: datetime | str | None = None) -> None:  # fmt: skip
+        """Record one metric sample; `kind` is counter, gauge or histogram. Returns at once and never raises."""
+        if not self._settings.enabled:
+            return
+        try:
+            if len(self._buffer) >= self._busy_at:
+                self._crowded(None, count=False)
+            if len(self._samples) >= self._settings.buffer_events:
+                self._lost("buffer-full", None, kind="sample")
+                return
+            copied = None if labels is None else {**labels}
+            self._samples.append((name, value, kind, copied, ts, self._now_ns()))
+        except Exception:  # noqa: BLE001  as in track
+            self._lost("recorder-fault", None, kind="sample")
+
+    def _crowded(self, source: Any, count: bool = True) -> bool:
+        """The slow way of a call: start or wake the thread; True if the event was shed because the buffer is full."""
+        waiting = len(self._buffer)
+        if self._closed:
+            self._lost("closed", source)
+            return True
+        if self._thread is None:
+            self._start_thread()
+        if waiting >= self._settings.buffer_events:
+            if count:
+                self._lost("buffer-full", source)
+            return count
+        if waiting >= self._settings.flush_events:
+            self._busy_at = self._settings.buffer_events
+            self._hurry.set()
+        else:
+            self._busy_at = self._settings.flush_events
+        self._wake.set()
+        return False
+
+    def _lost(self, reason: str, source: Any, kind: str = "event") -> None:
+        with self._shed_lock:
+            self._shed[kind, reason, source_of(source)] += 1
+
+    # -- carrying: the background thread, or whoever calls flush -------------------------------------------------
+
+    def _start_thread(self) -> None:
+        with self._flush_lock:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._carry, name="gnomon-collector", daemon=True)
+                self._thread.start()
+
+    def _carry(self) -> None:
+        wait = self._settings.flush_seconds
+        while not self._closed:
+            self._wake.wait()
+            self._hurry.wait(wait)
+            self._wake.clear()
+            self._hurry.clear()
+            try:
+                self._drain()
+            except GnomonError:
+                wait = min(5.0, wait * 2)  # kept in memory and tried again; flush() tells who asks
+                self._stop.wait(wait)
+                self._wake.set()
+            except Exception:  # noqa: BLE001  the thread must survive whatever a hostile value does
+                self._lost("recorder-fault", None)
+            else:
+                wait = self._settings.flush_seconds
+
+    def _drain(self) -> None:
+        """Move everything that waits into the journal. Raises what the journal raises; nothing is lost then."""
+        with self._flush_lock:
+            self._busy_at = 0
+            for _ in range(len(self._buffer) // self._settings.flush_events + 2):
+                self._send_stuck()
+                batch = self._next_batch()
+                if batch is None:
+                    return
+                self._stuck.append(batch)
+                self._in_hand = 0
+            self._send_stuck()
+
+    def _send_stuck(self) -> None:
+        while self._stuck:
+            batch = self._stuck[0]
+            positions = self._journal.append([batch])
+            self._stuck.popleft()
+            self._last_position = max(self._last_position, positions[-1])
+            self._on_durable(positions, [batch])
+
+    def _next_batch(self) -> Batch | None:
+        calls = _take(self._buffer, self._settings.flush_events)
+        self._in_hand = len(calls)
+        samples = _take(self._samples, self._settings.flush_events)
+        with self._shed_lock:
+            shed, self._shed = self._shed, Counter()
+        if not (calls or samples or shed):
+            return None
+        batch = Batch(self._project)
+        if calls:
+            batch_from(batch, self._gate.admit_calls(calls), self._clock_us())
+        if samples:
+            self._add_samples(batch, samples)
+        for (kind, reason, source), n in shed.items():
+            batch.counts += [[kind, source, "received", "", n], [kind, source, "shed", reason, n]]
+        if self.strict and batch.refused:
+            self._first_refusal = batch.refused[0]
+        return batch
+
+    def _add_samples(self, batch: Batch, samples: list[Row]) -> None:
+        batch.samples, refused = self._gate.admit_samples(samples)
+        batch.counts.append(["sample", None, "received", "", len(samples)])
+        _note_refused(batch, refused, self._clock_us(), "sample")
+
+    def _stop_thread(self) -> None:
+        self._stop.set()
+        self._hurry.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def waiting(self) -> Counter[str | None]:
+        """Events recorded but not yet durable, by source."""
+        stuck = [row for batch in list(self._stuck) for row in batch.rows]
+        found = Counter(source_of(call[CALL_SOURCE]) for call in list(self._buffer))
+        found.update(row[7] for row in stuck)
+        return found
+
+    def _make_durable(self) -> int:
+        """Carry everything to the journal now; returns the last position this process wrote."""
+        if self._closed:
+            raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
+        self._drain()
+        return self._last_position
+
+
+def batch_from(batch: Batch, admitted: Admitted, now_us: int) -> None:
+    """Put what the gate admitted and refused into a journal batch, with its counts for the books."""
+    batch.rows = admitted.rows
+    batch.checked_ids = admitted.checked_ids
+    batch.counts += [["event", source, "received", "", n] for source, n in admitted.received.items()]
+    _note_refused(batch, admitted.refused, now_us, "event")
+
+
+def _note_refused(batch: Batch, refused: list[Refused], now_us: int, kind: str) -> None:
+    batch.refused += [[now_us, r.code, r.detail, r.source, r.id, r.text] for r in refused]
+    counted = Counter((r.source, r.code) for r in refused)
+    batch.counts += [[kind, source, "rejected", code, n] for (source, code), n in counted.items()]
+
+
+def _take(queue: deque[Row], most: int) -> list[Row]:
+    pop = queue.popleft
+    return [pop() for _ in repeat(None, min(len(queue), most))]
+
+
+def _ignore(_row: Row) -> None:
+    """What recording does when Gnomon is switched off."""
+
+
+assert CALL[CALL_SOURCE] == "source"

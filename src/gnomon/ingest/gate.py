@@ -1,0 +1,319 @@
+"""The one strict check in front of everything: keyword calls, wire JSON and imported files all pass here.
+
+A whole batch is first *proven* clean by a few fast checks in C. Only when a proof fails is each event examined by
+the exact rules in `rules.py`, which name the reason. The gate refuses; it never repairs, coerces or drops silently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gnomon.config import Settings
+from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row
+from gnomon.errors import InvalidValue
+from gnomon.ingest.rules import (
+    FlatProperties,
+    NarrowRow,
+    PlainRow,
+    Refusal,
+    check_event,
+    check_sample,
+    encode_json,
+)
+from gnomon.timerange import parse_moment
+
+#: The order of a keyword call as the collector buffers it; `at_ns` is the caller's clock, `url` is taken apart here.
+CALL: tuple[str, ...] = (
+    "type", "user_id", "device_id", "session_id", "source", "application", "domain", "endpoint", "method",
+    "status_code", "duration_ms", "bytes_sent", "bytes_received", "success", "error_code", "weight", "properties",
+    "id", "ts", "at_ns", "url",
+)  # fmt: skip
+CALL_SOURCE = CALL.index("source")
+CALL_PROPERTIES = CALL.index("properties")
+_FROM_FIELDS = tuple(name for name in CALL if name not in ("at_ns", "url"))
+_KNOWN = frozenset(GIVEN) | WIRE_ALIASES.keys()
+_TS, _PROPERTIES = AT["ts"], AT["properties"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One event that did not pass: its place in the batch, a stable code, the detail, and what was sent (cut)."""
+
+    index: int
+    code: str
+    detail: str
+    text: str
+    source: str | None = None
+    id: str | None = None
+
+
+@dataclass(slots=True)
+class Admitted:
+    """What the gate made of a batch: rows in `ROW` order, refusals, and how many arrived from each source."""
+
+    rows: list[Row] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    received: Counter[str | None] = field(default_factory=Counter)
+    checked_ids: bool = False  #: some ids came from outside, so a repeat may carry another time
+
+
+class Gate:
+    """Checks batches against the limits in `settings`; `clock_us` gives the time in UTC microseconds."""
+
+    def __init__(self, settings: Settings, clock_us: Callable[[], int]) -> None:
+        self.settings = settings
+        self._clock_us = clock_us
+        # Texts outside properties are at most 9 names and 2 addresses: about 6 KB.
+        self._limits_allow_proof = (
+            settings.max_event_bytes >= settings.max_string_bytes + 8_192 and settings.max_properties >= 256
+        )
+
+    def admit_calls(self, calls: Sequence[Row], *, imported: bool = False) -> Admitted:
+        """Check keyword calls (tuples in `CALL` order)."""
+        now = self._clock_us()
+        out = Admitted()
+        rows, properties = self._normalise(calls, now, out)
+        if rows and not self._all_clean(rows, properties, now, imported):
+            rows = self._examine(calls, rows, properties, now, imported, out)
+        out.rows = [row for row in rows if row is not None]
+        out.received = Counter(map(itemgetter(AT["source"]), out.rows))
+        out.received.update(refused.source for refused in out.refused)
+        return out
+
+    def admit_fields(self, events: Iterable[Any], *, imported: bool = False) -> Admitted:
+        """Check events given as mappings of field names (wire JSON, imported files)."""
+        calls: list[Row] = []
+        places: list[int] = []
+        early: list[Refused] = []
+        now_ns = self._clock_us() * 1_000
+        for index, event in enumerate(events):
+            try:
+                call = _call_from_fields(event, now_ns)
+            except Refusal as refusal:
+                early.append(_refused(index, refusal, event, event))
+                continue
+            calls.append(call)
+            places.append(index)
+        out = self.admit_calls(calls, imported=imported)
+        out.received.update(item.source for item in early)
+        moved = [replace(refused, index=places[refused.index]) for refused in out.refused]
+        out.refused = sorted(early + moved, key=lambda refused: refused.index)
+        return out
+
+    def admit_samples(self, samples: Sequence[Row]) -> tuple[list[Row], list[Refused]]:
+        """Check metric samples `(name, value, kind, labels, ts, at_ns)`; rows come back in `SAMPLE_ROW` order."""
+        now = self._clock_us()
+        rows: list[Row] = []
+        refused: list[Refused] = []
+        for index, (name, value, kind, labels, ts, at_ns) in enumerate(samples):
+            try:
+                moment = at_ns // 1_000 if ts is None else _moment(ts, False)
+                text = check_sample(name, value, kind, labels, self.settings)
+                self._check_time(moment, now, False)
+                rows.append((moment, now, name, kind, float(value), text))
+            except Refusal as refusal:
+                shown = dict(zip(("name", "value", "kind", "labels"), (name, value, kind, labels), strict=True))
+                refused.append(_refused(index, refusal, shown, None))
+        return rows, refused
+
+    def _normalise(self, calls: Sequence[Row], now: int, out: Admitted) -> tuple[list[Row | None], list[Any]]:
+        rows: list[Row | None] = []
+        properties: list[Any] = []
+        new_id = _id_maker()
+        for index, call in enumerate(calls):
+            try:
+                (type_, user, device, session, source, application, domain, endpoint, method, status, duration, sent,
+                 received, success, error, weight, props, id_, ts, at_ns, url) = call  # fmt: skip
+                if id_ is None:
+                    id_ = new_id(at_ns)
+                else:
+                    out.checked_ids = True
+                moment = at_ns // 1_000 if ts is None else _moment(ts, True)
+                if url is not None:
+                    domain, endpoint = _address(url, domain, endpoint)
+                if success is None:
+                    success = _outcome(status, error)
+                text = None
+                if props is not None and props != {}:
+                    text = encode_json(props)
+                    properties.append(props)
+                rows.append((id_, moment, now, type_, user, device, session, source, application, domain, endpoint,
+                             method, status, duration, sent, received, success, error, weight, text))  # fmt: skip
+            except Refusal as refusal:
+                out.refused.append(_refused_call(index, refusal, call))
+                rows.append(None)
+        return rows, properties
+
+    def _all_clean(self, rows: list[Row | None], properties: list[Any], now: int, imported: bool) -> bool:
+        """True only if every rule holds for every row; False means «examine», not «bad»."""
+        whole = [row for row in rows if row is not None]
+        moments = [row[_TS] for row in whole]
+        if not moments:
+            return True
+        low, high = self._time_bounds(now, imported)
+        if min(moments) < low or max(moments) > high:
+            return False
+        try:
+            msgspec.convert(whole, list[PlainRow])
+            body = encode_json(whole)
+            if not body.isascii():
+                msgspec.convert(whole, list[NarrowRow])
+            if properties:
+                msgspec.convert(properties, list[FlatProperties])
+        except (msgspec.ValidationError, Refusal):
+            return False
+        if "\\u0000" in body:
+            return False
+        return not properties or self._texts_clean([row[_PROPERTIES] for row in whole if row[_PROPERTIES] is not None])
+
+    def _texts_clean(self, texts: list[str]) -> bool:
+        joined = "".join(texts)
+        bytes_each = 1 if joined.isascii() else 4
+        if max(map(len, texts)) * bytes_each > self.settings.max_string_bytes:
+            return False
+        flat = joined.count("{") + joined.count("[") == len(texts)
+        return flat and self._limits_allow_proof
+
+    def _examine(self, calls: Sequence[Row], rows: list[Row | None], properties: list[Any], now: int,
+                 imported: bool, out: Admitted) -> list[Row | None]:  # fmt: skip
+        good: list[Row | None] = []
+        for index, row in enumerate(rows):
+            if row is None:
+                continue
+            try:
+                check_event(row, calls[index][CALL_PROPERTIES], self.settings)
+                self._check_time(row[_TS], now, imported)
+                good.append(row)
+            except Refusal as refusal:
+                out.refused.append(_refused_call(index, refusal, calls[index]))
+        out.refused.sort(key=lambda refused: refused.index)
+        return good
+
+    def _time_bounds(self, now: int, imported: bool) -> tuple[int, int]:
+        low = 0 if imported else now - self.settings.max_past_days * 86_400_000_000
+        return low, now + self.settings.max_future_seconds * 1_000_000
+
+    def _check_time(self, moment: int, now: int, imported: bool) -> None:
+        low, high = self._time_bounds(now, imported)
+        if not low <= moment <= high:
+            past = "1970" if imported else f"{self.settings.max_past_days} days back"
+            raise Refusal("time-out-of-range", f"ts: outside {past} .. {self.settings.max_future_seconds} s ahead")
+
+
+def _call_from_fields(event: Any, now_ns: int) -> Row:
+    if not isinstance(event, Mapping):
+        raise Refusal("wrong-type", "event: not an object")
+    fields = dict(event)
+    if not fields.keys() <= _KNOWN:
+        raise Refusal("unknown-field", "event: has a field that is not part of the event row")
+    for alias, name in WIRE_ALIASES.items():
+        if alias in fields:
+            value = fields.pop(alias)
+            if name in fields and fields[name] != value:
+                raise Refusal(f"{name}-conflict", f"{alias} and {name} differ")
+            fields[name] = value
+    if fields.get("weight") is None:
+        fields["weight"] = 1.0
+    return (*map(fields.get, _FROM_FIELDS), now_ns, None)
+
+
+def _moment(ts: Any, trusted: bool) -> int:
+    """UTC microseconds of what a caller gave as `ts`; integers count as microseconds and come from importers only."""
+    if trusted and type(ts) is int:
+        return ts
+    if not isinstance(ts, str | datetime):
+        raise Refusal("bad-time", "ts: neither an aware datetime nor ISO 8601 text with a zone")
+    try:
+        return parse_moment(ts)
+    except InvalidValue as error:
+        raise Refusal(error.code, f"ts: {error.message}") from None
+
+
+def _outcome(status: Any, error: Any) -> bool | None:
+    if status is not None:
+        return bool(status < 400) if type(status) is int else None
+    return False if error is not None else None
+
+
+def _address(url: Any, domain: Any, endpoint: Any) -> tuple[Any, Any]:
+    if not isinstance(url, str):
+        raise Refusal("wrong-type", "url: not text")
+    found_domain, found_path = _split_url(url)
+    return (found_domain if domain is None else domain), (found_path if endpoint is None else endpoint)
+
+
+@lru_cache(maxsize=4_096)
+def _split_url(url: str) -> tuple[str | None, str | None]:
+    """Host and path of a URL. Credentials, query and fragment never get further than here."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        if host is not None and parts.port is not None:
+            host = f"{host}:{parts.port}"
+    except ValueError:
+        raise Refusal("bad-url", "url: cannot be taken apart") from None
+    return host, parts.path or ("/" if host else None)
+
+
+def _id_maker() -> Callable[[int], str]:
+    """UUIDv7 texts (RFC 9562, section 5.7): time in front, then 26 random bits a batch and a counter from a random start.
+
+    Ids of one batch are consecutive, so a store compresses them well; 74 random bits keep batches apart.
+    """
+    noise = int.from_bytes(os.urandom(10), "big")
+    middle = f"-7{noise & 0xFFF:03x}-{0x8000 | (noise >> 12) & 0x3FFF:04x}-"
+    counter = (noise >> 26) & 0x7FFF_FFFF_FFFF
+    last_ms, head = -1, ""
+
+    def new_id(at_ns: int) -> str:
+        nonlocal counter, last_ms, head
+        ms = at_ns // 1_000_000
+        if ms != last_ms:
+            last_ms, head = ms, f"{(ms >> 16) & 0xFFFFFFFF:08x}-{ms & 0xFFFF:04x}{middle}"
+        counter += 1
+        return f"{head}{counter:012x}"
+
+    return new_id
+
+
+def source_of(value: Any) -> str | None:
+    """The source under which an event is booked: as given if a row could hold it, else unknown (None)."""
+    if not isinstance(value, str) or not value or "\x00" in value:
+        return None
+    try:
+        return value if len(value.encode()) <= NAME_BYTES else None
+    except UnicodeEncodeError:
+        return None
+
+
+def _refused_call(index: int, refusal: Refusal, call: Row) -> Refused:
+    shown = {name: value for name, value in zip(CALL, call, strict=True) if value is not None and name != "at_ns"}
+    return _refused(index, refusal, shown, shown)
+
+
+def _refused(index: int, refusal: Refusal, shown: Any, fields: Any) -> Refused:
+    given = fields if isinstance(fields, Mapping) else {}
+    id_ = given.get("id")
+    return Refused(
+        index, refusal.code, refusal.detail, _cut(shown), source_of(given.get("source", given.get("src"))),
+        id_ if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None,
+    )  # fmt: skip
+
+
+def _cut(shown: Any) -> str:
+    """What was sent, as printable text of at most 2,000 characters for the quarantine."""
+    try:
+        text = msgspec.json.encode(shown, enc_hook=repr).decode()
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        text = ascii(shown) if not isinstance(shown, Mapping) else ascii(dict(list(shown.items())[:64]))
+    return text[:2_000].replace("\x00", "\\u0000")

@@ -1,0 +1,305 @@
+"""The journal: a SQLite file beside the store that holds acknowledged batches until the store has them for good.
+
+`append()` returning is what an acknowledgement means: the batch is on disk (WAL, synchronous=FULL). Any number of
+processes may append; positions rise by one and are never reused. Only the owner of the store removes batches, and
+only after a store checkpoint that contains them. A damaged file is set aside, never deleted.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gnomon.errors import DiskFull, StoreDamaged, StoreUnavailable
+from gnomon.event import AT, Batch
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch (
+  position INTEGER PRIMARY KEY AUTOINCREMENT, crc INTEGER NOT NULL, summary TEXT NOT NULL, body BLOB NOT NULL);
+"""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Batch).decode
+_decode_counts = msgspec.json.Decoder(list[list[Any]]).decode
+
+
+def summary_of(batch: Batch) -> list[list[Any]]:
+    """`[project, kind, source, outcome, reason, n]` of everything a batch will add to the books, rows as `pending`."""
+    pending = Counter(map(itemgetter(AT["source"]), batch.rows))
+    rows = [[batch.project, "event", source, "pending", "", n] for source, n in pending.items()]
+    if batch.samples:
+        rows.append([batch.project, "sample", None, "pending", "", len(batch.samples)])
+    return rows + [[batch.project, *count] for count in batch.counts]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    batches: list[Batch]
+    encoded: list[tuple[int, bytes, bytes]]
+    done: threading.Event = field(default_factory=threading.Event)
+    positions: list[int] = field(default_factory=list)
+    error: BaseException | None = None
+
+
+class Journal:
+    """One process's hold on the journal file. Thread-safe; must be reopened after a fork (see `after_fork`)."""
+
+    def __init__(self, path: Path, *, max_bytes: int) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self._queue: list[_Waiting] = []
+        self._queue_lock = threading.Lock()
+        self._lock = threading.Lock()  # held by the one thread that talks to SQLite
+        self._reader: sqlite3.Connection | None = None
+        self._reader_inode: int | None = None
+        self._reader_lock = threading.Lock()
+        self._open()
+
+    def append(self, batches: list[Batch]) -> list[int]:
+        """Make batches durable, all or none, and return their positions.
+
+        Calls that meet are committed together (group commit): the first takes everyone's work along.
+        Raises `DiskFull` or `StoreUnavailable`; nothing was acknowledged then.
+        """
+        waiting = _Waiting(batches, [_sealed(batch) for batch in batches])
+        with self._queue_lock:
+            self._queue.append(waiting)
+        with self._lock:
+            if not waiting.done.is_set():
+                with self._queue_lock:
+                    group, self._queue = self._queue, []
+                self._commit(group)
+        waiting.done.wait()
+        if waiting.error is not None:
+            raise _translated(waiting.error)
+        return waiting.positions
+
+    def read(self, after: int, limit: int) -> list[tuple[int, int, bytes]]:
+        """Up to `limit` sealed batches behind `after`, in order, as `(position, crc, body)`."""
+        with self._reader_lock:
+            query = "SELECT position, crc, body FROM batch WHERE position > ? ORDER BY position LIMIT ?"
+            return _guard(lambda: self._reading().execute(query, (after, limit)).fetchall())
+
+    def positions(self, after: int, limit: int) -> list[int]:
+        """Up to `limit` positions behind `after`, in order."""
+        with self._reader_lock:
+            query = "SELECT position FROM batch WHERE position > ? ORDER BY position LIMIT ?"
+            return [row[0] for row in _guard(lambda: self._reading().execute(query, (after, limit)).fetchall())]
+
+    def pending(self, after: int) -> list[list[Any]]:
+        """What the batches behind `after` will add to the books, see `summary_of`."""
+        with self._reader_lock:
+            query = "SELECT summary FROM batch WHERE position > ?"
+            found = _guard(lambda: self._reading().execute(query, (after,)).fetchall())
+        return [entry for (text,) in found for entry in _decode_counts(text)]
+
+    def summary(self, position: int) -> list[list[Any]]:
+        """What one batch adds to the books, see `summary_of`."""
+        with self._reader_lock:
+            query = "SELECT summary FROM batch WHERE position = ?"
+            found: list[list[Any]] = _decode_counts(
+                _guard(lambda: self._reading().execute(query, (position,)).fetchone()[0])
+            )
+            return found
+
+    def forget_up_to(self, position: int) -> None:
+        """Remove batches that a store checkpoint holds. Only the owner of the store calls this."""
+        with self._lock:
+            _guard(lambda: self._db.execute("DELETE FROM batch WHERE position <= ?", (position,)))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk and number of batches waiting."""
+        files = [self.path, Path(f"{self.path}-wal")]
+        with self._reader_lock:
+            waiting = _guard(lambda: self._reading().execute("SELECT count(*) FROM batch").fetchone()[0])
+        return {"bytes": sum(f.stat().st_size for f in files if f.exists()), "batches": waiting}
+
+    def close(self) -> None:
+        """Let go of the file; its content stays."""
+        with self._lock, self._reader_lock:
+            for connection in (self._db, self._reader):
+                if connection is not None:
+                    connection.close()
+            self._reader = None
+
+    def continue_after(self, position: int) -> None:
+        """Never give out a position that the store has already passed."""
+        with self._lock:
+            _guard(lambda: self._raise_sequence(position))
+
+    def hold(self) -> None:
+        """Keep this process out of SQLite, so that a fork cannot copy one of its locks in a locked state."""
+        self._lock.acquire()
+        self._reader_lock.acquire()
+
+    def let_go(self) -> None:
+        """The end of `hold`, in the parent."""
+        self._reader_lock.release()
+        self._lock.release()
+
+    def after_fork(self) -> list[object]:
+        """In a child: open the file anew. Returns the inherited connections, which must never be closed here."""
+        inherited: list[object] = [self._db, self._reader]
+        self._queue, self._reader = [], None
+        self._queue_lock, self._lock, self._reader_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._open()
+        return inherited
+
+    def _open(self) -> None:
+        self._db = _guard(lambda: _connect(self.path))
+        self._inode = self.path.stat().st_ino
+        _guard(self._prepare)
+
+    def _prepare(self) -> None:
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal_id', ?)", (uuid.uuid4().hex,))
+        self._db.execute("COMMIT")
+        self.id: str = self._db.execute("SELECT value FROM meta WHERE key='journal_id'").fetchone()[0]
+        page_bytes = self._db.execute("PRAGMA page_size").fetchone()[0]
+        self._db.execute(f"PRAGMA max_page_count={max(16, self.max_bytes // page_bytes)}")
+
+    def _raise_sequence(self, position: int) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        (highest,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name='batch'").fetchone()
+        if highest < position:
+            self._db.execute("DELETE FROM sqlite_sequence WHERE name='batch'")
+            self._db.execute("INSERT INTO sqlite_sequence VALUES ('batch', ?)", (position,))
+        self._db.execute("COMMIT")
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        """Write a group in one transaction; on failure fall back to one transaction each, so that one cannot sink all."""
+        try:
+            self._write(group)
+        except (sqlite3.Error, OSError) as error:
+            if len(group) == 1:
+                group[0].error = error
+            else:
+                for waiting in group:
+                    self._commit([waiting])
+        for waiting in group:
+            waiting.done.set()
+
+    def _write(self, group: list[_Waiting]) -> None:
+        while True:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for waiting in group:
+                    waiting.positions = [self._insert(entry) for entry in waiting.encoded]
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            if _inode(self.path) == self._inode:
+                return
+            # The owner set a damaged file aside while this process still held it: what was just written
+            # would be found by its salvage or not at all, so it is written again where it counts.
+            self._db.close()
+            self._open()
+
+    def _insert(self, entry: tuple[int, bytes, bytes]) -> int:
+        cursor = self._db.execute("INSERT INTO batch (crc, summary, body) VALUES (?, ?, ?)", entry)
+        return int(cursor.lastrowid or 0)
+
+    def _reading(self) -> sqlite3.Connection:
+        inode = _inode(self.path)
+        if self._reader is not None and inode != self._reader_inode:
+            self._reader.close()  # the file was replaced under this process
+            self._reader = None
+        if self._reader is None:
+            self._reader = _connect(self.path)
+            self._reader_inode = inode
+            self.id = self._reader.execute("SELECT value FROM meta WHERE key='journal_id'").fetchone()[0]
+        return self._reader
+
+
+def open_sealed(crc: int, body: bytes) -> Batch:
+    """The batch of a sealed body. Raises `StoreDamaged` if its checksum does not hold."""
+    if zlib.crc32(body) != crc:
+        raise StoreDamaged("a journal batch fails its checksum", remedy="Run `gnomon doctor`.", code="journal-damaged")
+    return _decode(body)
+
+
+def salvage(path: Path) -> Iterator[Batch]:
+    """Every batch of a damaged journal that can still be read and passes its checksum, in order."""
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro&immutable=0", uri=True)
+    except sqlite3.Error:
+        return
+    with_rows = "SELECT position, crc, body FROM batch WHERE position > ? ORDER BY position LIMIT 1"
+    position, misses = 0, 0
+    try:
+        while misses < 1_000:
+            try:
+                row = db.execute(with_rows, (position,)).fetchone()
+                if row is None:
+                    return
+                position, misses = row[0], 0
+                yield open_sealed(row[1], row[2])
+            except (sqlite3.Error, StoreDamaged, msgspec.DecodeError):
+                position, misses = position + 1, misses + 1
+    finally:
+        db.close()
+
+
+def check(path: Path) -> None:
+    """Raise `StoreDamaged` if the journal file does not pass SQLite's own integrity check."""
+    if not path.exists():
+        return
+    db = _connect(path)
+    try:
+        verdict = _guard(lambda: db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    finally:
+        db.close()
+    if verdict != "ok":
+        raise StoreDamaged("the journal fails its integrity check", code="journal-damaged")
+
+
+def _sealed(batch: Batch) -> tuple[int, bytes, bytes]:
+    body = _encode(batch)
+    return zlib.crc32(body), _encode(summary_of(batch)), body
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _guard(call: Any) -> Any:
+    try:
+        return call()
+    except sqlite3.Error as error:
+        raise _translated(error) from error
+
+
+def _translated(error: BaseException) -> BaseException:
+    """SQLite's and the system's errors in our words."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL" or (isinstance(error, OSError) and error.errno in (28, 122)) or name == "SQLITE_IOERR_WRITE":
+        return DiskFull("the journal cannot grow", remedy="Free disk space or raise journal_max_bytes; recording goes on by itself.")  # fmt: skip
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreDamaged("the journal file is damaged", remedy="Reopen the engine: it sets the file aside and rebuilds it.", code="journal-damaged")  # fmt: skip
+    if isinstance(error, sqlite3.Error | OSError):
+        return StoreUnavailable(f"the journal cannot be written ({name or type(error).__name__})", remedy="Check that its folder exists and can be written.")  # fmt: skip
+    return error
+
+

@@ -1,0 +1,211 @@
+"""The exact rules of the gate, one event at a time, each refusal with a stable code; and the types that prove a batch clean.
+
+`PlainRow`, `NarrowRow` and `FlatProperties` are checked by msgspec in C. They are stricter than the rules, so that
+passing them proves an event good; failing them proves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from gnomon.config import Settings
+from gnomon.event import FIELDS, INT64_MAX, INT64_MIN, NAME_BYTES, SAMPLE_KINDS, Field, Row
+
+_FINITE = Meta(ge=-1.7976931348623157e308, le=1.7976931348623157e308)
+
+
+class Refusal(Exception):
+    """Why one event does not pass: a stable code and a detail that names the field, never the value."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+
+
+def _row_type(name: str, share: int) -> type[msgspec.Struct]:
+    """The row as a msgspec type. `share` = 1 for ASCII batches, 4 where a character may take four bytes."""
+
+    def column(field: Field) -> Any:
+        plain: Any = {
+            "text": Annotated[str, Meta(min_length=1, max_length=field.max_bytes // share)],
+            "time": int,
+            "integer": Annotated[int, Meta(ge=int(field.low or 0), le=int(field.high or INT64_MAX))],
+            "real": Annotated[float, Meta(ge=field.low or 0.0, le=1.7976931348623157e308)],
+            "boolean": bool,
+            "json": str,
+        }[field.kind]
+        return plain if field.required else plain | None
+
+    return msgspec.defstruct(name, [(field.name, column(field)) for field in FIELDS], array_like=True, gc=False)
+
+
+PlainRow = _row_type("PlainRow", 1)
+NarrowRow = _row_type("NarrowRow", 4)
+
+_Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES // 4)]
+_Value = (
+    None | bool | Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)] | Annotated[float, _FINITE] | str
+    | list[Any] | dict[str, Any]
+)  # fmt: skip
+FlatProperties = Annotated[dict[_Name, _Value], Meta(max_length=256)]
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_json(value: Any) -> str:
+    """Compact JSON text. Raises `Refusal` for what JSON or UTF-8 cannot hold."""
+    try:
+        return _encoder.encode(value).decode()
+    except UnicodeEncodeError:
+        raise Refusal("lone-surrogate", "text: holds half of a surrogate pair") from None
+    except OverflowError:
+        raise Refusal("number-too-large", "properties: an integer beyond 64 bits") from None
+    except RecursionError:
+        raise Refusal("too-deep", "properties: nested too deeply") from None
+    except (TypeError, ValueError):
+        raise Refusal("wrong-type", "properties: hold a value that JSON cannot") from None
+
+
+def check_event(row: Row, properties: Any, settings: Settings) -> None:
+    """Apply every rule to one row (in `ROW` order) and its properties as given. Raises `Refusal`."""
+    for field, value in zip(FIELDS, row, strict=True):
+        if value is None:
+            if field.required:
+                raise Refusal("missing-field", f"{field.name}: missing")
+        elif field.kind != "json":
+            _CHECKS[field.kind](field, value)
+    if properties is not None:
+        _check_properties(properties, settings)
+    if event_bytes(row) > settings.max_event_bytes:
+        raise Refusal("event-too-large", f"event: larger than {settings.max_event_bytes} bytes")
+
+
+def event_bytes(row: Row) -> int:
+    """The size of an event: the UTF-8 bytes of its texts (properties as compact JSON) plus 8 for each other value."""
+    return sum(len(value.encode()) if isinstance(value, str) else 8 for value in row if value is not None)
+
+
+def _check_text(field: Field, value: Any) -> None:
+    if not isinstance(value, str):
+        raise Refusal("wrong-type", f"{field.name}: not text")
+    _check_string(field.name, value, field.max_bytes)
+    if not value:
+        raise Refusal("empty-name", f"{field.name}: empty")
+
+
+def _check_string(name: str, value: str, max_bytes: int) -> None:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise Refusal("lone-surrogate", f"{name}: holds half of a surrogate pair") from None
+    if size > max_bytes:
+        raise Refusal("too-long", f"{name}: longer than {max_bytes} bytes")
+    if "\x00" in value:
+        raise Refusal("nul-character", f"{name}: holds a NUL character")
+
+
+def _check_integer(field: Field, value: Any) -> None:
+    if type(value) is not int:
+        raise Refusal("wrong-type", f"{field.name}: not an integer")
+    _check_bounds(field, value)
+
+
+def _check_real(field: Field, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Refusal("wrong-type", f"{field.name}: not a number")
+    if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
+        raise Refusal("number-too-large", f"{field.name}: an integer beyond 64 bits")
+    if not math.isfinite(value):
+        raise Refusal("not-finite", f"{field.name}: not a finite number")
+    _check_bounds(field, value)
+
+
+def _check_bounds(field: Field, value: float) -> None:
+    if (field.low is not None and value < field.low) or (field.high is not None and value > field.high):
+        raise Refusal("out-of-range", f"{field.name}: outside {field.low} .. {field.high}")
+
+
+def _check_boolean(field: Field, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise Refusal("wrong-type", f"{field.name}: neither true nor false")
+
+
+def _check_time_type(field: Field, value: Any) -> None:
+    if type(value) is not int:
+        raise Refusal("bad-time", f"{field.name}: not a time")
+
+
+_CHECKS = {
+    "text": _check_text,
+    "integer": _check_integer,
+    "real": _check_real,
+    "boolean": _check_boolean,
+    "time": _check_time_type,
+}
+
+
+def _check_properties(properties: Any, settings: Settings) -> None:
+    if not isinstance(properties, dict):
+        raise Refusal("wrong-type", "properties: not an object")
+    if len(properties) > settings.max_properties:
+        raise Refusal("too-many-properties", f"properties: more than {settings.max_properties}")
+    _check_value(properties, 2, settings)
+
+
+def _check_value(value: Any, level: int, settings: Settings) -> None:
+    """One JSON value at nesting `level`; the event is level 1, its properties object level 2."""
+    if isinstance(value, str):
+        _check_string("properties", value, settings.max_string_bytes)
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        if not INT64_MIN <= value <= INT64_MAX:
+            raise Refusal("number-too-large", "properties: an integer beyond 64 bits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Refusal("not-finite", "properties: a number that is not finite")
+    elif isinstance(value, dict | list | tuple):
+        _check_container(value, level, settings)
+    else:
+        raise Refusal("wrong-type", "properties: hold a value that JSON cannot")
+
+
+def _check_container(value: Any, level: int, settings: Settings) -> None:
+    if level > settings.max_nesting:
+        raise Refusal("too-deep", f"properties: nested deeper than {settings.max_nesting} levels")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise Refusal("wrong-type", "properties: a name that is not text")
+            if not key:
+                raise Refusal("empty-name", "properties: an empty name")
+            _check_string("properties name", key, NAME_BYTES)
+            _check_value(inner, level + 1, settings)
+    else:
+        for inner in value:
+            _check_value(inner, level + 1, settings)
+
+
+_SAMPLE_NAME = Field("name", "text", required=True)
+
+
+def check_sample(name: Any, value: Any, kind: Any, labels: Any, settings: Settings) -> str | None:
+    """Apply the rules to one metric sample; returns its labels as JSON text. Raises `Refusal`."""
+    _check_text(_SAMPLE_NAME, name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Refusal("wrong-type", "value: not a number")
+    if not math.isfinite(value):
+        raise Refusal("not-finite", "value: not a finite number")
+    if kind not in SAMPLE_KINDS:
+        raise Refusal("unknown-kind", "kind: not one of counter, gauge, histogram")
+    if labels is None:
+        return None
+    _check_properties(labels, settings)
+    if any(isinstance(inner, dict | list | tuple) for inner in labels.values()):
+        raise Refusal("wrong-type", "labels: hold a nested value")
+    return encode_json(labels)

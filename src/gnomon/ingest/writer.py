@@ -1,0 +1,199 @@
+"""The one thread that moves journal batches into the store: in order, each exactly once, many in one transaction.
+
+Rows, books and the journal position are written together, so a crash at any moment leaves the store at a position
+from which the journal continues. A batch that the store refuses for good is counted and set aside, so that it
+cannot hold up those behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+
+from gnomon.config import Settings
+from gnomon.errors import GnomonError, StoreDamaged, StoreUnavailable
+from gnomon.event import AT, Batch
+from gnomon.ingest.journal import Journal, open_sealed
+from gnomon.store import Store
+
+log = logging.getLogger("gnomon.writer")
+
+MOST_ROWS = 20_000  #: rows in one store transaction
+MOST_BATCHES = 256
+POLL_SECONDS = 0.1  #: how long a batch of another process may wait unnoticed
+KEPT_IN_HAND = 64  #: batches handed over in memory; more are read back from the journal
+
+
+class Writer:
+    """Owns the store's write side. `start()` begins draining; `wait_for(position)` returns once it is queryable."""
+
+    def __init__(self, store: Store, journal: Journal, settings: Settings) -> None:
+        self._store = store
+        self._journal = journal
+        self._settings = settings
+        self._in_hand: OrderedDict[int, Batch] = OrderedDict()
+        self._changed = threading.Condition()
+        self._work = threading.Lock()  # held while a transaction runs
+        self._position = store.position(journal.id)
+        self._checkpointed = time.monotonic()
+        self._since_checkpoint = 0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.fault: GnomonError | None = None
+
+    @property
+    def position(self) -> int:
+        """The journal position up to which the store has everything."""
+        return self._position
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="gnomon-writer", daemon=True)
+        self._thread.start()
+
+    def offer(self, positions: list[int], batches: list[Batch]) -> None:
+        """Hand over batches that this process just made durable, to spare reading them back."""
+        with self._changed:
+            if len(self._in_hand) < KEPT_IN_HAND:
+                self._in_hand.update(zip(positions, batches, strict=True))
+            self._changed.notify_all()
+
+    def wait_for(self, position: int, timeout: float) -> bool:
+        """Wait until the store has everything up to `position`. False when it takes longer than `timeout` seconds."""
+        with self._changed:
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._position >= position or self._stopping, timeout)
+
+    def stop(self) -> None:
+        """Drain what is there, checkpoint, end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            while self.drain():
+                pass
+            self.checkpoint()
+        except GnomonError as error:
+            log.warning("what was recorded stays in the journal: %s", error)
+
+    def _run(self) -> None:
+        wait = POLL_SECONDS
+        while not self._stopping:
+            try:
+                if not self.drain():
+                    self._checkpoint_if_due()
+                    with self._changed:
+                        if not self._in_hand and not self._stopping:
+                            self._changed.wait(wait)
+                wait, self.fault = POLL_SECONDS, None
+            except GnomonError as error:
+                self.fault = error
+                log.warning("the store does not take what was recorded, it waits in the journal: %s", error)
+                wait = min(5.0, wait * 2)
+                with self._changed:
+                    self._in_hand.clear()
+                    self._changed.wait(wait)
+
+    def drain(self) -> bool:
+        """Write the next batches in one transaction; False when there were none."""
+        with self._work:
+            self._follow_journal()
+            work = self._next_work()
+            if not work:
+                return False
+            try:
+                self._store.write(work, self._journal.id)
+            except StoreUnavailable:
+                raise
+            except GnomonError as error:
+                work = self._one_by_one(work, error)
+            self._advance(work[-1][0], sum(len(batch.rows) for _, batch in work))
+            return True
+
+    def checkpoint(self) -> None:
+        """Make the store durable by itself, then let the journal forget what it holds."""
+        with self._work:
+            position = self._position
+            self._store.checkpoint()
+            self._journal.forget_up_to(position)
+            self._checkpointed, self._since_checkpoint = time.monotonic(), 0
+
+    def _checkpoint_if_due(self) -> None:
+        age = time.monotonic() - self._checkpointed
+        rows_due = self._settings.checkpoint_bytes // 256
+        if self._since_checkpoint and (age > self._settings.checkpoint_seconds or self._since_checkpoint > rows_due):
+            self.checkpoint()
+
+    def _follow_journal(self) -> None:
+        """Notice a journal that was replaced: its positions say nothing about the store's."""
+        known = self._journal.id
+        self._journal.positions(self._position, 1)
+        if self._journal.id != known:
+            self._position = self._store.position(self._journal.id)
+            self._in_hand.clear()
+
+    def _next_work(self) -> list[tuple[int, Batch]]:
+        waiting = self._journal.positions(self._position, MOST_BATCHES)
+        work: list[tuple[int, Batch]] = []
+        rows = 0
+        for position in waiting:
+            batch = self._take(position)
+            work.append((position, batch))
+            rows += len(batch.rows)
+            if rows >= MOST_ROWS:
+                break
+        return work
+
+    def _take(self, position: int) -> Batch:
+        with self._changed:
+            batch = self._in_hand.pop(position, None)
+        if batch is not None:
+            return batch
+        ((_, crc, body),) = self._journal.read(position - 1, 1)
+        try:
+            return open_sealed(crc, body)
+        except StoreDamaged:
+            return self._damaged(position)
+
+    def _damaged(self, position: int) -> Batch:
+        """A batch whose body does not read back: its summary says what it held, and the books say that it is gone."""
+        log.error("journal batch %d fails its checksum; its events are booked as rejected", position)
+        stub = Batch("default")
+        for project, kind, source, outcome, reason, n in self._journal.summary(position):
+            stub.project = project
+            lost = outcome == "pending"
+            stub.counts.append([kind, source, "rejected" if lost else outcome, "journal-damaged" if lost else reason, n])
+        return stub
+
+    def _one_by_one(self, work: list[tuple[int, Batch]], error: GnomonError) -> list[tuple[int, Batch]]:
+        """A group failed: write each batch alone, and set aside the one that the store refuses."""
+        for position, batch in work:
+            try:
+                self._store.write([(position, batch)], self._journal.id)
+            except StoreUnavailable:
+                raise
+            except GnomonError:
+                log.error("the store refuses journal batch %d (%s); it is set aside in the quarantine", position, error.code)
+                self._store.write([(position, _set_aside(batch))], self._journal.id)
+        return work
+
+    def _advance(self, position: int, rows: int) -> None:
+        with self._changed:
+            self._position = position
+            self._since_checkpoint += rows + 1
+            while self._in_hand and next(iter(self._in_hand)) <= position:
+                self._in_hand.popitem(last=False)
+            self._changed.notify_all()
+
+
+def _set_aside(batch: Batch) -> Batch:
+    refused = [[row[AT["received_at"]], "store-refused", "the store refused this row", row[AT["source"]], row[0],
+                repr(row)[:2_000]] for row in batch.rows]  # fmt: skip
+    counts = [["event", row[AT["source"]], "rejected", "store-refused", 1] for row in batch.rows]
+    if batch.samples:
+        counts.append(["sample", None, "rejected", "store-refused", len(batch.samples)])
+    return Batch(batch.project, refused=batch.refused + refused, counts=batch.counts + counts)

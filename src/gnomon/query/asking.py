@@ -1,0 +1,360 @@
+"""The asking side of the engine: run a query through its plan, fill and page the rows, keep answers for repeats."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gnomon.config import Settings
+from gnomon.errors import InvalidValue, RangeTooLarge, unknown_name
+from gnomon.query.model import Query
+from gnomon.query.plan import Facts, Plan, make_plan, shifted
+from gnomon.query.result import Basis, Result, Row
+from gnomon.store import Store, Table
+from gnomon.timerange import Clock, Grain, from_us, period_start_us, to_us
+
+#: Groups of the other period that a comparison looks through.
+MOST_COMPARED = 200_000
+_SUMMARY_FIELDS = {
+    "source": "source", "application": "application", "app": "application", "domain": "domain", "method": "method",
+    "endpoint": "endpoint", "type": "type", "success": "success", "status_code": "status_code", "user_id": "user_id",
+}  # fmt: skip
+
+
+class Asking:
+    """Questions to the store. Mixed into the engine, which knows the store, the clock and the project."""
+
+    settings: Settings
+    clock: Clock
+    zone: ZoneInfo
+
+    def _own_or_refuse(self) -> Store:
+        raise NotImplementedError
+
+    def _reset_asking(self) -> None:
+        self._answers = AnswerCache(self.settings.cache_entries, self.settings.cache_seconds)
+        self._facts_cache: tuple[int, tuple[tuple[int, int], ...]] | None = None
+
+    def query(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), date_range: Any = "all",
+              filters: Sequence[Any] | None = None, timezone: str | None = None,
+              order_by: Sequence[Sequence[str]] | None = None, limit: int | None = None, compare: Any = None,
+              after: str | None = None, totals: bool = False, dataset: str = "events") -> Result:  # fmt: skip
+        """Answer a question; see docs/querying.md for every form.
+
+        `metrics` are names or objects (`{"agg": "p95", "field": "properties.amount", "as": "x"}`), `dimensions`
+        names, `time:<grain>` or `properties.<key>`. With time as the only dimension every bucket is returned.
+        `compare` is `"previous"`, `"year"` or a range; `after` is `next` of the page before; `totals` adds the row
+        over everything. Raises `InvalidValue` and `UnknownName` for a bad question, `RangeTooLarge`, `StoreBusy`
+        where another process owns the store, `QueryTimeout`.
+        """
+        return self.run(Query.build(metrics, dimensions, date_range, filters, timezone, order_by, limit, compare,
+                                    after, totals, dataset))  # fmt: skip
+
+    def run(self, query: Query) -> Result:
+        """Answer a checked `Query`."""
+        store = self._own_or_refuse()
+        facts = self._facts(store, query.data.name)
+        plan = make_plan(query, self.settings.project, facts)
+        return _Answer(self, store, plan, facts).result()
+
+    def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
+        """How a question would be answered: the plan's steps and the SQL, without running it."""
+        from gnomon.query.compile import compile_plan
+
+        store = self._own_or_refuse()
+        query = Query.build(metrics, dimensions, **{("dataset_name" if k == "dataset" else k): v for k, v in rest.items()})
+        plan = make_plan(query, self.settings.project, self._facts(store, query.data.name))
+        return "\n".join([*plan.steps, compile_plan(plan, store.dialect)])
+
+    def query_usage(self, time_range: Any = "24h", filters: Mapping[str, Any] | Sequence[Any] | None = None,
+                    group_by: Sequence[str] | str | None = None, metrics: Sequence[Any] | None = None,
+                    **rest: Any) -> Result:  # fmt: skip
+        """Usage in a range: totals, or by source, application, domain, hour (of day), day or any dimension.
+
+        `filters` may be a mapping (`{"source": "a", "success": True, "min_duration_ms": 10}`) or a list of filters.
+        """
+        words = {"hour": "time:hour_of_day", "day": "time:day", "app": "application"}
+        groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
+        chosen = metrics or ["events", "successes", "failures", "success_rate", "mean_duration_ms", "p50_duration_ms",
+                             "p95_duration_ms"]  # fmt: skip
+        given = usage_filters(filters) if isinstance(filters, Mapping) else filters
+        return self.query(chosen, [words.get(name, name) for name in groups], time_range, given, **rest)
+
+    def compare_periods(self, period1: Any, period2: Any, dimensions: Sequence[str] = ("source",),
+                        metrics: Sequence[Any] | None = None, **rest: Any) -> Result:  # fmt: skip
+        """Period 2 with its change from period 1, by each dimension: `r.change("events", row)`."""
+        chosen = metrics or ["events", "success_rate", "mean_duration_ms", "p95_duration_ms"]
+        return self.query(chosen, dimensions, period2, compare=period1, **rest)
+
+    def _facts(self, store: Store, table: str) -> Facts:
+        version = store.data_version()
+        if self._facts_cache is None or self._facts_cache[0] != version:
+            found = store.ask([_weighted_sql(self.settings.project)], self.settings.query_timeout_seconds)[0]
+            self._facts_cache = (version, tuple((first, last) for first, last in found.rows))
+        return Facts(self.clock(), self.zone, lambda: self._earliest(store, table), self._facts_cache[1], version,
+                     self.settings.max_buckets, self.settings.max_rows)  # fmt: skip
+
+    def _earliest(self, store: Store, table: str) -> int | None:
+        sql = f"SELECT epoch_us(min(ts)) FROM {table} WHERE project = {_quoted(self.settings.project)}"
+        found: int | None = store.ask([sql], self.settings.query_timeout_seconds)[0].rows[0][0]
+        return found
+
+    def _ask(self, store: Store, statements: list[str], version: int) -> tuple[list[Table], bool]:
+        key = (tuple(statements), version)
+        kept = self._answers.get(key)
+        if kept is not None:
+            return kept, True
+        tables = store.ask(statements, self.settings.query_timeout_seconds)
+        if store.data_version() == version:
+            self._answers.put(key, tables)
+        return tables, False
+
+
+class _Answer:
+    """One query on its way from plan to result."""
+
+    def __init__(self, engine: Asking, store: Store, plan: Plan, facts: Facts) -> None:
+        self.engine, self.store, self.plan, self.facts = engine, store, plan, facts
+        self.query = plan.query
+
+    def result(self) -> Result:
+        from gnomon.query.compile import Cursor, compile_plan
+
+        cursor = _decode_cursor(self.query.after, self.plan) if self.query.after else None
+        other = shifted(self.plan, self.facts) if self.query.compare is not None else None
+        in_sql = None if self.plan.buckets is not None or cursor is None else Cursor(cursor[1], cursor[0])
+        statements = [compile_plan(self.plan, self.store.dialect, in_sql)]
+        if self.query.totals:
+            statements.append(compile_plan(self.plan, self.store.dialect, totals=True))
+        if other is not None:
+            wide = replace(other, page=MOST_COMPARED, query=replace(other.query, order=()))
+            statements.append(compile_plan(wide, self.store.dialect))
+        tables, cached = self.engine._ask(self.store, statements, self.plan.version)
+        raw = self._ordered(tables[0], cursor)
+        page, more = raw[: self.plan.page], len(raw) > self.plan.page
+        found = Result(
+            [d.name for d in self.query.dimensions], [m.name for m in self.query.metrics],
+            [self._row(values, place) for place, values in enumerate(page)], self._basis(cached),
+            frozenset(m.name for m in self.query.metrics if m.is_rate), sql=tuple(statements),
+        )  # fmt: skip
+        if more:
+            version = cursor[0] if cursor else self.plan.version
+            found.next = _encode_cursor(self.plan, page[-1], version)
+        found.half_widths = self._half_widths(tables[0], page)
+        if self.query.totals:
+            found.totals = self._totals(tables[1])
+        if other is not None:
+            found.before = self._before(tables[-1], other, page)
+        return found
+
+    # -- rows ---------------------------------------------------------------------------------------------------
+
+    def _row(self, values: Sequence[Any], place: int) -> Row:
+        count = len(self.query.dimensions)
+        shown = [self._shown(i, value) for i, value in enumerate(values[:count])]
+        return Row([d.name for d in self.query.dimensions] + [m.name for m in self.query.metrics],
+                   [*shown, *values[count : count + len(self.query.metrics)]], place)  # fmt: skip
+
+    def _shown(self, place: int, value: Any) -> Any:
+        dimension = self.query.dimensions[place]
+        if value is None:
+            return None
+        if dimension.kind == "json":
+            return msgspec.json.decode(value)
+        if dimension.grain is None or dimension.grain in ("hour_of_day", "day_of_week"):
+            return value
+        zone = self.plan.range.zone
+        return from_us(period_start_us(Grain(dimension.grain), value, zone), zone)
+
+    def _ordered(self, table: Table, cursor: tuple[int, tuple[Any, ...]] | None) -> list[Sequence[Any]]:
+        """The rows in order. A series is filled to every bucket, ordered and cut here; anything else came so."""
+        if self.plan.buckets is None:
+            return list(table.rows)
+        rows = self._filled(table)
+        for place, descending in reversed(self.query.order):
+            rows.sort(key=lambda row: _sort_key(row[place], descending))
+        if cursor is not None:
+            rows = rows[_skip(cursor) :]
+        return rows
+
+    def _filled(self, table: Table) -> list[Sequence[Any]]:
+        """Every bucket of the range: 0 for counts and sums where nothing happened, null for what has no value, and
+        null throughout for a bucket that has not begun."""
+        assert self.plan.buckets is not None
+        zone, grain = self.plan.range.zone, Grain(self.query.dimensions[0].grain or "")
+        found = {period_start_us(grain, row[0], zone): row for row in table.rows}
+        now = to_us(self.facts.now)
+        empty = [_empty(m.expression, self.plan.weighted) for m in self.query.metrics]
+        errors = len(table.columns) - 1 - len(empty)
+        rows: list[Sequence[Any]] = []
+        for start in self.plan.buckets:
+            if start in found:
+                rows.append(found[start])
+            else:
+                blank = [None] * len(empty) if start > now else empty
+                rows.append([_bucket_value(grain, start, zone), *blank, *[0.0] * errors])
+        return rows
+
+    def _totals(self, table: Table) -> Row:
+        return Row([m.name for m in self.query.metrics], table.rows[0][: len(self.query.metrics)], 0)
+
+    def _half_widths(self, table: Table, page: list[Sequence[Any]]) -> dict[str, list[float | None]]:
+        found = {}
+        for place, name in enumerate(table.columns):
+            if name.startswith("e"):
+                found[self.query.metrics[int(name[1:])].name] = [row[place] for row in page]
+        return found
+
+    def _before(self, table: Table, other: Plan, page: list[Sequence[Any]]) -> list[Row | None]:
+        """For each row of the page, the row of the other period: the bucket at the same place, or the same values."""
+        if len(table.rows) > MOST_COMPARED:
+            raise RangeTooLarge("the compared period has too many groups", remedy="Add a filter or fewer dimensions.")
+        count = len(self.query.dimensions)
+        shift = _Shift(self.plan, other)
+        known = {tuple(row[:count]): row for row in table.rows}
+        names = [m.name for m in self.query.metrics]
+        found: list[Row | None] = []
+        for row in page:
+            key = shift.key(row[:count])
+            match = known.get(key) if key is not None else None
+            if match is None and key is not None:
+                match = [*key, *[_empty(m.expression, self.plan.weighted) for m in self.query.metrics]]
+            found.append(None if match is None else Row(names, match[count : count + len(names)], 0))
+        return found
+
+    def _basis(self, cached: bool) -> Basis:
+        return Basis(self.plan.basis, not self.plan.weighted, self.plan.version, self.plan.range.start,
+                     self.plan.range.end, str(self.plan.range.zone), self.plan.steps, cached)  # fmt: skip
+
+
+class _Shift:
+    """Maps the dimension values of one period to those of the other: time buckets by their place in the range."""
+
+    def __init__(self, plan: Plan, other: Plan) -> None:
+        from gnomon.timerange import bucket_starts
+
+        self.maps: list[dict[Any, Any] | None] = []
+        for dimension in plan.query.dimensions:
+            if dimension.grain is None or dimension.grain in ("hour_of_day", "day_of_week"):
+                self.maps.append(None)
+                continue
+            grain = Grain(dimension.grain)
+            here = [_bucket_value(grain, start, plan.range.zone) for start in bucket_starts(plan.range, grain)]
+            there = [_bucket_value(grain, start, other.range.zone) for start in bucket_starts(other.range, grain)]
+            self.maps.append(dict(zip(here, there, strict=False)))
+
+    def key(self, values: Sequence[Any]) -> tuple[Any, ...] | None:
+        found = [value if known is None else known.get(value) for value, known in zip(values, self.maps, strict=True)]
+        missing = any(known is not None and new is None for new, known in zip(found, self.maps, strict=True))
+        return None if missing else tuple(found)
+
+
+class AnswerCache:
+    """Answers by (statements, data version): the least recently used goes first, and each after `seconds`."""
+
+    def __init__(self, entries: int, seconds: float) -> None:
+        self._entries, self._seconds = entries, seconds
+        self._kept: OrderedDict[Any, tuple[float, list[Table]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> list[Table] | None:
+        """The answer kept under `key`, unless it is too old."""
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None or time.monotonic() - kept[0] > self._seconds:
+                return None
+            self._kept.move_to_end(key)
+            return kept[1]
+
+    def put(self, key: Any, tables: list[Table]) -> None:
+        """Keep an answer, unless it is a big one (more than 20,000 rows)."""
+        if self._entries and sum(len(table.rows) for table in tables) <= 20_000:
+            with self._lock:
+                self._kept[key] = (time.monotonic(), tables)
+                while len(self._kept) > self._entries:
+                    self._kept.popitem(last=False)
+
+
+def usage_filters(given: Mapping[str, Any]) -> list[Any]:
+    """The filter list of a mapping such as `{"source": ["a", "b"], "min_duration_ms": 5}`. Raises `UnknownName`."""
+    found: list[Any] = []
+    for name, value in given.items():
+        if name in ("min_duration_ms", "max_duration_ms"):
+            found.append(["gte" if name.startswith("min") else "lte", "duration_ms", value])
+        elif name in _SUMMARY_FIELDS or name.startswith("properties."):
+            values = list(value) if isinstance(value, list | tuple | set) else [value]
+            found.append(["is", _SUMMARY_FIELDS.get(name, name), values])
+        else:
+            raise unknown_name("filter", name, [*_SUMMARY_FIELDS, "min_duration_ms", "max_duration_ms"])
+    return found
+
+
+def _bucket_value(grain: Grain, start: int, zone: ZoneInfo) -> int:
+    from gnomon.timerange import period_number
+
+    return start if grain in (Grain.MINUTE, Grain.HOUR) else period_number(grain, start, zone)
+
+
+def _empty(expression: Any, weighted: bool) -> Any:
+    """The value of a metric over no events at all."""
+    kind = type(expression).__name__
+    if kind == "Count":
+        return 0.0 if weighted else 0
+    return 0 if kind in ("Sum", "Unique") else None
+
+
+def _sort_key(value: Any, descending: bool) -> tuple[bool, Any]:
+    if value is None:
+        return (True, 0)
+    return (False, -value if descending else value)
+
+
+def _encode_cursor(plan: Plan, row: Sequence[Any], version: int) -> str:
+    from gnomon.query.compile import sort_keys
+
+    count = len(plan.query.dimensions)
+    if plan.buckets is not None:
+        values: list[Any] = [_skip_of(plan) + plan.page]
+    else:
+        places = [int(name[1:]) + (0 if name[0] == "d" else count) for name, _ in sort_keys(plan)]
+        values = [row[place] for place in places]
+    body = msgspec.json.encode([version, plan.range.start_us, plan.range.end_us, values])
+    return base64.urlsafe_b64encode(body).decode().rstrip("=")
+
+
+def _decode_cursor(text: str, plan: Plan) -> tuple[int, tuple[Any, ...]]:
+    try:
+        body = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        version, _, _, values = msgspec.json.decode(body, type=tuple[int, int, int, list[str | int | float | bool | None]])
+    except (ValueError, TypeError, msgspec.MsgspecError):
+        raise InvalidValue("the page cursor is not one of ours", remedy="Pass `next` of the page before, unchanged.", code="bad-cursor") from None  # fmt: skip
+    return version, tuple(values)
+
+
+def _skip(cursor: tuple[int, tuple[Any, ...]]) -> int:
+    place = cursor[1][0] if cursor[1] else 0
+    if type(place) is not int or place < 0:
+        raise InvalidValue("the page cursor belongs to another question", code="bad-cursor")
+    return place
+
+
+def _skip_of(plan: Plan) -> int:
+    return _skip(_decode_cursor(plan.query.after, plan)) if plan.query.after else 0
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _weighted_sql(project: str) -> str:
+    return f"SELECT epoch_us(first_ts), epoch_us(last_ts) FROM weighted WHERE project = {_quoted(project)}"
+
+

@@ -1,0 +1,180 @@
+"""Conditions, group keys and numbers of single columns, JSON keys included, as expression trees.
+
+A property keeps its JSON type: `"1"` is not `1`, while `1` and `1.0` are the same number. Null is a value: `is` can
+ask for it, `is_not` and `not` match it, and no other test does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlglot import exp
+
+from gnomon.catalog import Dataset, Dimension, find_dimension
+from gnomon.query.model import All, Either, Filter, Not, Test
+from gnomon.store.dialect import Dialect
+
+
+def column(name: str) -> exp.Column:
+    """A column by its name."""
+    return exp.column(name)
+
+
+def literal(value: Any) -> exp.Expression:
+    """A literal of the tree; the generator escapes it for the store."""
+    if value is None:
+        return exp.null()
+    if isinstance(value, bool):
+        return exp.true() if value else exp.false()
+    if isinstance(value, int):
+        return exp.Neg(this=exp.Literal.number(-value)) if value < 0 else exp.Literal.number(value)
+    if isinstance(value, float):
+        number = exp.Cast(this=exp.Literal.string(repr(value)), to=exp.DataType.build("DOUBLE"))
+        return number
+    return exp.Literal.string(value)
+
+
+class FilterWords:
+    """Builds conditions in the words of one dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+
+    def condition(self, node: Filter) -> exp.Expression:
+        """The condition of a filter tree; every leaf is true or not true, and `not` sees null as not true."""
+        if isinstance(node, All):
+            return exp.Paren(this=exp.and_(*[self.condition(part) for part in node.parts]))
+        if isinstance(node, Either):
+            return exp.Paren(this=exp.or_(*[self.condition(part) for part in node.parts]))
+        if isinstance(node, Not):
+            return exp.Not(this=exp.Coalesce(this=self.condition(node.part), expressions=[exp.false()]))
+        return self._test(node)
+
+    def _test(self, test: Test) -> exp.Expression:
+        if test.op == "is":
+            return self._is(test.dimension, test.values)
+        if test.op in ("is_not", "contains_not"):
+            positive = Test("is" if test.op == "is_not" else "contains", test.dimension, test.values)
+            return exp.Not(this=exp.Coalesce(this=self._test(positive), expressions=[exp.false()]))
+        if test.op == "is_set":
+            return _is_not_null(self.identity_of(test.dimension))
+        if test.op in ("contains", "matches"):
+            word = self.dialect.contains if test.op == "contains" else self.dialect.matches
+            return _any([word(self._text(test.dimension), value) for value in test.values])
+        return self._ordered(test)
+
+    def _is(self, dimension: Dimension, values: tuple[Any, ...]) -> exp.Expression:
+        given = [value for value in values if value is not None]
+        parts: list[exp.Expression] = []
+        if len(given) < len(values):
+            parts.append(exp.Is(this=self.identity_of(dimension), expression=exp.Null()))
+        if given and dimension.kind == "json":
+            parts += self._json_is(dimension, given)
+        elif given:
+            found = self.plain(dimension)
+            if len(given) == 1:
+                parts.append(exp.EQ(this=found, expression=literal(given[0])))
+            else:
+                parts.append(exp.In(this=found, expressions=[literal(value) for value in given]))
+        return _any(parts)
+
+    def _json_is(self, dimension: Dimension, given: list[Any]) -> list[exp.Expression]:
+        parts: list[exp.Expression] = []
+        texts = [value for value in given if isinstance(value, str)]
+        flags = [value for value in given if isinstance(value, bool)]
+        numbers = [value for value in given if isinstance(value, int | float) and not isinstance(value, bool)]
+        if texts:
+            inside = exp.In(this=self._text(dimension), expressions=[literal(text) for text in texts])
+            parts.append(inside)
+        if flags:
+            raw = self._json(self.dialect.json_at, dimension)
+            words = [exp.Literal.string("true" if flag else "false") for flag in flags]
+            parts.append(exp.And(this=self._type_in(dimension, ("BOOLEAN",)), expression=exp.In(this=_as_text(raw), expressions=words)))
+        if numbers:
+            parts.append(exp.In(this=self.number_of(dimension), expressions=[literal(float(n)) for n in numbers]))
+        return parts
+
+    def _ordered(self, test: Test) -> exp.Expression:
+        (value,) = test.values
+        kind = {"gt": exp.GT, "gte": exp.GTE, "lt": exp.LT, "lte": exp.LTE}[test.op]
+        if test.dimension.kind != "json":
+            return kind(this=self.plain(test.dimension), expression=literal(value))
+        left = self._text(test.dimension) if isinstance(value, str) else self.number_of(test.dimension)
+        return kind(this=left, expression=literal(value))
+
+    # -- columns ------------------------------------------------------------------------------------------------
+
+    def plain(self, dimension: Dimension) -> exp.Expression:
+        """The column of a declared dimension, or the expression of a derived one."""
+        if dimension.column == "actor":
+            return exp.Coalesce(this=column("user_id"), expressions=[column("device_id")])
+        if dimension.column == "status_class":
+            hundreds = exp.IntDiv(this=column("status_code"), expression=literal(100))
+            return exp.DPipe(this=exp.Cast(this=hundreds, to=exp.DataType.build("VARCHAR")), expression=literal("xx"))
+        return column(dimension.column)
+
+    def group_key(self, dimension: Dimension) -> exp.Expression:
+        """What to group by. A JSON key groups by its canonical JSON text, so that types stay apart; JSON null is null."""
+        if dimension.kind != "json":
+            return self.plain(dimension)
+        raw = self._json(self.dialect.json_at, dimension)
+        number = self.number_of(dimension)
+        whole = exp.Cast(this=number.copy(), to=exp.DataType.build("BIGINT"))
+        is_whole = exp.and_(
+            self._type_in(dimension, ("DOUBLE",)),
+            exp.LT(this=exp.Abs(this=number.copy()), expression=literal(2**53)),
+            exp.EQ(this=exp.Floor(this=number.copy()), expression=number.copy()),
+        )
+        return exp.Case(
+            ifs=[
+                exp.If(this=self._type_in(dimension, ("NULL",)), true=exp.null()),
+                exp.If(this=is_whole, true=_as_text(whole)),
+            ],
+            default=_as_text(raw),
+        )
+
+    def identity(self, data: Dataset, name: str) -> exp.Expression:
+        """What tells values apart, null where there is none: for unique counts."""
+        return self.identity_of(find_dimension(data, name))
+
+    def identity_of(self, dimension: Dimension) -> exp.Expression:
+        """As `identity`, of a dimension already found."""
+        return self.group_key(dimension)
+
+    def number(self, data: Dataset, name: str) -> exp.Expression:
+        """A measure, or the number at a JSON key (null where it holds anything else)."""
+        dimension = find_dimension(data, name)
+        return self.number_of(dimension) if dimension.kind == "json" else self.plain(dimension)
+
+    def number_of(self, dimension: Dimension) -> exp.Expression:
+        """The number at a JSON key, null for other types."""
+        value = exp.TryCast(this=_as_text(self._json(self.dialect.json_at, dimension)), to=exp.DataType.build("DOUBLE"))
+        return exp.Case(ifs=[exp.If(this=self._type_in(dimension, self.dialect.json_number_types), true=value)])
+
+    def _text(self, dimension: Dimension) -> exp.Expression:
+        if dimension.kind != "json":
+            return self.plain(dimension)
+        text = self._json(self.dialect.json_text, dimension)
+        return exp.Case(ifs=[exp.If(this=self._type_in(dimension, ("VARCHAR",)), true=text)])
+
+    def _json(self, word: Any, dimension: Dimension) -> exp.Expression:
+        found: exp.Expression = word(column(dimension.column), dimension.json_key)
+        return found
+
+    def _type_in(self, dimension: Dimension, types: tuple[str, ...]) -> exp.Expression:
+        found = self._json(self.dialect.json_type, dimension)
+        if len(types) == 1:
+            return exp.EQ(this=found, expression=literal(types[0]))
+        return exp.In(this=found, expressions=[literal(name) for name in types])
+
+
+def _any(parts: list[exp.Expression]) -> exp.Expression:
+    return parts[0] if len(parts) == 1 else exp.Paren(this=exp.or_(*parts))
+
+
+def _as_text(value: exp.Expression) -> exp.Expression:
+    return exp.Cast(this=value, to=exp.DataType.build("VARCHAR"))
+
+
+def _is_not_null(value: exp.Expression) -> exp.Expression:
+    return exp.Not(this=exp.Is(this=value, expression=exp.Null()))

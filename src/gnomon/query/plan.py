@@ -1,0 +1,115 @@
+"""A query becomes a plan in pure steps: resolve the range, choose the grain's pieces, choose the basis, weigh.
+
+Each step takes a value and returns one; none reaches a store. What they need to know of the data comes in as `Facts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from gnomon.errors import InvalidValue, RangeTooLarge
+from gnomon.query.model import Query
+from gnomon.timerange import DateRange, Grain, OffsetPiece, bucket_starts, load_zone, offset_pieces, resolve_range
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan may know of the data: the time, the first event, and the spans that hold weights other than 1."""
+
+    now: datetime
+    zone: ZoneInfo
+    earliest_us: Callable[[], int | None]
+    weighted_spans: tuple[tuple[int, int], ...]
+    version: int
+    max_buckets: int
+    max_rows: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the compiler needs. `basis` says what the answer will rest on, `steps` how it was chosen."""
+
+    query: Query
+    project: str
+    range: DateRange
+    pieces: tuple[OffsetPiece, ...]
+    buckets: tuple[int, ...] | None
+    basis: str
+    weighted: bool
+    page: int
+    version: int
+    steps: tuple[str, ...]
+
+
+def make_plan(query: Query, project: str, facts: Facts) -> Plan:
+    """All steps in order. Raises `InvalidValue` for a bad range or zone, `RangeTooLarge` for too many buckets."""
+    zone = load_zone(query.timezone) if query.timezone else facts.zone
+    found = resolve_range(query.date_range, now=facts.now, zone=zone, earliest_us=facts.earliest_us)
+    plan = Plan(query, project, found, (), None, "raw", False, 0, facts.version, ())
+    for step in (_choose_grain, _choose_basis, _weigh, _page):
+        plan = step(plan, facts)
+    return plan
+
+
+def shifted(plan: Plan, facts: Facts) -> Plan:
+    """The plan of the period that `plan.query.compare` names."""
+    compare = plan.query.compare
+    if compare in ("previous", "previous_period"):
+        other = plan.range.previous()
+    elif compare in ("year", "year_over_year"):
+        other = plan.range.year_before()
+    elif isinstance(compare, str) and not compare[:1].isdigit() and compare not in _NAMED:
+        raise InvalidValue("compare takes previous, year or a date range", code="bad-query")
+    else:
+        other = resolve_range(compare, now=facts.now, zone=plan.range.zone, earliest_us=facts.earliest_us)
+    plan = replace(plan, range=other, steps=())
+    for step in (_choose_grain, _choose_basis, _weigh, _page):
+        plan = step(plan, facts)
+    return plan
+
+
+_NAMED = frozenset(
+    f"{which}_{period}" for which in ("this", "last") for period in ("week", "month", "quarter", "year")
+) | {"today", "yesterday", "all"}
+
+
+def _noted(plan: Plan, text: str, **changes: Any) -> Plan:
+    return replace(plan, steps=(*plan.steps, text), **changes)
+
+
+def _choose_grain(plan: Plan, facts: Facts) -> Plan:
+    """The UTC offsets that hold in the range, and the buckets when time is the only dimension."""
+    times = [dimension for dimension in plan.query.dimensions if dimension.kind == "time"]
+    span = f"range [{plan.range.start.isoformat()}, {plan.range.end.isoformat()})"
+    if not times:
+        return _noted(plan, f"{span}; no time dimension")
+    pieces = offset_pieces(plan.range.zone, plan.range.start_us, plan.range.end_us)
+    buckets = None
+    if plan.query.time_only:
+        try:
+            buckets = tuple(bucket_starts(plan.range, Grain(times[0].grain or ""), facts.max_buckets))
+        except RangeTooLarge as error:
+            raise RangeTooLarge(error.message, remedy="Ask a shorter range or a coarser grain.") from None
+    return _noted(plan, f"{span}; {times[0].name} in {len(pieces)} stretch(es) of one UTC offset", pieces=pieces, buckets=buckets)
+
+
+def _choose_basis(plan: Plan, facts: Facts) -> Plan:
+    """Raw rows answer everything exactly; rollups are chosen here once they exist."""
+    return _noted(plan, "basis: raw rows", basis="raw")
+
+
+def _weigh(plan: Plan, facts: Facts) -> Plan:
+    """Rows of weight 1 are counted; where other weights occur in the range, every metric is weighted."""
+    touched = plan.query.data.has_weight and any(
+        first < plan.range.end_us and last >= plan.range.start_us for first, last in facts.weighted_spans
+    )
+    return _noted(plan, "weights: " + ("summed, answer is an estimate" if touched else "all 1, answer is exact"), weighted=touched)
+
+
+def _page(plan: Plan, facts: Facts) -> Plan:
+    page = min(plan.query.limit or facts.max_rows, facts.max_rows)
+    return replace(plan, page=page)

@@ -1,0 +1,206 @@
+"""`Result`: the rows of an answer with what they rest on, and their ways out (data frames, text, HTML)."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from gnomon.errors import MissingExtra, unknown_name
+
+
+class Row(dict[str, Any]):
+    """One row as a dict, columns in order. `place` is its index in the whole answer."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, columns: Sequence[str], values: Sequence[Any], place: int) -> None:
+        super().__init__(zip(columns, values, strict=True))
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval; `exact` when the rows it rests on all have weight 1."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a metric moved: `change` is relative, `points` the difference of a rate. `reason` says why one is missing."""
+
+    now: float | None
+    before: float | None
+    change: float | None
+    points: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What an answer rests on: `raw` rows or rollups, whether it is exact, and the plan's steps in words."""
+
+    source: str
+    exact: bool
+    data_version: int
+    start: datetime
+    end: datetime
+    timezone: str
+    steps: tuple[str, ...]
+    from_cache: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.source}, {'exact' if self.exact else 'estimate (weighted)'}"
+
+
+@dataclass(repr=False)
+class Result(Sequence[Row]):
+    """The answer to a query: a sequence of rows.
+
+    `basis` says what it rests on, `next` is the cursor of the following page or None, `totals` the row over
+    everything when it was asked for.
+    """
+
+    dimensions: list[str]
+    metrics: list[str]
+    rows: list[Row]
+    basis: Basis
+    rates: frozenset[str] = frozenset()
+    next: str | None = None
+    totals: Row | None = None
+    half_widths: dict[str, list[float | None]] | None = None
+    before: list[Row | None] | None = None
+    sql: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Dimensions, then metrics."""
+        return [*self.dimensions, *self.metrics]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[place]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def interval(self, metric: str, row: Mapping[str, Any] | int = 0) -> Interval:
+        """The 95 % interval of a metric in a row (or row number). Low and high are None where none is known."""
+        self._check_metric(metric)
+        place = row if isinstance(row, int) else getattr(row, "place", 0)
+        value = self.rows[place][metric]
+        if self.basis.exact:
+            return Interval(value, value, value, True)
+        half = (self.half_widths or {}).get(metric, [None] * len(self.rows))[place]
+        if value is None or half is None:
+            return Interval(value, None, None, False)
+        low, high = value - half, value + half
+        if metric in self.rates:
+            low, high = max(0.0, low), min(1.0, high)
+        return Interval(value, low, high, False)
+
+    def change(self, metric: str, row: Mapping[str, Any] | int = 0) -> Change:
+        """How a metric of a row compares with the other period. Raises `InvalidValue` without `compare=`."""
+        self._check_metric(metric)
+        if self.before is None:
+            raise unknown_name("comparison", metric, ["compare='previous' in the query"])
+        place = row if isinstance(row, int) else getattr(row, "place", 0)
+        now, other = self.rows[place][metric], self.before[place]
+        before = None if other is None else other[metric]
+        return change(now, before, rate=metric in self.rates)
+
+    def _check_metric(self, metric: str) -> None:
+        if metric not in self.metrics:
+            raise unknown_name("metric of this answer", metric, self.metrics)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Plain dicts, one a row."""
+        return [dict(row) for row in self.rows]
+
+    def _by_column(self) -> dict[str, list[Any]]:
+        return {name: [row[name] for row in self.rows] for name in self.columns}
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame. Raises `MissingExtra` without pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtra("pandas", "pandas") from None
+        return pandas.DataFrame(self._by_column(), columns=self.columns)
+
+    def to_polars(self) -> Any:
+        """A polars DataFrame. Raises `MissingExtra` without polars."""
+        try:
+            import polars
+        except ImportError:
+            raise MissingExtra("polars", "polars") from None
+        return polars.DataFrame(self._by_column(), strict=False, infer_schema_length=None)
+
+    def to_arrow(self) -> Any:
+        """A pyarrow Table. Raises `MissingExtra` without pyarrow."""
+        try:
+            import pyarrow
+        except ImportError:
+            raise MissingExtra("pyarrow", "arrow") from None
+        return pyarrow.table(self._by_column())
+
+    def summary(self, most: int = 20) -> str:
+        """The answer as a text table of at most `most` rows, with its range and basis."""
+        head = [self.columns, *[[show(row[name]) for name in self.columns] for row in self.rows[:most]]]
+        if self.totals is not None:
+            head.append(["total" if i == 0 else "" for i in range(len(self.dimensions))]
+                        + [show(self.totals[name]) for name in self.metrics])  # fmt: skip
+        widths = [max(len(line[i]) for line in head) for i in range(len(self.columns))]
+        left = len(self.dimensions)
+        lines = [
+            "  ".join(cell.ljust(widths[i]) if i < left else cell.rjust(widths[i]) for i, cell in enumerate(line)).rstrip()
+            for line in head
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        if len(self.rows) > most:
+            lines.append(f"... {len(self.rows) - most:,} more rows")
+        when = f"{self.basis.start.isoformat()} to {self.basis.end.isoformat()} ({self.basis.timezone})"
+        return "\n".join([*lines, f"{when}; {self.basis}"])
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        def cells(tag: str, values: Sequence[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
+
+        body = "".join(cells("td", [show(row[name]) for name in self.columns]) for row in self.rows[:50])
+        return f"<table><thead>{cells('th', self.columns)}</thead><tbody>{body}</tbody></table><p>{html.escape(str(self.basis))}</p>"
+
+
+def change(now: float | None, before: float | None, *, rate: bool = False) -> Change:
+    """(now - before) / before, with the reason where that means nothing."""
+    if now is None or before is None:
+        return Change(now, before, None, None, "no_value" if now is None else "no_baseline")
+    points = now - before if rate else None
+    if before == 0:
+        return Change(now, before, None, points, "no_baseline")
+    return Change(now, before, (now - before) / before, points, None)
+
+
+def show(value: Any) -> str:
+    """A value for people: grouped digits, three decimals, ISO times, `-` for null."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return "".join(c if c.isprintable() else "?" for c in str(value))

@@ -1,0 +1,76 @@
+"""What stores do differently, as data: one record of words for each, which the compiler fills into one set of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+
+def _call(name: str, *args: Any) -> exp.Anonymous:
+    from sqlglot import exp
+
+    return exp.Anonymous(this=name, expressions=list(args))
+
+
+def _literal(value: str | int | float) -> exp.Expression:
+    from sqlglot import exp
+
+    return exp.Literal.string(value) if isinstance(value, str) else exp.Literal.number(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The words of one store. Every function takes and returns sqlglot expressions.
+
+    epoch_us: UTC microseconds of a timestamp column. moment: a timestamp from integer microseconds.
+    floor_div: integer division for operands that are not negative. year, month: of a timestamp.
+    json_at: the JSON text at a top-level key of a JSON column, SQL NULL when absent. json_type: one of the JSON type
+    words below for the same. json_text: a JSON string's text. quantile: the smallest value at which the count
+    reaches q of the total. matches: RE2 search, `.` matching a line break as well. id_text: the event id as text.
+    """
+
+    name: str
+    sqlglot: str
+    epoch_us: Callable[[exp.Expression], exp.Expression]
+    moment: Callable[[exp.Expression], exp.Expression]
+    year: Callable[[exp.Expression], exp.Expression]
+    month: Callable[[exp.Expression], exp.Expression]
+    json_at: Callable[[exp.Expression, str], exp.Expression]
+    json_type: Callable[[exp.Expression, str], exp.Expression]
+    json_text: Callable[[exp.Expression, str], exp.Expression]
+    json_number_types: tuple[str, ...]
+    json_integer_types: tuple[str, ...]
+    quantile: Callable[[exp.Expression, float], exp.Expression]
+    matches: Callable[[exp.Expression, str], exp.Expression]
+    contains: Callable[[exp.Expression, str], exp.Expression]
+    id_text: str
+    real: str = "DOUBLE"
+    integer: str = "BIGINT"
+
+
+def _pointer(key: str) -> str:
+    """A JSON pointer (RFC 6901) to one top-level key, so that any character may stand in the key."""
+    return "/" + key.replace("~", "~0").replace("/", "~1")
+
+
+DUCKDB = Dialect(
+    name="duckdb",
+    sqlglot="duckdb",
+    epoch_us=lambda column: _call("epoch_us", column),
+    moment=lambda us: _call("make_timestamp", us),
+    year=lambda moment: _call("year", moment),
+    month=lambda moment: _call("month", moment),
+    json_at=lambda column, key: _call("json_extract", column, _literal(_pointer(key))),
+    json_type=lambda column, key: _call("json_type", column, _literal(_pointer(key))),
+    json_text=lambda column, key: _call("json_extract_string", column, _literal(_pointer(key))),
+    json_number_types=("UBIGINT", "BIGINT", "DOUBLE"),
+    json_integer_types=("UBIGINT", "BIGINT"),
+    quantile=lambda value, q: _call("quantile_disc", value, _literal(q)),
+    matches=lambda text, pattern: _call("regexp_matches", text, _literal(pattern), _literal("s")),
+    contains=lambda text, part: _call("contains", text, _literal(part)),
+    id_text="coalesce(id_text, id::VARCHAR)",
+)

@@ -1,0 +1,410 @@
+"""The embedded store: one DuckDB file, one writing connection, one short-lived cursor for each question.
+
+Event tables have no index; a repeat is found by an anti-join over the batch's own span of time (decision 6 of the
+design). Everything one write brings, and the journal position it came from, is one transaction.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from gnomon.config import Settings
+from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreBusy, StoreDamaged, StoreUnavailable
+from gnomon.event import AT, FIELDS, SAMPLE_ROW, Batch, Row
+from gnomon.store import Table
+from gnomon.store.dialect import DUCKDB
+
+SCHEMA = 1
+RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
+QUARANTINE_ROWS = 100_000
+
+_STAGED = {"text": "VARCHAR", "integer": "BIGINT", "real": "DOUBLE", "boolean": "BOOLEAN", "time": "BIGINT", "json": "VARCHAR"}
+_STAGING = "CREATE TEMP TABLE staging (" + ", ".join(f"{f.name} {_STAGED[f.kind]}" for f in FIELDS) + ")"
+_SAMPLE_STAGING = """CREATE TEMP TABLE sample_staging (
+  ts BIGINT, received_at BIGINT, name VARCHAR, kind VARCHAR, value DOUBLE, labels VARCHAR)"""
+# A canonical UUID is kept in 16 bytes; any other id is kept as text beside the UUID of its MD5, which only narrows the join.
+_CANONICAL = "(try_cast(id AS UUID)::VARCHAR IS NOT DISTINCT FROM id)"
+_KEY = f"CASE WHEN {_CANONICAL} THEN try_cast(id AS UUID) ELSE md5(id)::UUID END"
+_TEXT = f"CASE WHEN {_CANONICAL} THEN NULL ELSE id END"
+_REST = [f.name for f in FIELDS if f.name != "id"]
+_INSERT = (
+    f"INSERT INTO events (project, id, id_text, version, {', '.join(_REST)}) SELECT ?, {_KEY}, {_TEXT}, ?, "
+    + ", ".join(f"make_timestamp({f.name})" if f.kind == "time" else f.name for f in FIELDS if f.name != "id")
+    + " FROM staging"
+)
+_REPEATS = f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {_KEY} AS key, {_TEXT} AS text FROM staging) s
+WHERE EXISTS (SELECT 1 FROM events e WHERE e.project = ? AND e.id = s.key AND e.id_text IS NOT DISTINCT FROM s.text
+AND """
+_REPEATS_IN_SPAN = _REPEATS + "e.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
+_REPEATS_RECENT = _REPEATS + f"""e.received_at >= make_timestamp(?)
+AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
+
+
+class DuckDBStore:
+    """See `gnomon.store.Store`. `path` is a file or `:memory:`."""
+
+    dialect = DUCKDB
+
+    def __init__(self, path: str, settings: Settings) -> None:
+        self.path = path
+        self._settings = settings
+        self._connection = _connect(path, settings)
+        self._version = 0
+        try:
+            self._migrate()
+            self._connection.execute(_STAGING)
+            self._connection.execute(_SAMPLE_STAGING)
+            self._version = int(self._state("version", "0"))
+            self._connection.execute("SET lock_configuration = true")
+        except duckdb.Error as error:
+            self._connection.close()
+            raise _translated(error) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def position(self, journal_id: str) -> int:
+        """See `Store.position`."""
+        return int(self._state(f"journal:{journal_id}", "0"))
+
+    def data_version(self) -> int:
+        """See `Store.data_version`."""
+        return self._version
+
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> None:
+        """See `Store.write`."""
+        with self._transaction():
+            for project in dict.fromkeys(batch.project for _, batch in work):
+                self._write_project(project, [batch for _, batch in work if batch.project == project])
+            self._set_state("version", str(self._version + 1))
+            self._set_state(f"journal:{journal_id}", str(work[-1][0]))
+        self._version += 1
+
+    def _write_project(self, project: str, batches: list[Batch]) -> None:
+        rows = [row for batch in batches for row in batch.rows]
+        books = [[project, *count] for batch in batches for count in batch.counts]
+        if rows:
+            books += self._write_events(project, rows, any(batch.checked_ids for batch in batches))
+        samples = [row for batch in batches for row in batch.samples]
+        if samples:
+            books.append([project, "sample", None, "stored", "", len(samples)])
+            self._write_samples(project, samples)
+        if books:
+            self._append("books", [tuple(entry) for entry in books])
+        refused = [(project, *entry) for batch in batches for entry in batch.refused]
+        if refused:
+            self._connection.executemany(
+                "INSERT INTO quarantine VALUES (?, make_timestamp(?), ?, ?, ?, ?, ?)", refused[:QUARANTINE_ROWS]
+            )
+
+    def _write_events(self, project: str, rows: list[Row], checked_ids: bool) -> list[list[Any]]:
+        """Store rows without repeats; returns what to book, by source."""
+        con = self._connection
+        rows, repeats = _without_own_repeats(rows)
+        self._append("staging", rows)
+        known = self._repeats(project, rows, checked_ids)
+        if known:
+            repeats += [row for row in rows if (row[0], row[1]) in known]
+            rows = [row for row in rows if (row[0], row[1]) not in known]
+            con.execute("TRUNCATE staging")
+        if known and rows:
+            self._append("staging", rows)
+        if rows:
+            con.execute(_INSERT, [project, self._version + 1])
+            self._note_weights(project, rows)
+        con.execute("TRUNCATE staging")
+        return _booked(project, "stored", rows) + _booked(project, "duplicate", repeats)
+
+    def _repeats(self, project: str, rows: list[Row], checked_ids: bool) -> set[tuple[str, int]]:
+        """`(id, ts)` of the staged rows that the store already has."""
+        moments = list(map(itemgetter(AT["ts"]), rows))
+        found = self._connection.execute(_REPEATS_IN_SPAN, [project, min(moments), max(moments)]).fetchall()
+        known = set(found)
+        if checked_ids:
+            since = min(map(itemgetter(AT["received_at"]), rows)) - RECENT_US
+            found = self._connection.execute(_REPEATS_RECENT, [project, max(0, since)]).fetchall()
+            known |= set(found)
+        return known
+
+    def _note_weights(self, project: str, rows: list[Row]) -> None:
+        moments = [row[AT["ts"]] for row in rows if row[AT["weight"]] != 1]
+        if moments:
+            self._connection.execute(
+                "INSERT INTO weighted VALUES (?, make_timestamp(?), make_timestamp(?))",
+                [project, min(moments), max(moments)],
+            )
+
+    def _write_samples(self, project: str, samples: list[Row]) -> None:
+        self._append("sample_staging", samples)
+        self._connection.execute(
+            "INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels) SELECT ?, ?, "
+            "make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels FROM sample_staging s "
+            "WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND "
+            "o.received_at = make_timestamp(s.received_at) AND o.version <= ? AND o.name = s.name AND o.kind = s.kind "
+            "AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels)",
+            [project, self._version + 1, project, self._version],
+        )
+        self._connection.execute("TRUNCATE sample_staging")
+
+    def _append(self, table: str, rows: Sequence[Row]) -> None:
+        appender = self._connection.appender(table)
+        appender.append_rows(rows)
+        appender.flush()
+
+    def checkpoint(self) -> None:
+        """See `Store.checkpoint`; also folds the books and bounds the quarantine."""
+        with self._transaction():
+            self._connection.execute(
+                "CREATE OR REPLACE TEMP TABLE folded AS SELECT project, kind, source, outcome, reason, "
+                "sum(n)::BIGINT AS n FROM books GROUP BY ALL"
+            )
+            self._connection.execute("DELETE FROM books")
+            self._connection.execute("INSERT INTO books SELECT * FROM folded")
+            self._connection.execute(
+                "DELETE FROM quarantine WHERE rowid < (SELECT max(rowid) FROM quarantine) - ?", [QUARANTINE_ROWS]
+            )
+        try:
+            self._connection.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            raise _translated(error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._connection.begin()
+            yield
+            self._connection.commit()
+        except BaseException as error:
+            try:
+                self._connection.rollback()
+                self._connection.execute("TRUNCATE staging")
+                self._connection.execute("TRUNCATE sample_staging")
+            except duckdb.Error:
+                self._reconnect()
+            if isinstance(error, duckdb.Error):
+                raise _translated(error) from error
+            raise
+
+    def _reconnect(self) -> None:
+        """DuckDB shuts a database after a failed log write (a full disk): open it again to go on."""
+        try:
+            self._connection.close()
+            fresh = DuckDBStore(self.path, self._settings)
+        except (duckdb.Error, GnomonError) as error:
+            raise StoreUnavailable(
+                "the store file cannot be reopened", remedy="Free disk space; it is tried again by itself."
+            ) from error
+        self._connection, self._version = fresh._connection, fresh._version
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
+        """See `Store.ask`."""
+        try:
+            cursor = self._connection.cursor()
+        except duckdb.Error as error:
+            raise _translated(error) from error
+        timer = threading.Timer(timeout, cursor.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._in_snapshot(cursor, statements)
+        except duckdb.InterruptException as error:
+            raise QueryTimeout(
+                f"the question took longer than {timeout:g} s",
+                remedy="Ask a shorter range or fewer dimensions, or raise query_timeout_seconds.",
+            ) from error
+        except duckdb.Error as error:
+            raise _translated(error) from error
+        finally:
+            timer.cancel()
+            cursor.close()
+
+    @staticmethod
+    def _in_snapshot(cursor: duckdb.DuckDBPyConnection, statements: Sequence[str]) -> list[Table]:
+        tables = []
+        if len(statements) > 1:
+            cursor.begin()
+        for statement in statements:
+            cursor.execute(statement)
+            tables.append(Table([column[0] for column in cursor.description or ()], cursor.fetchall()))
+        if len(statements) > 1:
+            cursor.commit()
+        return tables
+
+    def describe(self) -> dict[str, Any]:
+        """See `Store.describe`."""
+        counts, first_last, version = self.ask(
+            [
+                "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM samples), (SELECT count(*) FROM quarantine)",
+                "SELECT epoch_us(min(ts)), epoch_us(max(ts)), epoch_us(min(received_at)) FROM events",
+                "SELECT version()",
+            ],
+            60.0,
+        )
+        files = [Path(self.path), Path(self.path + ".wal")] if self.path != ":memory:" else []
+        return {
+            "store": "duckdb",
+            "store_version": version.rows[0][0],
+            "schema": SCHEMA,
+            "events": counts.rows[0][0],
+            "samples": counts.rows[0][1],
+            "quarantined": counts.rows[0][2],
+            "first_ts_us": first_last.rows[0][0],
+            "last_ts_us": first_last.rows[0][1],
+            "first_received_us": first_last.rows[0][2],
+            "bytes": sum(file.stat().st_size for file in files if file.exists()),
+        }
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._connection.close()
+
+    # -- state and schema ---------------------------------------------------------------------------------------
+
+    def _state(self, key: str, default: str) -> str:
+        found = self._connection.cursor().execute("SELECT value FROM state WHERE key = ?", [key]).fetchone()
+        return found[0] if found else default
+
+    def _set_state(self, key: str, value: str) -> None:
+        self._connection.execute("DELETE FROM state WHERE key = ?", [key])
+        self._connection.execute("INSERT INTO state VALUES (?, ?)", [key, value])
+
+    def _migrate(self) -> None:
+        """Bring the file to this version's schema, one numbered step at a time, all in one transaction."""
+        con = self._connection
+        tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        found = int(self._state("schema", "0")) if "state" in tables else 0
+        if found > SCHEMA:
+            raise InvalidValue(
+                f"the store has schema {found}, this version knows {SCHEMA}", remedy="Upgrade gnomon.", code="newer-schema"
+            )
+        if found == 0 and tables:
+            raise InvalidValue(
+                "the file is a DuckDB database that Gnomon did not make", remedy="Give another path.", code="foreign-file"
+            )
+        if found == SCHEMA:
+            return
+        con.begin()
+        for step in range(found + 1, SCHEMA + 1):
+            con.execute(resources.files("gnomon.store.migrations").joinpath(f"duckdb_{step:04}.sql").read_text("utf-8"))
+        self._set_state("schema", str(SCHEMA))
+        con.commit()
+
+
+def _connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
+    config: dict[str, Any] = {
+        "memory_limit": settings.memory_limit,
+        "enable_external_access": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+    }
+    if settings.threads:
+        config["threads"] = str(settings.threads)
+    if path != ":memory:":
+        config["temp_directory"] = path + ".tmp"
+    try:
+        return duckdb.connect(path, config=config)
+    except duckdb.Error as error:
+        raise _translated(error) from error
+
+
+def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
+    """Copy every readable group of rows of a damaged file into a new store at `path`.
+
+    The journal position is carried over only if nothing was lost; otherwise the journal is replayed from its start
+    (repeated events and samples are found again, so nothing counts twice).
+    """
+    DuckDBStore(path, settings).close()
+    con = duckdb.connect(path)
+    report: dict[str, str] = {}
+    try:
+        con.execute(f"ATTACH '{damaged.replace(chr(39), chr(39) * 2)}' AS damaged (READ_ONLY)")
+        whole = all([_salvage_table(con, table, report) for table in ("events", "samples", "books", "quarantine", "weighted")])
+        con.execute("DELETE FROM state WHERE key <> 'schema'")
+        kept = "" if whole else " AND key NOT LIKE 'journal:%'"
+        con.execute(f"INSERT INTO state SELECT * FROM damaged.state WHERE key <> 'schema'{kept}")
+    except duckdb.Error as error:
+        report["stopped"] = type(error).__name__
+    finally:
+        con.close()
+    return report
+
+
+def _salvage_table(con: duckdb.DuckDBPyConnection, table: str, report: dict[str, str]) -> bool:
+    group = 122_880  # rows in one of DuckDB's row groups
+    try:
+        found = con.execute(f"SELECT max(rowid) FROM damaged.{table}").fetchone()
+    except duckdb.Error:
+        report[table] = "unreadable"
+        return False
+    last = -1 if found is None or found[0] is None else int(found[0])
+    lost = 0
+    for start in range(0, last + 1, group):
+        try:
+            con.execute(f"INSERT INTO {table} SELECT * FROM damaged.{table} WHERE rowid BETWEEN {start} AND {start + group - 1}")
+        except duckdb.Error:
+            lost += 1
+    report[table] = f"{last + 1} rows, {lost} groups of {group} lost"
+    return lost == 0
+
+
+def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows and repeats within one group; the first of an id wins."""
+    ids = list(map(itemgetter(0), rows))
+    if len(set(ids)) == len(ids):
+        return rows, []
+    first: dict[str, Row] = {}
+    kept: list[Row] = []
+    repeats: list[Row] = []
+    at_ts, at_received = AT["ts"], AT["received_at"]
+    for row in rows:
+        before = first.setdefault(row[0], row)
+        near = row[at_received] - before[at_received] <= RECENT_US
+        repeated = before is not row and (row[at_ts] == before[at_ts] or near)
+        (repeats if repeated else kept).append(row)
+    return kept, repeats
+
+
+def _booked(project: str, outcome: str, rows: list[Row]) -> list[list[Any]]:
+    counts: dict[str | None, int] = {}
+    for source in map(itemgetter(AT["source"]), rows):
+        counts[source] = counts.get(source, 0) + 1
+    return [[project, "event", source, outcome, "", n] for source, n in counts.items()]
+
+
+def _translated(error: duckdb.Error) -> GnomonError:
+    """DuckDB's errors in our words. Its messages may quote data, so they stay in the chained exception only."""
+    text = str(error)
+    if "Could not set lock on file" in text or "Conflicting lock" in text:
+        return StoreBusy(
+            "another process owns this store",
+            remedy="Ask in the process that opened it first, ask through `gnomon serve`, or stop that process.",
+        )
+    if any(
+        sign in text
+        for sign in ("Corrupt", "not a valid DuckDB", "checksum", "Failure while replaying WAL", "Serialization Error")
+    ):
+        return StoreDamaged(
+            "the store file is damaged", remedy="Reopen the engine: it sets the file aside and rebuilds what it can."
+        )
+    if isinstance(error, duckdb.FatalException | duckdb.IOException | duckdb.OutOfMemoryException | duckdb.InternalException):
+        return StoreUnavailable(f"the store failed ({type(error).__name__})", remedy="See `gnomon doctor`; check disk and memory.")
+    if isinstance(error, duckdb.ConnectionException):
+        return StoreUnavailable("the store is closed", remedy="Open the engine again.")
+    if "regular expression" in text.lower() or "perl operator" in text or "invalid" in text.lower() and "regex" in text.lower():
+        return InvalidValue("the pattern is not a valid regular expression", remedy="Use RE2 syntax.", code="bad-pattern")
+    return GnomonError(f"the store refused a statement ({type(error).__name__})", code="store-refused")
+
+
+assert SAMPLE_ROW == ("ts", "received_at", "name", "kind", "value", "labels")
