@@ -9,24 +9,31 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreBusy, StoreUnavailable
 from gnomon.event import Batch
 from gnomon.ingest.collector import Collector
+from gnomon.ingest.importers import Progress
 from gnomon.ingest.journal import Journal
+from gnomon.ingest.load import ImportReport, Loader
 from gnomon.ingest.owner import OwnerLock
-from gnomon.ingest.recovery import open_journal, open_or_rebuild
+from gnomon.ingest.recovery import found_damage, open_journal, open_or_rebuild
 from gnomon.ingest.writer import Writer
 from gnomon.query.asking import Asking
+from gnomon.query.books import Books, books_of, quarantined, store_books
+from gnomon.query.health import Health, examine
 from gnomon.store import Store, store_path
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
 
@@ -147,6 +154,48 @@ class AnalyticsEngine(Collector, Asking):
     def _durable(self, positions: list[int], batches: list[Batch]) -> None:
         if self._writer is not None:
             self._writer.offer(positions, batches)
+
+    # -- bringing in, and looking at what came in ------------------------------------------------------------------
+
+    def import_file(self, path: str | os.PathLike[str], format: str | None = None, mapping: Mapping[str, str] | None = None,
+                    timezone: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> ImportReport:  # fmt: skip
+        """Import an access log (combined), CSV, NDJSON or Parquet file, plain or gzip-compressed.
+
+        `mapping` is `{"column": "field" or "properties.key" or ""}`, or `{"field": "=constant"}`; `timezone` is the
+        zone of times that name none. Bad lines are counted and quarantined. Importing a file again adds nothing.
+        Raises `InvalidValue` for a file, format or mapping that cannot be used, `DiskFull` when the disk is.
+        """
+        if self._closed:
+            raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
+        loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._writer)
+        return loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
+
+    def books(self, kind: str = "event") -> Books:
+        """Where every received event (or metric sample, `kind="sample"`) of this project went. Raises `StoreBusy`."""
+        store = self._own_or_refuse()
+        with self._flush_lock:
+            waiting = self.waiting() if kind == "event" else Counter({None: len(self._samples)})
+            entries, position = store_books(store, self.settings.project, kind, self._journal.id, self.settings.query_timeout_seconds)
+            for project, found_kind, source, outcome, reason, n in self._journal.pending(position):
+                if project == self.settings.project and found_kind == kind:
+                    entries.append((source, outcome, reason, n))
+            for source, n in waiting.items():
+                entries += [(source, "received", "", n), (source, "pending", "", n)]
+        return books_of(entries)
+
+    def quarantine(self, limit: int = 100, code: str | None = None) -> list[dict[str, Any]]:
+        """The newest refused events, each with the time, code, detail, source, id and what was sent (cut)."""
+        store = self._own_or_refuse()
+        return quarantined(store, self.settings.project, limit, code, self.zone, self.settings.query_timeout_seconds)
+
+    def health(self) -> Health:
+        """Versions, sizes, journal lag, books and growth, with a finding and remedy for everything not sound."""
+        store = self._own_or_refuse()
+        assert self._writer is not None
+        waiting = self._journal.positions(self._writer.position, 1_000_000)
+        described = {**store.describe(), "now_us": self._clock_us()}
+        free = shutil.disk_usage(self._files_at.parent).free
+        return examine(described, self._journal.sizes(), self.books(), len(waiting), found_damage(self._files_at), free, __version__)
 
     # -- flush and close ------------------------------------------------------------------------------------------
 

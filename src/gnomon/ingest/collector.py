@@ -6,6 +6,7 @@ sheds, and what was shed is counted. A forked child starts with an empty buffer,
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import Counter, deque
@@ -53,13 +54,13 @@ class Collector:
         self._append = self._buffer.append if self._settings.enabled else _ignore
         self._busy_at = 0 if self._settings.enabled else 2**62  # a buffer this long takes the slow way
         self._shed: Counter[tuple[str, str, str | None]] = Counter()
-        self._shed_lock = threading.Lock()
+        # Re-entrant, as a recording call may come out of a garbage collection inside another one.
+        self._shed_lock = threading.RLock()
         self._flush_lock = threading.RLock()
         self._stuck: deque[Batch] = deque()
         self._in_hand = 0
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: at once; its put() is re-entrant
         self._stop = threading.Event()
 
     # -- recording: about a microsecond, on the caller's thread -------------------------------------------------
@@ -137,10 +138,10 @@ class Collector:
             return count
         if waiting >= self._settings.flush_events:
             self._busy_at = self._settings.buffer_events
-            self._hurry.set()
+            self._bell.put(True)
         else:
             self._busy_at = self._settings.flush_events
-        self._wake.set()
+            self._bell.put(False)
         return False
 
     def _lost(self, reason: str, source: Any, kind: str = "event") -> None:
@@ -158,20 +159,27 @@ class Collector:
     def _carry(self) -> None:
         wait = self._settings.flush_seconds
         while not self._closed:
-            self._wake.wait()
-            self._hurry.wait(wait)
-            self._wake.clear()
-            self._hurry.clear()
+            self._sleep()
             try:
                 self._drain()
             except GnomonError:
-                wait = min(5.0, wait * 2)  # kept in memory and tried again; flush() tells who asks
-                self._stop.wait(wait)
-                self._wake.set()
+                self._stop.wait(wait)  # kept in memory and tried again; flush() tells who asks
+                wait = min(5.0, wait * 2)
+                self._bell.put(True)
             except Exception:  # noqa: BLE001  the thread must survive whatever a hostile value does
                 self._lost("recorder-fault", None)
             else:
                 wait = self._settings.flush_seconds
+
+    def _sleep(self) -> None:
+        """Until the first event waits, then for the rest of its flush time or until many wait."""
+        hurry = self._bell.get()
+        until = time.monotonic() + self._settings.flush_seconds
+        while not hurry and not self._closed:
+            try:
+                hurry = self._bell.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
 
     def _drain(self) -> None:
         """Move everything that waits into the journal. Raises what the journal raises; nothing is lost then."""
@@ -198,20 +206,33 @@ class Collector:
         calls = _take(self._buffer, self._settings.flush_events)
         self._in_hand = len(calls)
         samples = _take(self._samples, self._settings.flush_events)
-        with self._shed_lock:
-            shed, self._shed = self._shed, Counter()
-        if not (calls or samples or shed):
+        if not (calls or samples or self._shed):
             return None
         batch = Batch(self._project)
         if calls:
-            batch_from(batch, self._gate.admit_calls(calls), self._clock_us())
+            batch_from(batch, self._admit(calls), self._clock_us())
         if samples:
             self._add_samples(batch, samples)
+        with self._shed_lock:
+            shed, self._shed = self._shed, Counter()
         for (kind, reason, source), n in shed.items():
             batch.counts += [[kind, source, "received", "", n], [kind, source, "shed", reason, n]]
         if self.strict and batch.refused:
             self._first_refusal = batch.refused[0]
         return batch
+
+    def _admit(self, calls: list[Row]) -> Admitted:
+        """What the gate makes of the calls. One value that breaks the gate itself must not take the others along."""
+        try:
+            return self._gate.admit_calls(calls)
+        except Exception:  # noqa: BLE001  a value may raise from any of its own methods
+            whole = Admitted()
+            for call in calls:
+                try:
+                    whole.add(self._gate.admit_calls([call]))
+                except Exception:  # noqa: BLE001  as above
+                    self._lost("recorder-fault", None)
+            return whole
 
     def _add_samples(self, batch: Batch, samples: list[Row]) -> None:
         batch.samples, refused = self._gate.admit_samples(samples)
@@ -220,8 +241,7 @@ class Collector:
 
     def _stop_thread(self) -> None:
         self._stop.set()
-        self._hurry.set()
-        self._wake.set()
+        self._bell.put(True)
         if self._thread is not None:
             self._thread.join()
 

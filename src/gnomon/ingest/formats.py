@@ -215,6 +215,17 @@ def _referrer(text: str) -> str:
     return f"{scheme}//{host}{port}{path}" if "//" in text else f"{scheme}{host}{port}{path}"
 
 
+def _add_request(
+    fields: dict[str, Any], properties: dict[str, Any], method: str | None, target: str, protocol: str, line: str | None
+) -> None:
+    if line is not None and (again := _REQUEST.fullmatch(line := _unescaped(line))):
+        method, target, protocol = again.groups()
+    if method is not None and _place_request(fields, method, target):
+        properties["protocol"] = protocol
+    else:
+        properties["request_line"] = _SECRETS.sub("", line if line is not None else f"{method} {target} {protocol}")
+
+
 def _place_request(fields: dict[str, Any], method: str, target: str) -> bool:
     """Method, domain and endpoint of a request's target; False if the target is none that HTTP knows."""
     if target[0] == "/" or target == "*":
@@ -243,7 +254,7 @@ def log_fields(text: str) -> dict[str, Any]:
     match = _LOG.match(text)
     if match is None:
         raise LineFault("bad-line", _NOT_A_LOG_LINE)
-    host, user, minute, second, zone, method, target, protocol, line, status, sent = match.group(*range(1, 12))
+    host, user, minute, second, zone, status, sent = match.group(1, 2, 3, 4, 5, 10, 11)
     start = _minute(minute, zone)
     if start is None or second > "60":
         raise LineFault("bad-line", "the time of the line does not exist")
@@ -253,12 +264,7 @@ def log_fields(text: str) -> dict[str, Any]:
         fields["device_id"] = host
     if user != "-":
         fields["user_id"] = _unescaped(user)
-    if line is not None and (again := _REQUEST.fullmatch(line := _unescaped(line))):
-        method, target, protocol = again.groups()
-    if method is not None and _place_request(fields, method, target):
-        properties["protocol"] = protocol
-    else:
-        properties["request_line"] = _SECRETS.sub("", line if line is not None else f"{method} {target} {protocol}")
+    _add_request(fields, properties, *match.group(6, 7, 8, 9))
     if status != "-":
         fields["status_code"] = int(status)
     if sent != "-":

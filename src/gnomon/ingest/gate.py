@@ -66,6 +66,13 @@ class Admitted:
     received: Counter[str | None] = field(default_factory=Counter)
     checked_ids: bool = False  #: some ids came from outside, so a repeat may carry another time
 
+    def add(self, other: Admitted) -> None:
+        """Take over what another part of the batch became."""
+        self.rows += other.rows
+        self.refused += other.refused
+        self.received += other.received
+        self.checked_ids |= other.checked_ids
+
 
 class Gate:
     """Checks batches against the limits in `settings`; `clock_us` gives the time in UTC microseconds."""

@@ -118,6 +118,7 @@ class Journal:
         """Remove batches that a store checkpoint holds. Only the owner of the store calls this."""
         with self._lock:
             _guard(lambda: self._db.execute("DELETE FROM batch WHERE position <= ?", (position,)))
+            _guard(lambda: self._db.execute("PRAGMA incremental_vacuum").fetchall())
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk and number of batches waiting."""
@@ -163,7 +164,7 @@ class Journal:
         _guard(self._prepare)
 
     def _prepare(self) -> None:
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        self._db.executescript("PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal_id', ?)", (uuid.uuid4().hex,))
         self._db.execute("COMMIT")

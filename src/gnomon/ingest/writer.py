@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreDamaged, StoreUnavailable
@@ -23,7 +24,7 @@ log = logging.getLogger("gnomon.writer")
 MOST_ROWS = 20_000  #: rows in one store transaction
 MOST_BATCHES = 256
 POLL_SECONDS = 0.1  #: how long a batch of another process may wait unnoticed
-KEPT_IN_HAND = 64  #: batches handed over in memory; more are read back from the journal
+ROWS_IN_HAND = 60_000  #: rows handed over in memory; more are read back from the journal
 
 
 class Writer:
@@ -34,6 +35,8 @@ class Writer:
         self._journal = journal
         self._settings = settings
         self._in_hand: OrderedDict[int, Batch] = OrderedDict()
+        self._rows_in_hand = 0
+        self._watched: dict[int, int | None] = {}
         self._changed = threading.Condition()
         self._work = threading.Lock()  # held while a transaction runs
         self._position = store.position(journal.id)
@@ -53,12 +56,24 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="gnomon-writer", daemon=True)
         self._thread.start()
 
-    def offer(self, positions: list[int], batches: list[Batch]) -> None:
-        """Hand over batches that this process just made durable, to spare reading them back."""
+    def offer(self, positions: list[int], batches: list[Batch], *, watch: bool = False) -> None:
+        """Hand over batches that this process just made durable, to spare reading them back.
+
+        With `watch` the number of repeats in them is kept until `repeats()` asks for it.
+        """
         with self._changed:
-            if len(self._in_hand) < KEPT_IN_HAND:
-                self._in_hand.update(zip(positions, batches, strict=True))
+            for position, batch in zip(positions, batches, strict=True):
+                if watch and position > self._position:
+                    self._watched[position] = None
+                if self._rows_in_hand < ROWS_IN_HAND:
+                    self._in_hand[position] = batch
+                    self._rows_in_hand += len(batch.rows)
             self._changed.notify_all()
+
+    def repeats(self, positions: Iterable[int]) -> int:
+        """How many repeats the watched batches held; they are watched no longer."""
+        with self._changed:
+            return sum(self._watched.pop(position, 0) or 0 for position in positions)
 
     def wait_for(self, position: int, timeout: float) -> bool:
         """Wait until the store has everything up to `position`. False when it takes longer than `timeout` seconds."""
@@ -95,7 +110,7 @@ class Writer:
                 log.warning("the store does not take what was recorded, it waits in the journal: %s", error)
                 wait = min(5.0, wait * 2)
                 with self._changed:
-                    self._in_hand.clear()
+                    self._let_go()
                     self._changed.wait(wait)
 
     def drain(self) -> bool:
@@ -106,12 +121,12 @@ class Writer:
             if not work:
                 return False
             try:
-                self._store.write(work, self._journal.id)
+                repeats = self._store.write(work, self._journal.id)
             except StoreUnavailable:
                 raise
-            except GnomonError as error:
-                work = self._one_by_one(work, error)
-            self._advance(work[-1][0], sum(len(batch.rows) for _, batch in work))
+            except GnomonError:
+                repeats = self._one_by_one(work)
+            self._advance(work, repeats)
             return True
 
     def checkpoint(self) -> None:
@@ -134,7 +149,11 @@ class Writer:
         self._journal.positions(self._position, 1)
         if self._journal.id != known:
             self._position = self._store.position(self._journal.id)
-            self._in_hand.clear()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._in_hand.clear()
+        self._rows_in_hand = 0
 
     def _next_work(self) -> list[tuple[int, Batch]]:
         waiting = self._journal.positions(self._position, MOST_BATCHES)
@@ -151,8 +170,9 @@ class Writer:
     def _take(self, position: int) -> Batch:
         with self._changed:
             batch = self._in_hand.pop(position, None)
-        if batch is not None:
-            return batch
+            if batch is not None:
+                self._rows_in_hand -= len(batch.rows)
+                return batch
         ((_, crc, body),) = self._journal.read(position - 1, 1)
         try:
             return open_sealed(crc, body)
@@ -169,24 +189,27 @@ class Writer:
             stub.counts.append([kind, source, "rejected" if lost else outcome, "journal-damaged" if lost else reason, n])
         return stub
 
-    def _one_by_one(self, work: list[tuple[int, Batch]], error: GnomonError) -> list[tuple[int, Batch]]:
+    def _one_by_one(self, work: list[tuple[int, Batch]]) -> dict[int, int]:
         """A group failed: write each batch alone, and set aside the one that the store refuses."""
+        repeats: dict[int, int] = {}
         for position, batch in work:
             try:
-                self._store.write([(position, batch)], self._journal.id)
+                repeats.update(self._store.write([(position, batch)], self._journal.id))
             except StoreUnavailable:
                 raise
-            except GnomonError:
-                log.error("the store refuses journal batch %d (%s); it is set aside in the quarantine", position, error.code)
+            except GnomonError as error:
+                log.error("the store refuses journal batch %d (%s): set aside in the quarantine", position, error.code)
                 self._store.write([(position, _set_aside(batch))], self._journal.id)
-        return work
+        return repeats
 
-    def _advance(self, position: int, rows: int) -> None:
+    def _advance(self, work: list[tuple[int, Batch]], repeats: dict[int, int]) -> None:
         with self._changed:
-            self._position = position
-            self._since_checkpoint += rows + 1
-            while self._in_hand and next(iter(self._in_hand)) <= position:
-                self._in_hand.popitem(last=False)
+            self._position = work[-1][0]
+            self._since_checkpoint += sum(len(batch.rows) for _, batch in work) + 1
+            for position in self._watched.keys() & {position for position, _ in work}:
+                self._watched[position] = repeats.get(position, 0)
+            while self._in_hand and next(iter(self._in_hand)) <= self._position:
+                self._rows_in_hand -= len(self._in_hand.popitem(last=False)[1].rows)
             self._changed.notify_all()
 
 

@@ -30,8 +30,11 @@ class Store(Protocol):
     def position(self, journal_id: str) -> int:
         """The position in that journal up to which this store has everything; 0 for a journal it has not seen."""
 
-    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> None:
-        """Store batches `(position, Batch)` in one transaction: rows without repeats, books, quarantine, position."""
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, int]:
+        """Store batches `(position, Batch)` in one transaction: rows without repeats, books, quarantine, position.
+
+        Returns how many repeats each batch held, by position, where there were any.
+        """
 
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
         """Answer read-only statements from one snapshot, at most `timeout` seconds each."""

@@ -81,20 +81,28 @@ class DuckDBStore:
         """See `Store.data_version`."""
         return self._version
 
-    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> None:
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, int]:
         """See `Store.write`."""
+        repeats: list[Row] = []
         with self._transaction():
             for project in dict.fromkeys(batch.project for _, batch in work):
-                self._write_project(project, [batch for _, batch in work if batch.project == project])
+                repeats += self._write_project(project, [batch for _, batch in work if batch.project == project])
             self._set_state("version", str(self._version + 1))
             self._set_state(f"journal:{journal_id}", str(work[-1][0]))
         self._version += 1
+        if not repeats:
+            return {}
+        repeated = set(map(id, repeats))  # rows are the very objects of their batches
+        return {position: sum(id(row) in repeated for row in batch.rows) for position, batch in work}
 
-    def _write_project(self, project: str, batches: list[Batch]) -> None:
+    def _write_project(self, project: str, batches: list[Batch]) -> list[Row]:
+        """Store one project's batches; returns the rows that were repeats."""
         rows = [row for batch in batches for row in batch.rows]
         books = [[project, *count] for batch in batches for count in batch.counts]
+        repeats: list[Row] = []
         if rows:
-            books += self._write_events(project, rows, any(batch.checked_ids for batch in batches))
+            rows, repeats = self._write_events(project, rows, any(batch.checked_ids for batch in batches))
+            books += _booked(project, "stored", rows) + _booked(project, "duplicate", repeats)
         samples = [row for batch in batches for row in batch.samples]
         if samples:
             books.append([project, "sample", None, "stored", "", len(samples)])
@@ -106,9 +114,10 @@ class DuckDBStore:
             self._connection.executemany(
                 "INSERT INTO quarantine VALUES (?, make_timestamp(?), ?, ?, ?, ?, ?)", refused[:QUARANTINE_ROWS]
             )
+        return repeats
 
-    def _write_events(self, project: str, rows: list[Row], checked_ids: bool) -> list[list[Any]]:
-        """Store rows without repeats; returns what to book, by source."""
+    def _write_events(self, project: str, rows: list[Row], checked_ids: bool) -> tuple[list[Row], list[Row]]:
+        """Store rows without repeats; returns what was stored and what was a repeat."""
         con = self._connection
         rows, repeats = _without_own_repeats(rows)
         self._append("staging", rows)
@@ -123,7 +132,7 @@ class DuckDBStore:
             con.execute(_INSERT, [project, self._version + 1])
             self._note_weights(project, rows)
         con.execute("TRUNCATE staging")
-        return _booked(project, "stored", rows) + _booked(project, "duplicate", repeats)
+        return rows, repeats
 
     def _repeats(self, project: str, rows: list[Row], checked_ids: bool) -> set[tuple[str, int]]:
         """`(id, ts)` of the staged rows that the store already has."""

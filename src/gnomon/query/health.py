@@ -1,0 +1,104 @@
+"""The health of the engine itself: facts about files, journal and books, and findings with a remedy each."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlglot
+
+from gnomon.query.books import Books
+
+#: A batch that waits longer than this in the journal points at a store that does not keep up.
+MOST_WAITING_BATCHES = 1_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not sound, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+@dataclass
+class Health:
+    """Facts in the order in which a person reads them, and what is not sound."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"sound": self.sound, "facts": self.facts, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def examine(described: dict[str, Any], journal: dict[str, int], books: Books, lag: int, damaged: Sequence[Path],
+            free_bytes: int, version: str) -> Health:  # fmt: skip
+    """Put facts and findings together. `lag` is the number of journal positions the store is behind."""
+    health = Health()
+    first, received, events = described["first_ts_us"], described["first_received_us"], described["events"]
+    health.facts = {
+        "gnomon": version,
+        "python": platform.python_version(),
+        "store": f"{described['store']} {described['store_version']}, schema {described['schema']}",
+        "msgspec": msgspec.__version__,
+        "sqlglot": sqlglot.__version__,
+        "events": events,
+        "metric_samples": described["samples"],
+        "quarantined": described["quarantined"],
+        "first_event": _iso(first),
+        "last_event": _iso(described["last_ts_us"]),
+        "store_bytes": described["bytes"],
+        "bytes_per_event": round(described["bytes"] / events, 1) if events else 0,
+        "journal_bytes": journal["bytes"],
+        "journal_batches_waiting": journal["batches"],
+        "journal_lag": lag,
+        "disk_free_bytes": free_bytes,
+        "growth": _growth(described, received, free_bytes),
+        "books": books.to_dict(),
+    }
+    _judge(health, books, lag, damaged, free_bytes)
+    return health
+
+
+def _judge(health: Health, books: Books, lag: int, damaged: Sequence[Path], free_bytes: int) -> None:
+    if not books.closes():
+        health.findings.append(Finding("the books do not close", "Keep the files as they are and report this."))
+    if lag > MOST_WAITING_BATCHES:
+        health.findings.append(Finding(f"the store is {lag:,} batches behind the journal", "Look for errors in the log; check disk and memory."))
+    if books.shed.total():
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in books.shed.items())
+        health.findings.append(Finding(f"events were shed: {reasons}", "Raise buffer_events, or free the disk the journal is on."))
+    for path in damaged:
+        health.findings.append(Finding(f"a damaged file was set aside: {path.name}", "What could be read was carried over; remove it when you no longer need it."))
+    if free_bytes < 256 * 1024**2:
+        health.findings.append(Finding("less than 256 MiB are free on the disk of the store", "Free disk space."))
+
+
+def _growth(described: dict[str, Any], received_us: int | None, free_bytes: int) -> str:
+    """Bytes a day at the pace of the time since the first event came in, and when the disk would be full."""
+    if not described["events"] or received_us is None:
+        return "nothing recorded yet"
+    days = (described["now_us"] - received_us) / 86_400_000_000
+    if days < 1:
+        return "less than a day of recording: too short to say"
+    a_day = described["bytes"] / days
+    return f"{a_day / 1024**2:,.1f} MiB a day; the disk lasts about {free_bytes / max(a_day, 1):,.0f} days"
+
+
+def _iso(us: int | None) -> str:
+    from datetime import UTC
+
+    from gnomon.timerange import from_us
+
+    return "-" if us is None else from_us(us, UTC).isoformat()
