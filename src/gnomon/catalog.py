@@ -109,7 +109,10 @@ def find_dimension(data: Dataset, name: object) -> Dimension:
         if grain not in TIME_GRAINS:
             raise unknown_name("time dimension", name, [f"time:{known}" for known in TIME_GRAINS])
         return Dimension(name, "time", "ts", grain=grain)
-    if name.startswith(data.json_prefix) and 1 <= len((key := name[len(data.json_prefix) :]).encode("utf-8", "replace")) <= 200:
+    if (
+        name.startswith(data.json_prefix)
+        and 1 <= len((key := name[len(data.json_prefix) :]).encode("utf-8", "replace")) <= 200
+    ):
         return Dimension(name, "json", data.json_column, json_key=key)
     if name not in data.dimensions:
         raise _unknown(data, name)

@@ -62,7 +62,9 @@ def _command(commands: Any, name: str, run: Any, about: str, example: str) -> ar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.set_defaults(run=run)
-    command.add_argument("--store", metavar="URL", help="store to use (default: GNOMON_DATABASE_URL, else gnomon.duckdb here)")
+    command.add_argument(
+        "--store", metavar="URL", help="store to use (default: GNOMON_DATABASE_URL, else gnomon.duckdb here)"
+    )
     command.add_argument("--project", help="project to use (default: GNOMON_PROJECT, else `default`)")
     return command
 
@@ -81,7 +83,9 @@ def _open(args: argparse.Namespace, *, must_exist: bool = False) -> AnalyticsEng
     settings = _settings(args)
     path = store_path(settings.database_url)
     if must_exist and path is not None and not Path(path).exists():
-        raise InvalidValue("there is no store at that path", remedy="Check --store, or import something first.", code="no-store")
+        raise InvalidValue(
+            "there is no store at that path", remedy="Check --store, or import something first.", code="no-store"
+        )
     return AnalyticsEngine(settings)
 
 
@@ -98,13 +102,20 @@ def _add_import(commands: Any) -> None:
     command = _command(
         commands, "import", _import, "Import access logs (combined), CSV, NDJSON or Parquet files, plain or .gz.",
         "  gnomon import access.log.gz\n"
-        "  gnomon import orders.csv --map when=ts --map total=properties.amount --map type==order --timezone Europe/Paris\n"
+        "  gnomon import orders.csv --map when=ts --map total=properties.amount --map type==order --timezone UTC\n"
         "  gnomon import events.ndjson --store usage.duckdb --project shop",
     )  # fmt: skip
     command.add_argument("files", nargs="+", metavar="FILE")
-    command.add_argument("--format", choices=("combined", "csv", "ndjson", "parquet"), help="default: found out from the file")
-    command.add_argument("--map", action="append", default=[], metavar="COLUMN=FIELD",
-                         help="CSV or Parquet column to a field, to properties.KEY, or to nothing; FIELD==TEXT sets a constant")  # fmt: skip
+    command.add_argument(
+        "--format", choices=("combined", "csv", "ndjson", "parquet"), help="default: found out from the file"
+    )
+    command.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="COLUMN=FIELD",
+        help="CSV or Parquet column to a field, to properties.KEY, or to nothing; FIELD==TEXT sets a constant",
+    )
     command.add_argument("--timezone", help="zone of times that name none, e.g. Europe/Paris")
 
 
@@ -154,12 +165,16 @@ def _add_query(commands: Any) -> None:
         commands, "query", _query, "Ask a question and print the answer.",
         "  gnomon query --metrics events,people --dimensions time:day --date-range 7d\n"
         "  gnomon query --metrics requests,success_rate,p95_duration_ms --dimensions source --timezone Asia/Kathmandu\n"
-        "  gnomon query --metrics events --filter '[\"is\",\"type\",[\"request\"]]' --date-range 2025-01-01,2025-02-01 --format csv",
+        "  gnomon query --filter '[\"is\",\"type\",[\"request\"]]' --date-range 2025-01-01,2025-02-01 --format csv",
     )  # fmt: skip
     command.add_argument("--metrics", default="events", help="names, comma-separated, or a JSON list (default: events)")
     command.add_argument("--dimensions", default="", help="names, comma-separated, e.g. source,time:day")
-    command.add_argument("--date-range", default="all", help="24h, 7d, today, last_month, all, or START,END (default: all)")
-    command.add_argument("--filter", action="append", default=[], help='JSON, e.g. \'["is","type",["x"]]\'; several must all hold')
+    command.add_argument(
+        "--date-range", default="all", help="24h, 7d, today, last_month, all, or START,END (default: all)"
+    )
+    command.add_argument(
+        "--filter", action="append", default=[], help='JSON, e.g. \'["is","type",["x"]]\'; several must all hold'
+    )
     command.add_argument("--timezone", help="IANA zone of days and dates (default: the store's)")
     command.add_argument("--order-by", action="append", default=[], metavar="COLUMN[:desc]")
     command.add_argument("--limit", type=int)
@@ -177,7 +192,7 @@ def _query(args: argparse.Namespace) -> int:
         "date_range": _range(args.date_range),
         "filters": [_json(text, "--filter") for text in args.filter] or None,
         "timezone": args.timezone,
-        "order_by": [(name, "desc" if way == "desc" else "asc") for name, _, way in (o.partition(":desc") if o.endswith(":desc") else (o, "", "") for o in args.order_by)],
+        "order_by": [_order(text) for text in args.order_by],
         "limit": args.limit,
         "compare": _range(args.compare) if args.compare else None,
         "totals": args.totals,
@@ -189,6 +204,10 @@ def _query(args: argparse.Namespace) -> int:
         else:
             _print_result(engine.query(**question), args.format)
     return 0
+
+
+def _order(text: str) -> tuple[str, str]:
+    return (text.removesuffix(":desc"), "desc") if text.endswith(":desc") else (text.removesuffix(":asc"), "asc")
 
 
 def _names(text: str) -> list[str]:
@@ -204,7 +223,9 @@ def _json(text: str, option: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise InvalidValue(f"{option} is not JSON", remedy='For example ["is","type",["request"]].', code="bad-argument") from None
+        raise InvalidValue(
+            f"{option} is not JSON", remedy='For example ["is","type",["request"]].', code="bad-argument"
+        ) from None
 
 
 def _print_result(result: Result, format: str) -> None:
@@ -240,7 +261,13 @@ def _table(result: Result, title: str | None = None, most: int = 1_000) -> None:
 
     from gnomon.query.result import show
 
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_footer=result.totals is not None)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        show_footer=result.totals is not None,
+    )
     for place, name in enumerate(result.dimensions):
         table.add_column(name, footer="total" if place == 0 else "", overflow="fold")
     for name in result.metrics:
@@ -248,16 +275,27 @@ def _table(result: Result, title: str | None = None, most: int = 1_000) -> None:
         if result.before is not None:
             table.add_column("change", justify="right")
     for row in result.rows[:most]:
-        cells = [Text(show(row[name])) for name in result.dimensions]
+        cells = [Text(result.text(row, name)) for name in result.dimensions]
         for name in result.metrics:
             cells.append(Text(show(row[name])))
             if result.before is not None:
                 moved = result.change(name, row)
-                cells.append(Text("new" if moved.change is None and row[name] else "-" if moved.change is None else f"{moved.change:+.1%}"))
+                cells.append(
+                    Text(
+                        "new"
+                        if moved.change is None and row[name]
+                        else "-"
+                        if moved.change is None
+                        else f"{moved.change:+.1%}"
+                    )
+                )
         table.add_row(*cells)
     console = _console()
     console.print(table)
-    console.print(f"{result.basis.start.isoformat()} to {result.basis.end.isoformat()} ({result.basis.timezone}); {result.basis}\n", style="dim")
+    console.print(
+        f"{result.span()}; {result.basis}\n",
+        style="dim",
+    )
 
 
 # -- demo ---------------------------------------------------------------------------------------------------------
@@ -268,13 +306,17 @@ def _add_demo(commands: Any) -> None:
         commands, "demo", _demo, "Import the sample data (10,000 web requests, 48,860 commits) and print a report.",
         "  gnomon demo\n  gnomon demo --store /tmp/demo.duckdb",
     )  # fmt: skip
-    command.add_argument("--data", type=Path, help="folder with access.log.gz and commits.csv.gz (default: examples/data)")
+    command.add_argument(
+        "--data", type=Path, help="folder with access.log.gz and commits.csv.gz (default: examples/data)"
+    )
 
 
 def _demo(args: argparse.Namespace) -> int:
     data = args.data or next((p for p in _data_places() if (p / "access.log.gz").exists()), None)
     if data is None:
-        raise InvalidValue("the sample data is not here", remedy="Run it in the source tree, or give --data.", code="no-data")
+        raise InvalidValue(
+            "the sample data is not here", remedy="Run it in the source tree, or give --data.", code="no-data"
+        )
     if not args.store:
         DEMO_STORE.parent.mkdir(exist_ok=True)
         args.store = str(DEMO_STORE)
@@ -302,14 +344,22 @@ def _data_places() -> list[Path]:
 
 def _report_requests(engine: AnalyticsEngine) -> None:
     span = ["2015-05-17", "2015-05-21"]
-    _table(engine.query(["requests", "people", "sum_bytes_sent"], ["status_class"], span, totals=True), "Requests by status class")
-    _table(engine.query(["requests", "people", "success_rate"], ["endpoint"], span, limit=10, totals=True), "Top endpoints")
+    _table(
+        engine.query(["requests", "people", "sum_bytes_sent"], ["status_class"], span, totals=True),
+        "Requests by status class",
+    )
+    _table(
+        engine.query(["requests", "people", "success_rate"], ["endpoint"], span, limit=10, totals=True), "Top endpoints"
+    )
     _table(engine.query(["requests", "people", "failures"], ["time:hour"], span, totals=True), "Requests by hour")
 
 
 def _report_commits(engine: AnalyticsEngine) -> None:
     _table(engine.query(["events", "people"], ["source"], totals=True), "Commits by project")
-    _table(engine.query(["people", "events"], ["time:month"], ["2025-09-01", "2026-09-01"], totals=True), "Active people a month")
+    _table(
+        engine.query(["people", "events"], ["time:month"], ["2025-09-01", "2026-09-01"], totals=True),
+        "Active people a month",
+    )
 
 
 # -- doctor -------------------------------------------------------------------------------------------------------
@@ -334,7 +384,10 @@ def _doctor(args: argparse.Namespace) -> int:
         return 0 if health.sound else 1
     table = Table(box=None, show_header=False)
     for name, value in health.facts.items():
-        table.add_row(name.replace("_", " "), Text(value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else str(value)))
+        table.add_row(
+            name.replace("_", " "),
+            Text(value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else str(value)),
+        )
     console = _console()
     console.print(table)
     for finding in health.findings:

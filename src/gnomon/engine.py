@@ -1,4 +1,4 @@
-"""`open()` and the `AnalyticsEngine`: builds the way in and the asking around one store, starts them in order, stops in reverse.
+"""`open()` and the `AnalyticsEngine`: the way in and the asking around one store, started in order, stopped in reverse.
 
 The process that opens a store first owns it: it drains the journal and answers questions. Any other process that
 opens the same store records into the same journal, and takes over when the owner ends.
@@ -26,7 +26,6 @@ from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreBusy, St
 from gnomon.event import Batch
 from gnomon.ingest.collector import Collector
 from gnomon.ingest.importers import Progress
-from gnomon.ingest.journal import Journal
 from gnomon.ingest.load import ImportReport, Loader
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.recovery import found_damage, open_journal, open_or_rebuild
@@ -85,7 +84,9 @@ class AnalyticsEngine(Collector, Asking):
         try:
             journal = open_journal(self._journal_path(), settings, repair=owned)
             ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
-            Collector.__init__(self, settings, settings.project, lambda: to_us(clock()), journal, self._durable, ticking)
+            Collector.__init__(
+                self, settings, settings.project, lambda: to_us(clock()), journal, self._durable, ticking
+            )
             if owned:
                 self._take_ownership()
         except BaseException:
@@ -100,7 +101,9 @@ class AnalyticsEngine(Collector, Asking):
             return Path(self._folder.name) / "memory.duckdb"
         if "://" in path:
             raise InvalidValue(
-                "this version opens DuckDB files only", remedy="Give a path, duckdb://path or :memory:.", code="bad-store"
+                "this version opens DuckDB files only",
+                remedy="Give a path, duckdb://path or :memory:.",
+                code="bad-store",
             )
         file = Path(path).absolute()
         if not file.parent.is_dir():
@@ -157,8 +160,14 @@ class AnalyticsEngine(Collector, Asking):
 
     # -- bringing in, and looking at what came in ------------------------------------------------------------------
 
-    def import_file(self, path: str | os.PathLike[str], format: str | None = None, mapping: Mapping[str, str] | None = None,
-                    timezone: str | None = None, on_progress: Callable[[Progress], None] | None = None) -> ImportReport:  # fmt: skip
+    def import_file(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        mapping: Mapping[str, str] | None = None,
+        timezone: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> ImportReport:
         """Import an access log (combined), CSV, NDJSON or Parquet file, plain or gzip-compressed.
 
         `mapping` is `{"column": "field" or "properties.key" or ""}`, or `{"field": "=constant"}`; `timezone` is the
@@ -175,9 +184,10 @@ class AnalyticsEngine(Collector, Asking):
         store = self._own_or_refuse()
         with self._flush_lock:
             waiting = self.waiting() if kind == "event" else Counter({None: len(self._samples)})
-            entries, position = store_books(store, self.settings.project, kind, self._journal.id, self.settings.query_timeout_seconds)
-            for project, found_kind, source, outcome, reason, n in self._journal.pending(position):
-                if project == self.settings.project and found_kind == kind:
+            project, timeout = self.settings.project, self.settings.query_timeout_seconds
+            entries, position = store_books(store, project, kind, self._journal.id, timeout)
+            for found_project, found_kind, source, outcome, reason, n in self._journal.pending(position):
+                if (found_project, found_kind) == (project, kind):
                     entries.append((source, outcome, reason, n))
             for source, n in waiting.items():
                 entries += [(source, "received", "", n), (source, "pending", "", n)]
@@ -195,7 +205,15 @@ class AnalyticsEngine(Collector, Asking):
         waiting = self._journal.positions(self._writer.position, 1_000_000)
         described = {**store.describe(), "now_us": self._clock_us()}
         free = shutil.disk_usage(self._files_at.parent).free
-        return examine(described, self._journal.sizes(), self.books(), len(waiting), found_damage(self._files_at), free, __version__)
+        return examine(
+            described,
+            self._journal.sizes(),
+            self.books(),
+            len(waiting),
+            found_damage(self._files_at),
+            free,
+            __version__,
+        )
 
     # -- flush and close ------------------------------------------------------------------------------------------
 
@@ -313,5 +331,3 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_each("_after_fork_in_parent"),
         after_in_child=_each("_after_fork_in_child"),
     )
-
-

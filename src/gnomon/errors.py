@@ -24,7 +24,9 @@ class GnomonError(Exception):
             self.code = code
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.code}). {self.remedy}".rstrip() if self.remedy else f"{self.message} ({self.code})"
+        return (
+            f"{self.message} ({self.code}). {self.remedy}".rstrip() if self.remedy else f"{self.message} ({self.code})"
+        )
 
 
 class InvalidValue(GnomonError, ValueError):

@@ -32,7 +32,7 @@ class Collector:
     after the first waiting event and at once when `flush_events` wait.
     """
 
-    strict = False  #: `gnomon.testing` sets this: a refused event then raises in `flush()`
+    strict = False  #: `gnomon.testing` sets this: a recording call then raises what the gate refuses
 
     def __init__(self, settings: Settings, project: str, clock_us: Callable[[], int], journal: Journal,
                  on_durable: OnDurable, now_ns: Callable[[], int] = time.time_ns) -> None:  # fmt: skip
@@ -51,6 +51,7 @@ class Collector:
         """Fresh buffers and locks: at the start, and in a forked child."""
         self._buffer: deque[Row] = deque()
         self._samples: deque[Row] = deque()
+        self._append_sample = self._samples.append
         self._append = self._buffer.append if self._settings.enabled else _ignore
         self._busy_at = 0 if self._settings.enabled else 2**62  # a buffer this long takes the slow way
         self._shed: Counter[tuple[str, str, str | None]] = Counter()
@@ -85,7 +86,9 @@ class Collector:
             self._append((type, user_id, device_id, session_id, source, application, domain, endpoint, method,
                           status_code, duration_ms, bytes_sent, bytes_received, success, error_code, weight,
                           properties, id, ts, self._now_ns(), None))  # fmt: skip
-        except Exception:  # noqa: BLE001  the host must never see a fault of ours (promise 7)
+        except Exception:
+            if self.strict:
+                raise
             self._lost("recorder-fault", source)
 
     def record_request(self, *, source: str | None = None, application: str | None = None, url: str | None = None,
@@ -105,7 +108,9 @@ class Collector:
             self._append((type, user_id, device_id, session_id, source, application, domain, endpoint, method,
                           status_code, duration_ms, bytes_sent, bytes_received, success, error_code, weight,
                           properties, id, ts, self._now_ns(), url))  # fmt: skip
-        except Exception:  # noqa: BLE001  as in track
+        except Exception:
+            if self.strict:
+                raise
             self._lost("recorder-fault", source)
 
     def record_metric(self, name: str, value: float, *, kind: str = "gauge", labels: Mapping[str, Any] | None = None,
@@ -120,8 +125,10 @@ class Collector:
                 self._lost("buffer-full", None, kind="sample")
                 return
             copied = None if labels is None else {**labels}
-            self._samples.append((name, value, kind, copied, ts, self._now_ns()))
-        except Exception:  # noqa: BLE001  as in track
+            self._append_sample((name, value, kind, copied, ts, self._now_ns()))
+        except Exception:
+            if self.strict:
+                raise
             self._lost("recorder-fault", None, kind="sample")
 
     def _crowded(self, source: Any, count: bool = True) -> bool:
@@ -217,8 +224,6 @@ class Collector:
             shed, self._shed = self._shed, Counter()
         for (kind, reason, source), n in shed.items():
             batch.counts += [[kind, source, "received", "", n], [kind, source, "shed", reason, n]]
-        if self.strict and batch.refused:
-            self._first_refusal = batch.refused[0]
         return batch
 
     def _admit(self, calls: list[Row]) -> Admitted:

@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gnomon.config import Settings
-from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row
 from gnomon.errors import InvalidValue
+from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row
 from gnomon.ingest.rules import (
-    FlatProperties,
-    NarrowRow,
-    PlainRow,
+    FLAT_PROPERTIES,
+    NARROW_ROWS,
+    PLAIN_ROWS,
     Refusal,
     check_event,
     check_sample,
@@ -171,12 +171,12 @@ class Gate:
         if min(moments) < low or max(moments) > high:
             return False
         try:
-            msgspec.convert(whole, list[PlainRow])
+            msgspec.convert(whole, PLAIN_ROWS)
             body = encode_json(whole)
             if not body.isascii():
-                msgspec.convert(whole, list[NarrowRow])
+                msgspec.convert(whole, NARROW_ROWS)
             if properties:
-                msgspec.convert(properties, list[FlatProperties])
+                msgspec.convert(properties, FLAT_PROPERTIES)
         except (msgspec.ValidationError, Refusal):
             return False
         if "\\u0000" in body:
@@ -273,7 +273,7 @@ def _split_url(url: str) -> tuple[str | None, str | None]:
 
 
 def _id_maker() -> Callable[[int], str]:
-    """UUIDv7 texts (RFC 9562, section 5.7): time in front, then 26 random bits a batch and a counter from a random start.
+    """UUIDv7 texts (RFC 9562, 5.7): time in front, then 26 random bits a batch and a counter from a random start.
 
     Ids of one batch are consecutive, so a store compresses them well; 74 random bits keep batches apart.
     """

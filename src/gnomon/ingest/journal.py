@@ -90,7 +90,10 @@ class Journal:
         """Up to `limit` sealed batches behind `after`, in order, as `(position, crc, body)`."""
         with self._reader_lock:
             query = "SELECT position, crc, body FROM batch WHERE position > ? ORDER BY position LIMIT ?"
-            return _guard(lambda: self._reading().execute(query, (after, limit)).fetchall())
+            found: list[tuple[int, int, bytes]] = _guard(
+                lambda: self._reading().execute(query, (after, limit)).fetchall()
+            )
+            return found
 
     def positions(self, after: int, limit: int) -> list[int]:
         """Up to `limit` positions behind `after`, in order."""
@@ -118,7 +121,7 @@ class Journal:
         """Remove batches that a store checkpoint holds. Only the owner of the store calls this."""
         with self._lock:
             _guard(lambda: self._db.execute("DELETE FROM batch WHERE position <= ?", (position,)))
-            _guard(lambda: self._db.execute("PRAGMA incremental_vacuum").fetchall())
+            _guard(lambda: self._db.executescript("PRAGMA incremental_vacuum"))
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk and number of batches waiting."""
@@ -164,7 +167,9 @@ class Journal:
         _guard(self._prepare)
 
     def _prepare(self) -> None:
-        self._db.executescript("PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA)
+        self._db.executescript(
+            "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA
+        )
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal_id', ?)", (uuid.uuid4().hex,))
         self._db.execute("COMMIT")
@@ -181,7 +186,7 @@ class Journal:
         self._db.execute("COMMIT")
 
     def _commit(self, group: list[_Waiting]) -> None:
-        """Write a group in one transaction; on failure fall back to one transaction each, so that one cannot sink all."""
+        """Write a group in one transaction; when that fails one transaction each, so that one cannot sink all."""
         try:
             self._write(group)
         except (sqlite3.Error, OSError) as error:
@@ -295,12 +300,23 @@ def _guard(call: Any) -> Any:
 def _translated(error: BaseException) -> BaseException:
     """SQLite's and the system's errors in our words."""
     name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL" or (isinstance(error, OSError) and error.errno in (28, 122)) or name == "SQLITE_IOERR_WRITE":
-        return DiskFull("the journal cannot grow", remedy="Free disk space or raise journal_max_bytes; recording goes on by itself.")  # fmt: skip
+    if (
+        name == "SQLITE_FULL"
+        or (isinstance(error, OSError) and error.errno in (28, 122))
+        or name == "SQLITE_IOERR_WRITE"
+    ):
+        return DiskFull(
+            "the journal cannot grow", remedy="Free disk space or raise journal_max_bytes; recording goes on by itself."
+        )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return StoreDamaged("the journal file is damaged", remedy="Reopen the engine: it sets the file aside and rebuilds it.", code="journal-damaged")  # fmt: skip
+        return StoreDamaged(
+            "the journal file is damaged",
+            remedy="Reopen the engine: it sets the file aside and rebuilds it.",
+            code="journal-damaged",
+        )
     if isinstance(error, sqlite3.Error | OSError):
-        return StoreUnavailable(f"the journal cannot be written ({name or type(error).__name__})", remedy="Check that its folder exists and can be written.")  # fmt: skip
+        return StoreUnavailable(
+            f"the journal cannot be written ({name or type(error).__name__})",
+            remedy="Check that its folder exists and can be written.",
+        )
     return error
-
-

@@ -38,13 +38,16 @@ class ImportReport:
         known = "durable" if self.stored is None else f"{self.stored:,} stored, {self.duplicate:,} already there"
         bad = ", ".join(f"{n:,} {code}" for code, n in sorted(self.rejected.items()))
         rate = self.lines / self.seconds if self.seconds else 0
-        return f"{Path(self.path).name}: {self.lines:,} lines, {known}{', rejected: ' + bad if bad else ''} ({rate:,.0f} lines/s)"
+        rejected = f", rejected: {bad}" if bad else ""
+        return f"{Path(self.path).name}: {self.lines:,} lines, {known}{rejected} ({rate:,.0f} lines/s)"
 
 
 class Loader:
     """Imports files into one project."""
 
-    def __init__(self, project: str, gate: Gate, journal: Journal, clock_us: Callable[[], int], writer: Writer | None) -> None:
+    def __init__(
+        self, project: str, gate: Gate, journal: Journal, clock_us: Callable[[], int], writer: Writer | None
+    ) -> None:
         self._project = project
         self._gate = gate
         self._journal = journal

@@ -1,4 +1,4 @@
-"""Who owns an embedded store: the process that holds a lock file beside it. Only the owner drains, checkpoints and repairs."""
+"""Who owns an embedded store: the holder of a lock file beside it. Only the owner drains, checkpoints and repairs."""
 
 from __future__ import annotations
 

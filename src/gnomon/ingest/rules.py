@@ -1,6 +1,6 @@
-"""The exact rules of the gate, one event at a time, each refusal with a stable code; and the types that prove a batch clean.
+"""The exact rules of the gate, one event at a time, each with a stable code; and the types that prove a batch clean.
 
-`PlainRow`, `NarrowRow` and `FlatProperties` are checked by msgspec in C. They are stricter than the rules, so that
+`PLAIN_ROWS`, `NARROW_ROWS` and `FLAT_PROPERTIES` are checked by msgspec in C. They are stricter than the rules, so that
 passing them proves an event good; failing them proves nothing.
 """
 
@@ -44,15 +44,15 @@ def _row_type(name: str, share: int) -> type[msgspec.Struct]:
     return msgspec.defstruct(name, [(field.name, column(field)) for field in FIELDS], array_like=True, gc=False)
 
 
-PlainRow = _row_type("PlainRow", 1)
-NarrowRow = _row_type("NarrowRow", 4)
+PLAIN_ROWS: Any = list[_row_type("PlainRow", 1)]  # type: ignore[misc]
+NARROW_ROWS: Any = list[_row_type("NarrowRow", 4)]  # type: ignore[misc]
 
 _Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES // 4)]
 _Value = (
     None | bool | Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)] | Annotated[float, _FINITE] | str
     | list[Any] | dict[str, Any]
 )  # fmt: skip
-FlatProperties = Annotated[dict[_Name, _Value], Meta(max_length=256)]
+FLAT_PROPERTIES: Any = list[Annotated[dict[_Name, _Value], Meta(max_length=256)]]
 
 _encoder = msgspec.json.Encoder()
 

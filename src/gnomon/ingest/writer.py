@@ -186,7 +186,9 @@ class Writer:
         for project, kind, source, outcome, reason, n in self._journal.summary(position):
             stub.project = project
             lost = outcome == "pending"
-            stub.counts.append([kind, source, "rejected" if lost else outcome, "journal-damaged" if lost else reason, n])
+            stub.counts.append(
+                [kind, source, "rejected" if lost else outcome, "journal-damaged" if lost else reason, n]
+            )
         return stub
 
     def _one_by_one(self, work: list[tuple[int, Batch]]) -> dict[int, int]:

@@ -108,7 +108,9 @@ def declare(*metrics: Metric) -> None:
     """Add metrics to the registry; a name is declared once."""
     for found in metrics:
         if found.name in _REGISTRY and _REGISTRY[found.name] != found:
-            raise InvalidValue(f"the metric {found.name} is declared already", remedy="Choose another name.", code="name-taken")
+            raise InvalidValue(
+                f"the metric {found.name} is declared already", remedy="Choose another name.", code="name-taken"
+            )
         _REGISTRY[found.name] = found
 
 
@@ -153,7 +155,11 @@ def find_metric(given: object) -> Metric:
     if isinstance(given, Mapping):
         return _from_object(given)
     if not isinstance(given, str):
-        raise InvalidValue("a metric must be a name or an object", remedy='For example "events" or {"agg": "p95", "field": "duration_ms"}.', code="bad-query")  # fmt: skip
+        raise InvalidValue(
+            "a metric must be a name or an object",
+            remedy='For example "events" or {"agg": "p95", "field": "duration_ms"}.',
+            code="bad-query",
+        )
     _load_packs()
     name = ALIASES.get(given, given)
     if name not in _REGISTRY:
@@ -179,7 +185,11 @@ def _expression(agg: str, field: Any, where: Filter) -> Expression:
     if agg not in _AGGS and not percentile:
         raise unknown_name("aggregate", agg, ["count", *_AGGS, "p50", "p90", "p95", "p99"])
     if not isinstance(field, str):
-        raise InvalidValue(f"the aggregate {agg} needs a field", remedy='For example {"agg": "sum", "field": "bytes_sent"}.', code="bad-query")  # fmt: skip
+        raise InvalidValue(
+            f"the aggregate {agg} needs a field",
+            remedy='For example {"agg": "sum", "field": "bytes_sent"}.',
+            code="bad-query",
+        )
     if percentile:
         q = float(percentile[1]) / 100
         if not 0 < q < 1:

@@ -1,1 +1,1 @@
-"""The asking: a `Query` is checked, planned in pure steps, compiled to SQL once for every store, and answered as a `Result`."""
+"""The asking: a `Query` is checked, planned in pure steps, compiled to SQL, and answered as a `Result`."""

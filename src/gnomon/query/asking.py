@@ -70,7 +70,9 @@ class Asking:
         from gnomon.query.compile import compile_plan
 
         store = self._own_or_refuse()
-        query = Query.build(metrics, dimensions, **{("dataset_name" if k == "dataset" else k): v for k, v in rest.items()})
+        query = Query.build(
+            metrics, dimensions, **{("dataset_name" if k == "dataset" else k): v for k, v in rest.items()}
+        )
         plan = make_plan(query, self.settings.project, self._facts(store, query.data.name))
         return "\n".join([*plan.steps, compile_plan(plan, store.dialect)])
 
@@ -221,13 +223,15 @@ class _Answer:
         shift = _Shift(self.plan, other)
         known = {tuple(row[:count]): row for row in table.rows}
         names = [m.name for m in self.query.metrics]
+        empty = [_empty(m.expression, other.weighted) for m in self.query.metrics]
         found: list[Row | None] = []
         for row in page:
             key = shift.key(row[:count])
-            match = known.get(key) if key is not None else None
-            if match is None and key is not None:
-                match = [*key, *[_empty(m.expression, self.plan.weighted) for m in self.query.metrics]]
-            found.append(None if match is None else Row(names, match[count : count + len(names)], 0))
+            if key is None:
+                found.append(None)
+                continue
+            match: Sequence[Any] = known.get(key) or (*key, *empty)
+            found.append(Row(names, match[count : count + len(names)], 0))
         return found
 
     def _basis(self, cached: bool) -> Basis:
@@ -333,9 +337,13 @@ def _encode_cursor(plan: Plan, row: Sequence[Any], version: int) -> str:
 def _decode_cursor(text: str, plan: Plan) -> tuple[int, tuple[Any, ...]]:
     try:
         body = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        version, _, _, values = msgspec.json.decode(body, type=tuple[int, int, int, list[str | int | float | bool | None]])
+        version, _, _, values = msgspec.json.decode(
+            body, type=tuple[int, int, int, list[str | int | float | bool | None]]
+        )
     except (ValueError, TypeError, msgspec.MsgspecError):
-        raise InvalidValue("the page cursor is not one of ours", remedy="Pass `next` of the page before, unchanged.", code="bad-cursor") from None  # fmt: skip
+        raise InvalidValue(
+            "the page cursor is not one of ours", remedy="Pass `next` of the page before, unchanged.", code="bad-cursor"
+        ) from None
     return version, tuple(values)
 
 
@@ -356,5 +364,3 @@ def _quoted(text: str) -> str:
 
 def _weighted_sql(project: str) -> str:
     return f"SELECT epoch_us(first_ts), epoch_us(last_ts) FROM weighted WHERE project = {_quoted(project)}"
-
-

@@ -70,7 +70,9 @@ Entry: TypeAlias = tuple[str | None, str, str, int]  #: source, outcome, reason,
 def store_books(store: Store, project: str, kind: str, journal_id: str, timeout: float) -> tuple[list[Entry], int]:
     """The entries that the store holds for one project and kind, and the journal position they include."""
     sql = exp.select("source", "outcome", "reason", "SUM(n)").from_("books").group_by("source", "outcome", "reason")
-    sql = sql.where(exp.column("project").eq(exp.Literal.string(project)), exp.column("kind").eq(exp.Literal.string(kind)))
+    sql = sql.where(
+        exp.column("project").eq(exp.Literal.string(project)), exp.column("kind").eq(exp.Literal.string(kind))
+    )
     key = exp.column("key").eq(exp.Literal.string(f"journal:{journal_id}"))
     words = [part.sql(dialect=store.dialect.sqlglot) for part in (sql, exp.select("value").from_("state").where(key))]
     found, state = store.ask(words, timeout)
@@ -78,7 +80,9 @@ def store_books(store: Store, project: str, kind: str, journal_id: str, timeout:
     return entries, int(state.rows[0][0]) if state.rows else 0
 
 
-def quarantined(store: Store, project: str, limit: int, code: str | None, zone: tzinfo, timeout: float) -> list[dict[str, Any]]:
+def quarantined(
+    store: Store, project: str, limit: int, code: str | None, zone: tzinfo, timeout: float
+) -> list[dict[str, Any]]:
     """The newest quarantined events of one project."""
     moment = store.dialect.epoch_us(exp.column("received_at"))
     sql = exp.select(moment, "code", "detail", "source", "id", "event").from_("quarantine")

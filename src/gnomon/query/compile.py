@@ -63,10 +63,10 @@ class _Compiler:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def _where(self, cursor: Cursor | None) -> exp.Expression:
+    def _where(self, cursor: Cursor | None) -> exp.Expr:
         ts = column("ts")
         version = cursor.version if cursor else self.plan.version
-        parts: list[exp.Expression] = [
+        parts: list[exp.Expr] = [
             exp.EQ(this=column("project"), expression=literal(self.plan.project)),
             exp.GTE(this=ts, expression=self.dialect.moment(literal(self.plan.range.start_us))),
             exp.LT(this=ts.copy(), expression=self.dialect.moment(literal(self.plan.range.end_us))),
@@ -77,7 +77,7 @@ class _Compiler:
             parts.append(self.filters.condition(self.plan.query.filters))
         return exp.and_(*parts)
 
-    def _dimension(self, dimension: Dimension) -> exp.Expression:
+    def _dimension(self, dimension: Dimension) -> exp.Expr:
         if dimension.kind == "time":
             return self.times.bucket(dimension.grain or "")
         return self.filters.group_key(dimension)
@@ -87,7 +87,7 @@ class _Compiler:
     def _condition(self, where: Any) -> Filter | None:
         return parse_filters(self.plan.query.data, where)
 
-    def _metric(self, node: MetricExpression) -> exp.Expression:
+    def _metric(self, node: MetricExpression) -> exp.Expr:
         if isinstance(node, Ratio):
             below = exp.Nullif(this=self._metric(node.denominator), expression=literal(0))
             above = exp.Cast(this=self._metric(node.numerator), to=exp.DataType.build("DOUBLE"))
@@ -107,7 +107,7 @@ class _Compiler:
             return self._mean(node, value)
         return self._filtered((exp.Min if isinstance(node, Min) else exp.Max)(this=value), node.where)
 
-    def _count(self, node: Count) -> exp.Expression:
+    def _count(self, node: Count) -> exp.Expr:
         present = None
         if node.field is not None:
             present = exp.Not(this=exp.Is(this=self._identity(node.field), expression=exp.Null()))
@@ -116,7 +116,7 @@ class _Compiler:
         total = self._filtered(exp.Sum(this=self.weight.copy()), node.where, present)
         return exp.Coalesce(this=total, expressions=[exp.Literal.number("0.0")])
 
-    def _mean(self, node: Mean, value: exp.Expression) -> exp.Expression:
+    def _mean(self, node: Mean, value: exp.Expr) -> exp.Expr:
         if self.weight is None:
             return self._filtered(exp.Avg(this=value), node.where)
         present = exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))
@@ -124,7 +124,7 @@ class _Compiler:
         below = self._filtered(exp.Sum(this=self.weight.copy()), node.where, present)
         return exp.Div(this=above, expression=exp.Nullif(this=below, expression=literal(0)), typed=False, safe=False)
 
-    def _quantile(self, node: Quantile, value: exp.Expression) -> exp.Expression:
+    def _quantile(self, node: Quantile, value: exp.Expr) -> exp.Expr:
         if self.weight is None:
             return self._filtered(self.dialect.quantile(value, node.q), node.where)
         # With weights: the smallest value whose running weight reaches q of the total, see _join_quantiles.
@@ -146,10 +146,10 @@ class _Compiler:
         if self.weight is None or not self._quantiles():
             return select
         keys = [] if self.totals else [self._dimension(d) for d in self.plan.query.dimensions]
-        extra: list[exp.Expression] = []
+        extra: list[exp.Expr] = []
         for node in self._quantiles():
             value = self._number(node.field)
-            counts: exp.Expression = exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))
+            counts: exp.Expr = exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))
             condition = self._condition(node.where)
             if condition is not None:
                 counts = exp.and_(counts, self.filters.condition(condition))
@@ -166,7 +166,7 @@ class _Compiler:
         select.set("from_", exp.From(this=rows.subquery("weighed")))
         return select
 
-    def _filtered(self, aggregate: exp.Expression, where: Any, also: exp.Expression | None = None) -> exp.Expression:
+    def _filtered(self, aggregate: exp.Expr, where: Any, also: exp.Expr | None = None) -> exp.Expr:
         condition = self._condition(where)
         built = None if condition is None else self.filters.condition(condition)
         if also is not None:
@@ -175,20 +175,20 @@ class _Compiler:
             return aggregate
         return exp.Filter(this=aggregate, expression=exp.Where(this=built))
 
-    def _weighted(self, value: exp.Expression) -> exp.Expression:
+    def _weighted(self, value: exp.Expr) -> exp.Expr:
         if self.weight is None:
             return value
         return exp.Mul(this=value, expression=self.weight.copy())
 
-    def _number(self, name: str) -> exp.Expression:
+    def _number(self, name: str) -> exp.Expr:
         return self.filters.number(self.plan.query.data, name)
 
-    def _identity(self, name: str) -> exp.Expression:
+    def _identity(self, name: str) -> exp.Expr:
         return self.filters.identity(self.plan.query.data, name)
 
     # -- intervals ----------------------------------------------------------------------------------------------
 
-    def _half_widths(self) -> list[exp.Expression]:
+    def _half_widths(self) -> list[exp.Expr]:
         """95 % half-widths where the estimator's variance is known: Horvitz-Thompson for counts and sums, and its
         linearisation for means and ratios (Särndal, Swensson, Wretman: Model Assisted Survey Sampling, 5.3-5.6)."""
         found = []
@@ -199,7 +199,7 @@ class _Compiler:
                 found.append(exp.alias_(exp.Mul(this=literal(_NORMAL_95), expression=root), f"e{i}"))
         return found
 
-    def _variance(self, node: MetricExpression) -> exp.Expression | None:
+    def _variance(self, node: MetricExpression) -> exp.Expr | None:
         one = exp.Literal.number("1.0")
         if isinstance(node, Count):
             return exp.Coalesce(this=self._spread(one, one, node), expressions=[literal(0)])
@@ -211,10 +211,12 @@ class _Compiler:
             size = Count(node.where, node.field)
             return self._linearised((value, node), (one, size), self._metric(node), self._metric(size))
         if isinstance(node, Ratio) and isinstance(node.numerator, Count) and isinstance(node.denominator, Count):
-            return self._linearised((one, node.numerator), (one, node.denominator), self._metric(node), self._metric(node.denominator))
+            return self._linearised(
+                (one, node.numerator), (one, node.denominator), self._metric(node), self._metric(node.denominator)
+            )
         return None
 
-    def _linearised(self, above: Any, below: Any, ratio: exp.Expression, size: exp.Expression) -> exp.Expression:
+    def _linearised(self, above: Any, below: Any, ratio: exp.Expr, size: exp.Expr) -> exp.Expr:
         (x, x_node), (y, y_node) = above, below
         xx, yy = self._spread(x, x, x_node), self._spread(y, y, y_node)
         # The numerator of our ratios is a part of the denominator, so their product is the numerator's own.
@@ -225,7 +227,7 @@ class _Compiler:
         bottom = exp.Nullif(this=exp.Mul(this=size.copy(), expression=size.copy()), expression=literal(0))
         return exp.Div(this=total, expression=bottom, typed=False, safe=False)
 
-    def _spread(self, x: exp.Expression, y: exp.Expression, node: Any) -> exp.Expression:
+    def _spread(self, x: exp.Expr, y: exp.Expr, node: Any) -> exp.Expr:
         """Sum of w(w-1)xy over the node's rows."""
         assert self.weight is not None
         w = self.weight.copy()
@@ -263,22 +265,20 @@ def sort_keys(plan: Plan) -> list[tuple[str, bool]]:
     return named + [(f"d{i}", False) for i in range(count) if f"d{i}" not in seen]
 
 
-def _behind(keys: list[tuple[str, bool]], values: tuple[Any, ...]) -> exp.Expression:
+def _behind(keys: list[tuple[str, bool]], values: tuple[Any, ...]) -> exp.Expr:
     """Rows that sort strictly behind `values`, nulls last in either direction."""
-    alternatives: list[exp.Expression] = []
-    same: list[exp.Expression] = []
+    alternatives: list[exp.Expr] = []
+    same: list[exp.Expr] = []
     for (name, desc), value in zip(keys, values, strict=True):
         is_null = exp.Is(this=column(name), expression=exp.Null())
         if value is None:
             same.append(is_null)
             continue
-        beyond: exp.Expression = (exp.LT if desc else exp.GT)(this=column(name), expression=literal(value))
+        beyond: exp.Expr = (exp.LT if desc else exp.GT)(this=column(name), expression=literal(value))
         alternatives.append(exp.and_(*same, exp.Paren(this=exp.Or(this=beyond, expression=is_null))))
         same.append(exp.EQ(this=column(name), expression=literal(value)))
     return exp.or_(*alternatives) if alternatives else exp.false()
 
 
-def _zero(value: exp.Expression) -> exp.Expression:
+def _zero(value: exp.Expr) -> exp.Expr:
     return exp.Coalesce(this=value, expressions=[exp.Literal.number("0.0")])
-
-

@@ -20,7 +20,7 @@ def column(name: str) -> exp.Column:
     return exp.column(name)
 
 
-def literal(value: Any) -> exp.Expression:
+def literal(value: Any) -> exp.Expr:
     """A literal of the tree; the generator escapes it for the store."""
     if value is None:
         return exp.null()
@@ -29,8 +29,7 @@ def literal(value: Any) -> exp.Expression:
     if isinstance(value, int):
         return exp.Neg(this=exp.Literal.number(-value)) if value < 0 else exp.Literal.number(value)
     if isinstance(value, float):
-        number = exp.Cast(this=exp.Literal.string(repr(value)), to=exp.DataType.build("DOUBLE"))
-        return number
+        return exp.Cast(this=exp.Literal.string(repr(value)), to=exp.DataType.build("DOUBLE"))
     return exp.Literal.string(value)
 
 
@@ -40,7 +39,7 @@ class FilterWords:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
 
-    def condition(self, node: Filter) -> exp.Expression:
+    def condition(self, node: Filter) -> exp.Expr:
         """The condition of a filter tree; every leaf is true or not true, and `not` sees null as not true."""
         if isinstance(node, All):
             return exp.Paren(this=exp.and_(*[self.condition(part) for part in node.parts]))
@@ -50,7 +49,7 @@ class FilterWords:
             return exp.Not(this=exp.Coalesce(this=self.condition(node.part), expressions=[exp.false()]))
         return self._test(node)
 
-    def _test(self, test: Test) -> exp.Expression:
+    def _test(self, test: Test) -> exp.Expr:
         if test.op == "is":
             return self._is(test.dimension, test.values)
         if test.op in ("is_not", "contains_not"):
@@ -63,9 +62,9 @@ class FilterWords:
             return _any([word(self._text(test.dimension), value) for value in test.values])
         return self._ordered(test)
 
-    def _is(self, dimension: Dimension, values: tuple[Any, ...]) -> exp.Expression:
+    def _is(self, dimension: Dimension, values: tuple[Any, ...]) -> exp.Expr:
         given = [value for value in values if value is not None]
-        parts: list[exp.Expression] = []
+        parts: list[exp.Expr] = []
         if len(given) < len(values):
             parts.append(exp.Is(this=self.identity_of(dimension), expression=exp.Null()))
         if given and dimension.kind == "json":
@@ -78,8 +77,8 @@ class FilterWords:
                 parts.append(exp.In(this=found, expressions=[literal(value) for value in given]))
         return _any(parts)
 
-    def _json_is(self, dimension: Dimension, given: list[Any]) -> list[exp.Expression]:
-        parts: list[exp.Expression] = []
+    def _json_is(self, dimension: Dimension, given: list[Any]) -> list[exp.Expr]:
+        parts: list[exp.Expr] = []
         texts = [value for value in given if isinstance(value, str)]
         flags = [value for value in given if isinstance(value, bool)]
         numbers = [value for value in given if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -89,22 +88,27 @@ class FilterWords:
         if flags:
             raw = self._json(self.dialect.json_at, dimension)
             words = [exp.Literal.string("true" if flag else "false") for flag in flags]
-            parts.append(exp.And(this=self._type_in(dimension, ("BOOLEAN",)), expression=exp.In(this=_as_text(raw), expressions=words)))
+            parts.append(
+                exp.And(
+                    this=self._type_in(dimension, ("BOOLEAN",)),
+                    expression=exp.In(this=_as_text(raw), expressions=words),
+                )
+            )
         if numbers:
             parts.append(exp.In(this=self.number_of(dimension), expressions=[literal(float(n)) for n in numbers]))
         return parts
 
-    def _ordered(self, test: Test) -> exp.Expression:
+    def _ordered(self, test: Test) -> exp.Expr:
         (value,) = test.values
         kind = {"gt": exp.GT, "gte": exp.GTE, "lt": exp.LT, "lte": exp.LTE}[test.op]
         if test.dimension.kind != "json":
-            return kind(this=self.plain(test.dimension), expression=literal(value))
+            return exp.Paren(this=kind(this=self.plain(test.dimension), expression=literal(value)))
         left = self._text(test.dimension) if isinstance(value, str) else self.number_of(test.dimension)
-        return kind(this=left, expression=literal(value))
+        return exp.Paren(this=kind(this=left, expression=literal(value)))
 
     # -- columns ------------------------------------------------------------------------------------------------
 
-    def plain(self, dimension: Dimension) -> exp.Expression:
+    def plain(self, dimension: Dimension) -> exp.Expr:
         """The column of a declared dimension, or the expression of a derived one."""
         if dimension.column == "actor":
             return exp.Coalesce(this=column("user_id"), expressions=[column("device_id")])
@@ -113,8 +117,8 @@ class FilterWords:
             return exp.DPipe(this=exp.Cast(this=hundreds, to=exp.DataType.build("VARCHAR")), expression=literal("xx"))
         return column(dimension.column)
 
-    def group_key(self, dimension: Dimension) -> exp.Expression:
-        """What to group by. A JSON key groups by its canonical JSON text, so that types stay apart; JSON null is null."""
+    def group_key(self, dimension: Dimension) -> exp.Expr:
+        """What to group by. A JSON key groups by canonical JSON text, so types stay apart; JSON null is null."""
         if dimension.kind != "json":
             return self.plain(dimension)
         raw = self._json(self.dialect.json_at, dimension)
@@ -133,48 +137,48 @@ class FilterWords:
             default=_as_text(raw),
         )
 
-    def identity(self, data: Dataset, name: str) -> exp.Expression:
+    def identity(self, data: Dataset, name: str) -> exp.Expr:
         """What tells values apart, null where there is none: for unique counts."""
         return self.identity_of(find_dimension(data, name))
 
-    def identity_of(self, dimension: Dimension) -> exp.Expression:
+    def identity_of(self, dimension: Dimension) -> exp.Expr:
         """As `identity`, of a dimension already found."""
         return self.group_key(dimension)
 
-    def number(self, data: Dataset, name: str) -> exp.Expression:
+    def number(self, data: Dataset, name: str) -> exp.Expr:
         """A measure, or the number at a JSON key (null where it holds anything else)."""
         dimension = find_dimension(data, name)
         return self.number_of(dimension) if dimension.kind == "json" else self.plain(dimension)
 
-    def number_of(self, dimension: Dimension) -> exp.Expression:
+    def number_of(self, dimension: Dimension) -> exp.Expr:
         """The number at a JSON key, null for other types."""
         value = exp.TryCast(this=_as_text(self._json(self.dialect.json_at, dimension)), to=exp.DataType.build("DOUBLE"))
         return exp.Case(ifs=[exp.If(this=self._type_in(dimension, self.dialect.json_number_types), true=value)])
 
-    def _text(self, dimension: Dimension) -> exp.Expression:
+    def _text(self, dimension: Dimension) -> exp.Expr:
         if dimension.kind != "json":
             return self.plain(dimension)
         text = self._json(self.dialect.json_text, dimension)
         return exp.Case(ifs=[exp.If(this=self._type_in(dimension, ("VARCHAR",)), true=text)])
 
-    def _json(self, word: Any, dimension: Dimension) -> exp.Expression:
-        found: exp.Expression = word(column(dimension.column), dimension.json_key)
+    def _json(self, word: Any, dimension: Dimension) -> exp.Expr:
+        found: exp.Expr = word(column(dimension.column), dimension.json_key)
         return found
 
-    def _type_in(self, dimension: Dimension, types: tuple[str, ...]) -> exp.Expression:
+    def _type_in(self, dimension: Dimension, types: tuple[str, ...]) -> exp.Expr:
         found = self._json(self.dialect.json_type, dimension)
         if len(types) == 1:
             return exp.EQ(this=found, expression=literal(types[0]))
         return exp.In(this=found, expressions=[literal(name) for name in types])
 
 
-def _any(parts: list[exp.Expression]) -> exp.Expression:
+def _any(parts: list[exp.Expr]) -> exp.Expr:
     return parts[0] if len(parts) == 1 else exp.Paren(this=exp.or_(*parts))
 
 
-def _as_text(value: exp.Expression) -> exp.Expression:
+def _as_text(value: exp.Expr) -> exp.Expr:
     return exp.Cast(this=value, to=exp.DataType.build("VARCHAR"))
 
 
-def _is_not_null(value: exp.Expression) -> exp.Expression:
+def _is_not_null(value: exp.Expr) -> exp.Expr:
     return exp.Not(this=exp.Is(this=value, expression=exp.Null()))

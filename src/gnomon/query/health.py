@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import sqlglot
 
 from gnomon.query.books import Books
 
@@ -52,7 +52,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "python": platform.python_version(),
         "store": f"{described['store']} {described['store_version']}, schema {described['schema']}",
         "msgspec": msgspec.__version__,
-        "sqlglot": sqlglot.__version__,
+        "sqlglot": version_of("sqlglot"),
         "events": events,
         "metric_samples": described["samples"],
         "quarantined": described["quarantined"],
@@ -75,12 +75,23 @@ def _judge(health: Health, books: Books, lag: int, damaged: Sequence[Path], free
     if not books.closes():
         health.findings.append(Finding("the books do not close", "Keep the files as they are and report this."))
     if lag > MOST_WAITING_BATCHES:
-        health.findings.append(Finding(f"the store is {lag:,} batches behind the journal", "Look for errors in the log; check disk and memory."))
+        health.findings.append(
+            Finding(
+                f"the store is {lag:,} batches behind the journal", "Look for errors in the log; check disk and memory."
+            )
+        )
     if books.shed.total():
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in books.shed.items())
-        health.findings.append(Finding(f"events were shed: {reasons}", "Raise buffer_events, or free the disk the journal is on."))
+        health.findings.append(
+            Finding(f"events were shed: {reasons}", "Raise buffer_events, or free the disk the journal is on.")
+        )
     for path in damaged:
-        health.findings.append(Finding(f"a damaged file was set aside: {path.name}", "What could be read was carried over; remove it when you no longer need it."))
+        health.findings.append(
+            Finding(
+                f"a damaged file was set aside: {path.name}",
+                "What could be read was carried over; remove it when you no longer need it.",
+            )
+        )
     if free_bytes < 256 * 1024**2:
         health.findings.append(Finding("less than 256 MiB are free on the disk of the store", "Free disk space."))
 

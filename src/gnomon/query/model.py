@@ -91,8 +91,19 @@ class Query:
             _check_fields(data, metric)
         if limit is not None and (type(limit) is not int or limit < 1):
             raise InvalidValue("limit must be a whole number of at least 1", code="bad-query")
-        return cls(data, found, dims, date_range, parse_filters(data, filters), timezone,
-                   _order(order_by, [d.name for d in dims] + [m.name for m in found]), limit, compare, after, totals)  # fmt: skip
+        return cls(
+            data,
+            found,
+            dims,
+            date_range,
+            parse_filters(data, filters),
+            timezone,
+            _order(order_by, [d.name for d in dims] + [m.name for m in found]),
+            limit,
+            compare,
+            after,
+            totals,
+        )
 
     @property
     def time_only(self) -> bool:
@@ -240,8 +251,11 @@ def _check_fields(data: Dataset, metric: Metric) -> None:
         dimension = find_dimension(data, part.field)
         countable = type(part).__name__ in ("Unique", "Count")
         if not countable and dimension.kind not in ("number", "json"):
-            raise InvalidValue(f"{dimension.name[:60]!r} holds no numbers",
-                               remedy="Measures: " + ", ".join(data.measures) + f", {data.json_prefix}<key>.", code="bad-query")  # fmt: skip
+            raise InvalidValue(
+                f"{dimension.name[:60]!r} holds no numbers",
+                remedy="Measures: " + ", ".join(data.measures) + f", {data.json_prefix}<key>.",
+                code="bad-query",
+            )
         if dimension.kind == "time":
             raise InvalidValue("time cannot be aggregated", code="bad-query")
 
@@ -274,10 +288,16 @@ def _no_repeats(names: list[str]) -> None:
 
 
 def _bad_filter(message: str) -> InvalidValue:
-    return InvalidValue(message, remedy='Forms: ["is", dim, [values]], ["gt", dim, value], ["is_set", dim], ["and", [..]], ["or", [..]], ["not", f].', code="bad-filter")  # fmt: skip
+    return InvalidValue(
+        message,
+        remedy='Forms: ["is", dim, [values]], ["gt", dim, value], ["is_set", dim], ["and"|"or", [..]], ["not", f].',
+        code="bad-filter",
+    )
 
 
 def _bad_pattern(why: str) -> InvalidValue:
-    return InvalidValue(f"the pattern {why}", remedy="Use a plain RE2 pattern without look-around and back references.", code="bad-pattern")  # fmt: skip
-
-
+    return InvalidValue(
+        f"the pattern {why}",
+        remedy="Use a plain RE2 pattern without look-around and back references.",
+        code="bad-pattern",
+    )

@@ -94,7 +94,9 @@ def _choose_grain(plan: Plan, facts: Facts) -> Plan:
             buckets = tuple(bucket_starts(plan.range, Grain(times[0].grain or ""), facts.max_buckets))
         except RangeTooLarge as error:
             raise RangeTooLarge(error.message, remedy="Ask a shorter range or a coarser grain.") from None
-    return _noted(plan, f"{span}; {times[0].name} in {len(pieces)} stretch(es) of one UTC offset", pieces=pieces, buckets=buckets)
+    return _noted(
+        plan, f"{span}; {times[0].name} in {len(pieces)} stretch(es) of one UTC offset", pieces=pieces, buckets=buckets
+    )
 
 
 def _choose_basis(plan: Plan, facts: Facts) -> Plan:
@@ -107,7 +109,9 @@ def _weigh(plan: Plan, facts: Facts) -> Plan:
     touched = plan.query.data.has_weight and any(
         first < plan.range.end_us and last >= plan.range.start_us for first, last in facts.weighted_spans
     )
-    return _noted(plan, "weights: " + ("summed, answer is an estimate" if touched else "all 1, answer is exact"), weighted=touched)
+    return _noted(
+        plan, "weights: " + ("summed, answer is an estimate" if touched else "all 1, answer is exact"), weighted=touched
+    )
 
 
 def _page(plan: Plan, facts: Facts) -> Plan:

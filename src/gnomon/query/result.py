@@ -59,6 +59,9 @@ class Basis:
         return f"{self.source}, {'exact' if self.exact else 'estimate (weighted)'}"
 
 
+_BUCKET_TEXT = {"day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
+
+
 @dataclass(repr=False)
 class Result(Sequence[Row]):
     """The answer to a query: a sequence of rows.
@@ -154,21 +157,40 @@ class Result(Sequence[Row]):
 
     def summary(self, most: int = 20) -> str:
         """The answer as a text table of at most `most` rows, with its range and basis."""
-        head = [self.columns, *[[show(row[name]) for name in self.columns] for row in self.rows[:most]]]
+        head = [self.columns, *[[self.text(row, name) for name in self.columns] for row in self.rows[:most]]]
         if self.totals is not None:
             head.append(["total" if i == 0 else "" for i in range(len(self.dimensions))]
                         + [show(self.totals[name]) for name in self.metrics])  # fmt: skip
         widths = [max(len(line[i]) for line in head) for i in range(len(self.columns))]
         left = len(self.dimensions)
         lines = [
-            "  ".join(cell.ljust(widths[i]) if i < left else cell.rjust(widths[i]) for i, cell in enumerate(line)).rstrip()
+            "  ".join(
+                cell.ljust(widths[i]) if i < left else cell.rjust(widths[i]) for i, cell in enumerate(line)
+            ).rstrip()
             for line in head
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
         if len(self.rows) > most:
             lines.append(f"... {len(self.rows) - most:,} more rows")
-        when = f"{self.basis.start.isoformat()} to {self.basis.end.isoformat()} ({self.basis.timezone})"
-        return "\n".join([*lines, f"{when}; {self.basis}"])
+        return "\n".join([*lines, f"{self.span()}; {self.basis}"])
+
+    def text(self, row: Mapping[str, Any], name: str) -> str:
+        """One cell for people: a time bucket as short as its grain allows, numbers with grouped digits."""
+        value = row[name]
+        if not isinstance(value, datetime):
+            return show(value)
+        if name == "time:quarter":
+            return f"{value.year}-Q{(value.month + 2) // 3}"
+        form = _BUCKET_TEXT.get(name.removeprefix("time:"), "%Y-%m-%d %H:%M")
+        offset = value.isoformat()[-6:] if "%H" in form and self.basis.timezone != "UTC" else ""
+        return value.strftime(form) + offset
+
+    def span(self) -> str:
+        """The range in words: both ends in the query's zone, the second exclusive."""
+        ends = [
+            end.strftime("%Y-%m-%d %H:%M:%S").removesuffix(" 00:00:00") for end in (self.basis.start, self.basis.end)
+        ]
+        return f"{ends[0]} to {ends[1]} ({self.basis.timezone})"
 
     def __repr__(self) -> str:
         return self.summary()
@@ -177,8 +199,9 @@ class Result(Sequence[Row]):
         def cells(tag: str, values: Sequence[str]) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
 
-        body = "".join(cells("td", [show(row[name]) for name in self.columns]) for row in self.rows[:50])
-        return f"<table><thead>{cells('th', self.columns)}</thead><tbody>{body}</tbody></table><p>{html.escape(str(self.basis))}</p>"
+        body = "".join(cells("td", [self.text(row, name) for name in self.columns]) for row in self.rows[:50])
+        head, foot = cells("th", self.columns), html.escape(f"{self.span()}; {self.basis}")
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table><p>{foot}</p>"
 
 
 def change(now: float | None, before: float | None, *, rate: bool = False) -> Change:

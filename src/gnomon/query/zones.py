@@ -25,7 +25,7 @@ class TimeWords:
         self.pieces = pieces
         self.lift = _LIFT_DAYS if span.start_us < 8 * US_DAY else 0
 
-    def bucket(self, grain: str) -> exp.Expression:
+    def bucket(self, grain: str) -> exp.Expr:
         """The integer that names the bucket of a row's ts."""
         if grain in _WIDTH:
             return self._clock(_WIDTH[grain])
@@ -33,23 +33,25 @@ class TimeWords:
             return _mod(_div(self._local(), US_HOUR), 24)
         days = _div(self._local(), US_DAY)
         if grain == "day_of_week":
-            return exp.Add(this=_mod(exp.Paren(this=exp.Add(this=days, expression=literal(3))), 7), expression=literal(1))
+            return exp.Add(
+                this=_mod(exp.Paren(this=exp.Add(this=days, expression=literal(3))), 7), expression=literal(1)
+            )
         if grain == "day":
             return self._lowered(days, self.lift)
         if grain == "week":
             return self._lowered(_div(exp.Add(this=days, expression=literal(3)), 7), self.lift // 7)
         return self._calendar(grain)
 
-    def _clock(self, width: int) -> exp.Expression:
-        start = exp.Mul(this=_div(self._local(), width), expression=literal(width))
-        start = exp.Sub(this=start, expression=exp.Paren(this=self._offset()))
+    def _clock(self, width: int) -> exp.Expr:
+        local = exp.Mul(this=_div(self._local(), width), expression=literal(width))
+        start = exp.Sub(this=local, expression=exp.Paren(this=self._offset()))
         aligned = all((piece.start_us + piece.offset_us) % width == 0 for piece in self.pieces[1:])
         if aligned:
             return start
         cut = self._by_piece([piece.start_us if place else None for place, piece in enumerate(self.pieces)])
         return exp.Greatest(this=start, expressions=[cut])
 
-    def _calendar(self, grain: str) -> exp.Expression:
+    def _calendar(self, grain: str) -> exp.Expr:
         local = self.dialect.moment(exp.Add(this=self._us(), expression=exp.Paren(this=self._plain_offset())))
         year = self.dialect.year(local)
         if grain == "year":
@@ -59,22 +61,22 @@ class TimeWords:
             return exp.Add(this=exp.Mul(this=year, expression=literal(4)), expression=_div(month, 3))
         return exp.Add(this=exp.Mul(this=year, expression=literal(12)), expression=month)
 
-    def _lowered(self, number: exp.Expression, by: int) -> exp.Expression:
+    def _lowered(self, number: exp.Expr, by: int) -> exp.Expr:
         return exp.Sub(this=number, expression=literal(by)) if by else number
 
-    def _us(self) -> exp.Expression:
+    def _us(self) -> exp.Expr:
         return self.dialect.epoch_us(column("ts"))
 
-    def _local(self) -> exp.Expression:
+    def _local(self) -> exp.Expr:
         return exp.Add(this=self._us(), expression=exp.Paren(this=self._offset()))
 
-    def _offset(self) -> exp.Expression:
+    def _offset(self) -> exp.Expr:
         return self._by_piece([piece.offset_us + self.lift * US_DAY for piece in self.pieces])
 
-    def _plain_offset(self) -> exp.Expression:
+    def _plain_offset(self) -> exp.Expr:
         return self._by_piece([piece.offset_us for piece in self.pieces])
 
-    def _by_piece(self, values: list[int | None]) -> exp.Expression:
+    def _by_piece(self, values: list[int | None]) -> exp.Expr:
         """A value that depends on the stretch of constant offset in which ts lies."""
         found = [exp.Literal.number(0) if value is None else literal(value) for value in values]
         if len(found) == 1:
@@ -86,9 +88,9 @@ class TimeWords:
         return exp.Case(ifs=ifs, default=found[-1])
 
 
-def _div(value: exp.Expression, by: int) -> exp.Expression:
+def _div(value: exp.Expr, by: int) -> exp.Expr:
     return exp.IntDiv(this=exp.Paren(this=value), expression=literal(by))
 
 
-def _mod(value: exp.Expression, by: int) -> exp.Expression:
+def _mod(value: exp.Expr, by: int) -> exp.Expr:
     return exp.Mod(this=exp.Paren(this=value), expression=literal(by))

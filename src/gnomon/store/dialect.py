@@ -1,4 +1,4 @@
-"""What stores do differently, as data: one record of words for each, which the compiler fills into one set of queries."""
+"""What stores do differently, as data: one record of words each, which the compiler fills into one set of queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _call(name: str, *args: Any) -> exp.Anonymous:
     return exp.Anonymous(this=name, expressions=list(args))
 
 
-def _literal(value: str | int | float) -> exp.Expression:
+def _literal(value: str | int | float) -> exp.Expr:
     from sqlglot import exp
 
     return exp.Literal.string(value) if isinstance(value, str) else exp.Literal.number(value)
@@ -35,18 +35,18 @@ class Dialect:
 
     name: str
     sqlglot: str
-    epoch_us: Callable[[exp.Expression], exp.Expression]
-    moment: Callable[[exp.Expression], exp.Expression]
-    year: Callable[[exp.Expression], exp.Expression]
-    month: Callable[[exp.Expression], exp.Expression]
-    json_at: Callable[[exp.Expression, str], exp.Expression]
-    json_type: Callable[[exp.Expression, str], exp.Expression]
-    json_text: Callable[[exp.Expression, str], exp.Expression]
+    epoch_us: Callable[[exp.Expr], exp.Expr]
+    moment: Callable[[exp.Expr], exp.Expr]
+    year: Callable[[exp.Expr], exp.Expr]
+    month: Callable[[exp.Expr], exp.Expr]
+    json_at: Callable[[exp.Expr, str], exp.Expr]
+    json_type: Callable[[exp.Expr, str], exp.Expr]
+    json_text: Callable[[exp.Expr, str], exp.Expr]
     json_number_types: tuple[str, ...]
     json_integer_types: tuple[str, ...]
-    quantile: Callable[[exp.Expression, float], exp.Expression]
-    matches: Callable[[exp.Expression, str], exp.Expression]
-    contains: Callable[[exp.Expression, str], exp.Expression]
+    quantile: Callable[[exp.Expr, float], exp.Expr]
+    matches: Callable[[exp.Expr, str], exp.Expr]
+    contains: Callable[[exp.Expr, str], exp.Expr]
     id_text: str
     real: str = "DOUBLE"
     integer: str = "BIGINT"

@@ -26,11 +26,18 @@ SCHEMA = 1
 RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
 QUARANTINE_ROWS = 100_000
 
-_STAGED = {"text": "VARCHAR", "integer": "BIGINT", "real": "DOUBLE", "boolean": "BOOLEAN", "time": "BIGINT", "json": "VARCHAR"}
+_STAGED = {
+    "text": "VARCHAR",
+    "integer": "BIGINT",
+    "real": "DOUBLE",
+    "boolean": "BOOLEAN",
+    "time": "BIGINT",
+    "json": "VARCHAR",
+}
 _STAGING = "CREATE TEMP TABLE staging (" + ", ".join(f"{f.name} {_STAGED[f.kind]}" for f in FIELDS) + ")"
 _SAMPLE_STAGING = """CREATE TEMP TABLE sample_staging (
   ts BIGINT, received_at BIGINT, name VARCHAR, kind VARCHAR, value DOUBLE, labels VARCHAR)"""
-# A canonical UUID is kept in 16 bytes; any other id is kept as text beside the UUID of its MD5, which only narrows the join.
+# A canonical UUID takes 16 bytes; any other id is kept as text beside the UUID of its MD5, which only narrows the join.
 _CANONICAL = "(try_cast(id AS UUID)::VARCHAR IS NOT DISTINCT FROM id)"
 _KEY = f"CASE WHEN {_CANONICAL} THEN try_cast(id AS UUID) ELSE md5(id)::UUID END"
 _TEXT = f"CASE WHEN {_CANONICAL} THEN NULL ELSE id END"
@@ -44,8 +51,11 @@ _REPEATS = f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {_KEY} AS key
 WHERE EXISTS (SELECT 1 FROM events e WHERE e.project = ? AND e.id = s.key AND e.id_text IS NOT DISTINCT FROM s.text
 AND """
 _REPEATS_IN_SPAN = _REPEATS + "e.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
-_REPEATS_RECENT = _REPEATS + f"""e.received_at >= make_timestamp(?)
+_REPEATS_RECENT = (
+    _REPEATS
+    + f"""e.received_at >= make_timestamp(?)
 AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
+)
 
 
 class DuckDBStore:
@@ -255,7 +265,8 @@ class DuckDBStore:
         """See `Store.describe`."""
         counts, first_last, version = self.ask(
             [
-                "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM samples), (SELECT count(*) FROM quarantine)",
+                "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM samples), "
+                "(SELECT count(*) FROM quarantine)",
                 "SELECT epoch_us(min(ts)), epoch_us(max(ts)), epoch_us(min(received_at)) FROM events",
                 "SELECT version()",
             ],
@@ -296,11 +307,15 @@ class DuckDBStore:
         found = int(self._state("schema", "0")) if "state" in tables else 0
         if found > SCHEMA:
             raise InvalidValue(
-                f"the store has schema {found}, this version knows {SCHEMA}", remedy="Upgrade gnomon.", code="newer-schema"
+                f"the store has schema {found}, this version knows {SCHEMA}",
+                remedy="Upgrade gnomon.",
+                code="newer-schema",
             )
         if found == 0 and tables:
             raise InvalidValue(
-                "the file is a DuckDB database that Gnomon did not make", remedy="Give another path.", code="foreign-file"
+                "the file is a DuckDB database that Gnomon did not make",
+                remedy="Give another path.",
+                code="foreign-file",
             )
         if found == SCHEMA:
             return
@@ -339,7 +354,8 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
     report: dict[str, str] = {}
     try:
         con.execute(f"ATTACH '{damaged.replace(chr(39), chr(39) * 2)}' AS damaged (READ_ONLY)")
-        whole = all([_salvage_table(con, table, report) for table in ("events", "samples", "books", "quarantine", "weighted")])
+        tables = ("events", "samples", "books", "quarantine", "weighted")
+        whole = sum(_salvage_table(con, table, report) for table in tables) == len(tables)
         con.execute("DELETE FROM state WHERE key <> 'schema'")
         kept = "" if whole else " AND key NOT LIKE 'journal:%'"
         con.execute(f"INSERT INTO state SELECT * FROM damaged.state WHERE key <> 'schema'{kept}")
@@ -361,7 +377,9 @@ def _salvage_table(con: duckdb.DuckDBPyConnection, table: str, report: dict[str,
     lost = 0
     for start in range(0, last + 1, group):
         try:
-            con.execute(f"INSERT INTO {table} SELECT * FROM damaged.{table} WHERE rowid BETWEEN {start} AND {start + group - 1}")
+            con.execute(
+                f"INSERT INTO {table} SELECT * FROM damaged.{table} WHERE rowid BETWEEN {start} AND {start + group - 1}"
+            )
         except duckdb.Error:
             lost += 1
     report[table] = f"{last + 1} rows, {lost} groups of {group} lost"
@@ -407,12 +425,22 @@ def _translated(error: duckdb.Error) -> GnomonError:
         return StoreDamaged(
             "the store file is damaged", remedy="Reopen the engine: it sets the file aside and rebuilds what it can."
         )
-    if isinstance(error, duckdb.FatalException | duckdb.IOException | duckdb.OutOfMemoryException | duckdb.InternalException):
-        return StoreUnavailable(f"the store failed ({type(error).__name__})", remedy="See `gnomon doctor`; check disk and memory.")
+    if isinstance(
+        error, duckdb.FatalException | duckdb.IOException | duckdb.OutOfMemoryException | duckdb.InternalException
+    ):
+        return StoreUnavailable(
+            f"the store failed ({type(error).__name__})", remedy="See `gnomon doctor`; check disk and memory."
+        )
     if isinstance(error, duckdb.ConnectionException):
         return StoreUnavailable("the store is closed", remedy="Open the engine again.")
-    if "regular expression" in text.lower() or "perl operator" in text or "invalid" in text.lower() and "regex" in text.lower():
-        return InvalidValue("the pattern is not a valid regular expression", remedy="Use RE2 syntax.", code="bad-pattern")
+    if (
+        "regular expression" in text.lower()
+        or "perl operator" in text
+        or ("invalid" in text.lower() and "regex" in text.lower())
+    ):
+        return InvalidValue(
+            "the pattern is not a valid regular expression", remedy="Use RE2 syntax.", code="bad-pattern"
+        )
     return GnomonError(f"the store refused a statement ({type(error).__name__})", code="store-refused")
 
 

@@ -1,1 +1,1 @@
-"""Schema versions of the embedded store, as numbered SQL files. A file never changes once released; a new one follows it."""
+"""Schema versions of the embedded store, as numbered SQL files. A released file never changes; a new one follows it."""
