@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from gnomon.errors import InvalidValue, UnknownName, unknown_name
+from gnomon.event import NAME_BYTES
 
 ValueKind: TypeAlias = Literal["text", "number", "boolean", "json", "time"]
 
@@ -90,7 +91,7 @@ ALIASES = {
 
 def dataset(name: str) -> Dataset:
     """The dataset of that name. Raises `UnknownName`."""
-    if name not in DATASETS:
+    if not isinstance(name, str) or name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     return DATASETS[name]
 
@@ -109,14 +110,21 @@ def find_dimension(data: Dataset, name: object) -> Dimension:
         if grain not in TIME_GRAINS:
             raise unknown_name("time dimension", name, [f"time:{known}" for known in TIME_GRAINS])
         return Dimension(name, "time", "ts", grain=grain)
-    if (
-        name.startswith(data.json_prefix)
-        and 1 <= len((key := name[len(data.json_prefix) :]).encode("utf-8", "replace")) <= 200
-    ):
-        return Dimension(name, "json", data.json_column, json_key=key)
+    if name.startswith(data.json_prefix):
+        return Dimension(name, "json", data.json_column, json_key=_key(name[len(data.json_prefix) :]))
     if name not in data.dimensions:
         raise _unknown(data, name)
     return data.dimensions[name]
+
+
+def _key(key: str) -> str:
+    """A key that the gate would let pass."""
+    try:
+        if 1 <= len(key.encode()) <= NAME_BYTES and "\x00" not in key:
+            return key
+    except UnicodeEncodeError:
+        pass
+    raise InvalidValue(f"the name of a property is a text of 1 to {NAME_BYTES} bytes", code="bad-query")
 
 
 def _unknown(data: Dataset, name: str) -> UnknownName:

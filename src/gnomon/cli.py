@@ -222,7 +222,7 @@ def _range(text: str) -> Any:
 def _json(text: str, option: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidValue(
             f"{option} is not JSON", remedy='For example ["is","type",["request"]].', code="bad-argument"
         ) from None
@@ -233,7 +233,7 @@ def _print_result(result: Result, format: str) -> None:
         print(json.dumps(result.to_dicts(), default=_plain, ensure_ascii=False, indent=1))
     elif format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(result.columns)
+        writer.writerow([_cell(name) for name in result.columns])
         writer.writerows([[_cell(row[name]) for name in result.columns] for row in result])
     else:
         _table(result)
@@ -249,6 +249,8 @@ def _cell(value: Any) -> Any:
     """A CSV cell; text that a spreadsheet would run as a formula gets one apostrophe in front (design, section 7)."""
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d", "'")):
         return "'" + value
     return "" if value is None else value
@@ -269,9 +271,9 @@ def _table(result: Result, title: str | None = None, most: int = 1_000) -> None:
         show_footer=result.totals is not None,
     )
     for place, name in enumerate(result.dimensions):
-        table.add_column(name, footer="total" if place == 0 else "", overflow="fold")
+        table.add_column(Text(name), footer="total" if place == 0 else "", overflow="fold")
     for name in result.metrics:
-        table.add_column(name, justify="right", footer=show(result.totals[name]) if result.totals else "")
+        table.add_column(Text(name), justify="right", footer=show(result.totals[name]) if result.totals else "")
         if result.before is not None:
             table.add_column("change", justify="right")
     for row in result.rows[:most]:

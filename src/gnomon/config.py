@@ -49,7 +49,7 @@ class Settings:
     max_future_seconds: int = 3_600
 
     buffer_events: int = 100_000  #: events waiting in memory; more are shed and counted
-    flush_events: int = 2_000  #: a buffer this long is written at once
+    flush_events: int = 25_000  #: a buffer this long is written at once
     flush_seconds: float = 0.2  #: and at the latest after this time
     journal_max_bytes: int = 4 * 1024**3  #: the journal refuses to grow beyond this
     checkpoint_seconds: float = 60.0
@@ -67,12 +67,8 @@ class Settings:
     metrics_retention_days: int | None = None
 
     def but(self, **changes: Any) -> Settings:
-        """These settings with some changed; an unknown name is refused with the nearest valid one."""
-        known = {f.name for f in fields(self)}
-        for name in changes:
-            if name not in known:
-                raise unknown_name("setting", name, known)
-        return replace(self, **changes)
+        """These settings with some changed. Raises `UnknownName` and `InvalidValue` as `read_settings` does."""
+        return replace(self, **_checked(changes, strict=True))
 
 
 def read_settings(environ: Mapping[str, str] | None = None, file: str | Path | None = None) -> Settings:
@@ -85,7 +81,7 @@ def read_settings(environ: Mapping[str, str] | None = None, file: str | Path | N
     file = file or env.get(PREFIX + "CONFIG")
     given: dict[str, Any] = dict(_from_toml(Path(file))) if file else {}
     given.update(_from_environment(env))
-    return _typed(given)
+    return Settings(**_checked(given, strict=False))
 
 
 def _from_toml(path: Path) -> Mapping[str, Any]:
@@ -104,15 +100,15 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
     for key, value in env.items():
         if key.startswith(PREFIX) and key not in NOT_SETTINGS:
             found[key[len(PREFIX) :].lower()] = value
-    for name, value in found.items():
-        if name == "timezones":
-            found[name] = tuple(part.strip() for part in value.split(","))
-        elif value.strip().lower() in WORDS:
-            found[name] = WORDS[value.strip().lower()]
+    if "timezones" in found:
+        found["timezones"] = tuple(part.strip() for part in found["timezones"].split(","))
+    if "enabled" in found:  # a project may well be named `no`
+        found["enabled"] = WORDS.get(found["enabled"].strip().lower(), found["enabled"])
     return found
 
 
-def _typed(given: dict[str, Any]) -> Settings:
+def _checked(given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    """The given settings in their types; unless `strict`, texts are read as numbers where numbers belong."""
     import msgspec  # deferred: `import gnomon` stays light
 
     known = {f.name for f in fields(Settings)}
@@ -120,6 +116,7 @@ def _typed(given: dict[str, Any]) -> Settings:
         if name not in known:
             raise unknown_name("setting", name, known)
     try:
-        return msgspec.convert(given, Settings, strict=False)
+        typed = msgspec.convert(given, Settings, strict=strict)
+        return {name: getattr(typed, name) for name in given}
     except msgspec.ValidationError as error:
         raise InvalidValue(f"a setting has a value of the wrong type: {error}", code="bad-config") from error

@@ -320,7 +320,11 @@ def _each(name: str) -> Callable[[], None]:
 
 
 def _check_project(project: object) -> None:
-    if not isinstance(project, str) or not 0 < len(project.encode("utf-8", "replace")) <= 200 or "\x00" in project:
+    try:
+        fits = isinstance(project, str) and 0 < len(project.encode()) <= 200 and "\x00" not in project
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
         raise InvalidValue("project must be a text of 1 to 200 bytes", code="bad-project")
 
 

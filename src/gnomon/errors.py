@@ -110,7 +110,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownName:
     The unknown name itself is quoted only up to 60 printable characters, as it may come from a stranger.
     """
     names = sorted(known)
-    shown = "".join(c if c.isprintable() else "?" for c in str(name)[:60])
+    text = name if isinstance(name, str) else f"of type {type(name).__name__}"
+    shown = "".join(c if c.isprintable() else "?" for c in text[:60])
     hit = nearest(shown, names)
     remedy = f"Did you mean {hit!r}?" if hit else "Known: " + ", ".join(names[:40]) + "."
     return UnknownName(f"unknown {kind} {shown!r}", remedy=remedy)

@@ -74,7 +74,8 @@ class Batch(msgspec.Struct, array_like=True):
 
     `counts` are `[kind, source, outcome, reason, n]` with kind `event` or `sample`; `received` is counted before
     anything is decided; `stored` and `duplicate` are not among them, as only the writer knows those. `refused` are
-    `[received_at, code, detail, source, id, text]`. `checked_ids` says that some ids came from outside.
+    `[received_at, code, detail, source, id, text]`. `checked_ids` says that some ids came from outside,
+    `replayed` that the batch was read back and may have been stored before.
     """
 
     project: str
@@ -83,3 +84,4 @@ class Batch(msgspec.Struct, array_like=True):
     refused: list[list[Any]] = msgspec.field(default_factory=list)
     counts: list[list[Any]] = msgspec.field(default_factory=list)
     checked_ids: bool = False
+    replayed: bool = False

@@ -21,6 +21,9 @@ from gnomon.event import Batch, Row
 from gnomon.ingest.gate import CALL, CALL_SOURCE, Admitted, Gate, Refused, source_of
 from gnomon.ingest.journal import Journal
 
+#: Events in one journal batch: each step over it keeps the interpreter for a millisecond or two at most.
+BATCH_EVENTS = 5_000
+
 #: Called with the positions of batches that are durable, and the batches themselves.
 OnDurable = Callable[[list[int], list[Batch]], None]
 
@@ -191,8 +194,9 @@ class Collector:
     def _drain(self) -> None:
         """Move everything that waits into the journal. Raises what the journal raises; nothing is lost then."""
         with self._flush_lock:
-            self._busy_at = 0
-            for _ in range(len(self._buffer) // self._settings.flush_events + 2):
+            if self._settings.enabled:
+                self._busy_at = 0
+            for _ in range(max(len(self._buffer), len(self._samples)) // BATCH_EVENTS + 2):
                 self._send_stuck()
                 batch = self._next_batch()
                 if batch is None:
@@ -210,9 +214,9 @@ class Collector:
             self._on_durable(positions, [batch])
 
     def _next_batch(self) -> Batch | None:
-        calls = _take(self._buffer, self._settings.flush_events)
+        calls = _take(self._buffer, BATCH_EVENTS)
         self._in_hand = len(calls)
-        samples = _take(self._samples, self._settings.flush_events)
+        samples = _take(self._samples, BATCH_EVENTS)
         if not (calls or samples or self._shed):
             return None
         batch = Batch(self._project)
@@ -240,9 +244,26 @@ class Collector:
             return whole
 
     def _add_samples(self, batch: Batch, samples: list[Row]) -> None:
-        batch.samples, refused = self._gate.admit_samples(samples)
-        batch.counts.append(["sample", None, "received", "", len(samples)])
+        batch.samples, refused = self._admit_samples(samples)
+        batch.counts.append(["sample", None, "received", "", len(batch.samples) + len(refused)])
         _note_refused(batch, refused, self._clock_us(), "sample")
+
+    def _admit_samples(self, samples: list[Row]) -> tuple[list[Row], list[Refused]]:
+        """As `_admit`, for metric samples."""
+        try:
+            return self._gate.admit_samples(samples)
+        except Exception:  # noqa: BLE001  as above
+            rows: list[Row] = []
+            refused: list[Refused] = []
+            for sample in samples:
+                try:
+                    passed, stopped = self._gate.admit_samples([sample])
+                except Exception:  # noqa: BLE001  as above
+                    self._lost("recorder-fault", None, kind="sample")
+                else:
+                    rows += passed
+                    refused += stopped
+            return rows, refused
 
     def _stop_thread(self) -> None:
         self._stop.set()

@@ -29,6 +29,8 @@ from gnomon.ingest.rules import (
     check_event,
     check_sample,
     encode_json,
+    encode_properties,
+    exact,
 )
 from gnomon.timerange import parse_moment
 
@@ -82,7 +84,9 @@ class Gate:
         self._clock_us = clock_us
         # Texts outside properties are at most 9 names and 2 addresses: about 6 KB.
         self._limits_allow_proof = (
-            settings.max_event_bytes >= settings.max_string_bytes + 8_192 and settings.max_properties >= 256
+            settings.max_event_bytes >= settings.max_string_bytes + 8_192
+            and settings.max_properties >= 256
+            and settings.max_nesting >= 2
         )
 
     def admit_calls(self, calls: Sequence[Row], *, imported: bool = False) -> Admitted:
@@ -90,7 +94,7 @@ class Gate:
         now = self._clock_us()
         out = Admitted()
         rows, properties = self._normalise(calls, now, out)
-        if rows and not self._all_clean(rows, properties, now, imported):
+        if rows and not self._all_clean(rows, properties, now, imported, out):
             rows = self._examine(calls, rows, properties, now, imported, out)
         out.rows = [row for row in rows if row is not None]
         out.received = Counter(map(itemgetter(AT["source"]), out.rows))
@@ -125,9 +129,9 @@ class Gate:
         for index, (name, value, kind, labels, ts, at_ns) in enumerate(samples):
             try:
                 moment = at_ns // 1_000 if ts is None else _moment(ts, False)
-                text = check_sample(name, value, kind, labels, self.settings)
+                text = check_sample(exact(name), exact(value), exact(kind), labels, self.settings)
                 self._check_time(moment, now, False)
-                rows.append((moment, now, name, kind, float(value), text))
+                rows.append((moment, now, exact(name), exact(kind), float(value), text))
             except Refusal as refusal:
                 shown = dict(zip(("name", "value", "kind", "labels"), (name, value, kind, labels), strict=True))
                 refused.append(_refused(index, refusal, shown, None))
@@ -149,10 +153,10 @@ class Gate:
                 if url is not None:
                     domain, endpoint = _address(url, domain, endpoint)
                 if success is None:
-                    success = _outcome(status, error)
+                    success = status < 400 if type(status) is int else _outcome(status, error)
                 text = None
                 if props is not None and props != {}:
-                    text = encode_json(props)
+                    text = encode_properties(props)
                     properties.append(props)
                 rows.append((id_, moment, now, type_, user, device, session, source, application, domain, endpoint,
                              method, status, duration, sent, received, success, error, weight, text))  # fmt: skip
@@ -161,12 +165,15 @@ class Gate:
                 rows.append(None)
         return rows, properties
 
-    def _all_clean(self, rows: list[Row | None], properties: list[Any], now: int, imported: bool) -> bool:
+    def _all_clean(self, rows: list[Row | None], properties: list[Any], now: int, imported: bool,
+                   out: Admitted) -> bool:  # fmt: skip
         """True only if every rule holds for every row; False means «examine», not «bad»."""
         whole = [row for row in rows if row is not None]
         moments = [row[_TS] for row in whole]
         if not moments:
             return True
+        if not self._limits_allow_proof or (out.checked_ids and {type(row[0]) for row in whole} != {str}):
+            return False
         low, high = self._time_bounds(now, imported)
         if min(moments) < low or max(moments) > high:
             return False
@@ -188,8 +195,7 @@ class Gate:
         bytes_each = 1 if joined.isascii() else 4
         if max(map(len, texts)) * bytes_each > self.settings.max_string_bytes:
             return False
-        flat = joined.count("{") + joined.count("[") == len(texts)
-        return flat and self._limits_allow_proof
+        return joined.count("{") + joined.count("[") == len(texts)  # flat
 
     def _examine(self, calls: Sequence[Row], rows: list[Row | None], properties: list[Any], now: int,
                  imported: bool, out: Admitted) -> list[Row | None]:  # fmt: skip
@@ -198,9 +204,10 @@ class Gate:
             if row is None:
                 continue
             try:
-                check_event(row, calls[index][CALL_PROPERTIES], self.settings)
+                plain = tuple(map(exact, row))
+                check_event(plain, calls[index][CALL_PROPERTIES], self.settings)
                 self._check_time(row[_TS], now, imported)
-                good.append(row)
+                good.append(plain)
             except Refusal as refusal:
                 out.refused.append(_refused_call(index, refusal, calls[index]))
         out.refused.sort(key=lambda refused: refused.index)
@@ -247,21 +254,25 @@ def _moment(ts: Any, trusted: bool) -> int:
 
 
 def _outcome(status: Any, error: Any) -> bool | None:
+    """Without a status an error code means failure; without both the outcome is unknown."""
     if status is not None:
-        return bool(status < 400) if type(status) is int else None
+        return exact(status) < 400 if isinstance(status, int) and not isinstance(status, bool) else None
     return False if error is not None else None
 
 
 def _address(url: Any, domain: Any, endpoint: Any) -> tuple[Any, Any]:
-    if not isinstance(url, str):
-        raise Refusal("wrong-type", "url: not text")
-    found_domain, found_path = _split_url(url)
+    try:
+        found_domain, found_path = _split_url(url)
+    except TypeError:  # not hashable
+        raise Refusal("wrong-type", "url: not text") from None
     return (found_domain if domain is None else domain), (found_path if endpoint is None else endpoint)
 
 
 @lru_cache(maxsize=4_096)
 def _split_url(url: str) -> tuple[str | None, str | None]:
     """Host and path of a URL. Credentials, query and fragment never get further than here."""
+    if not isinstance(url, str):
+        raise Refusal("wrong-type", "url: not text")
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -295,10 +306,11 @@ def _id_maker() -> Callable[[int], str]:
 
 def source_of(value: Any) -> str | None:
     """The source under which an event is booked: as given if a row could hold it, else unknown (None)."""
-    if not isinstance(value, str) or not value or "\x00" in value:
+    if not isinstance(value, str):
         return None
+    value = exact(value)
     try:
-        return value if len(value.encode()) <= NAME_BYTES else None
+        return value if 0 < len(value.encode()) <= NAME_BYTES and "\x00" not in value else None
     except UnicodeEncodeError:
         return None
 
@@ -313,7 +325,7 @@ def _refused(index: int, refusal: Refusal, shown: Any, fields: Any) -> Refused:
     id_ = given.get("id")
     return Refused(
         index, refusal.code, refusal.detail, _cut(shown), source_of(given.get("source", given.get("src"))),
-        id_ if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None,
+        exact(id_) if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from gnomon.errors import DiskFull, StoreDamaged, StoreUnavailable
+from gnomon.errors import DiskFull, GnomonError, StoreDamaged, StoreUnavailable
 from gnomon.event import AT, Batch
 
 _SCHEMA = """
@@ -168,7 +168,7 @@ class Journal:
 
     def _prepare(self) -> None:
         self._db.executescript(
-            "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA
+            "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA
         )
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal_id', ?)", (uuid.uuid4().hex,))
@@ -189,14 +189,20 @@ class Journal:
         """Write a group in one transaction; when that fails one transaction each, so that one cannot sink all."""
         try:
             self._write(group)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, GnomonError) as error:
             if len(group) == 1:
                 group[0].error = error
             else:
                 for waiting in group:
                     self._commit([waiting])
-        for waiting in group:
-            waiting.done.set()
+        except BaseException:  # KeyboardInterrupt in whoever carries the group: the others must not wait for ever
+            for waiting in group:
+                if not waiting.done.is_set():
+                    waiting.error = StoreUnavailable("the write to the journal was interrupted", remedy="Try it again.")
+            raise
+        finally:
+            for waiting in group:
+                waiting.done.set()
 
     def _write(self, group: list[_Waiting]) -> None:
         while True:
@@ -213,6 +219,9 @@ class Journal:
                 return
             # The owner set a damaged file aside while this process still held it: what was just written
             # would be found by its salvage or not at all, so it is written again where it counts.
+            for waiting in group:
+                for batch in waiting.batches:
+                    batch.replayed = True
             self._db.close()
             self._open()
 

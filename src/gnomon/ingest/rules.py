@@ -7,6 +7,7 @@ passing them proves an event good; failing them proves nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -35,7 +36,8 @@ def _row_type(name: str, share: int) -> type[msgspec.Struct]:
             "text": Annotated[str, Meta(min_length=1, max_length=field.max_bytes // share)],
             "time": int,
             "integer": Annotated[int, Meta(ge=int(field.low or 0), le=int(field.high or INT64_MAX))],
-            "real": Annotated[float, Meta(ge=field.low or 0.0, le=1.7976931348623157e308)],
+            "real": Annotated[int, Meta(ge=int(field.low or 0), le=INT64_MAX)]
+            | Annotated[float, Meta(ge=field.low or 0.0, le=1.7976931348623157e308)],
             "boolean": bool,
             "json": str,
         }[field.kind]
@@ -54,13 +56,13 @@ _Value = (
 )  # fmt: skip
 FLAT_PROPERTIES: Any = list[Annotated[dict[_Name, _Value], Meta(max_length=256)]]
 
-_encoder = msgspec.json.Encoder()
+_encode_strictly = msgspec.json.Encoder().encode
 
 
-def encode_json(value: Any) -> str:
+def encode_json(value: Any, encode: Callable[[Any], bytes] = _encode_strictly) -> str:
     """Compact JSON text. Raises `Refusal` for what JSON or UTF-8 cannot hold."""
     try:
-        return _encoder.encode(value).decode()
+        return encode(value).decode()
     except UnicodeEncodeError:
         raise Refusal("lone-surrogate", "text: holds half of a surrogate pair") from None
     except OverflowError:
@@ -69,6 +71,35 @@ def encode_json(value: Any) -> str:
         raise Refusal("too-deep", "properties: nested too deeply") from None
     except (TypeError, ValueError):
         raise Refusal("wrong-type", "properties: hold a value that JSON cannot") from None
+
+
+def exact(value: Any) -> Any:
+    """The plain value of a text, float or integer of a subclass (numpy.float64, enum members); others as they are.
+
+    The journal and the stores take plain values only. Subclasses cannot change what is kept, as theirs are not asked.
+    """
+    if isinstance(value, str):
+        return value if type(value) is str else str.__str__(value)
+    if isinstance(value, float):
+        return value if type(value) is float else float.__float__(value)
+    if isinstance(value, int) and type(value) not in (int, bool):
+        return int.__int__(value)
+    return value
+
+
+def _exact_or_raise(value: Any) -> Any:
+    plain = exact(value)
+    if plain is value:
+        raise TypeError
+    return plain
+
+
+_encode_properties = msgspec.json.Encoder(enc_hook=_exact_or_raise).encode
+
+
+def encode_properties(properties: Any) -> str:
+    """Properties or labels as JSON text, see `encode_json` and `exact`."""
+    return encode_json(properties, _encode_properties)
 
 
 def check_event(row: Row, properties: Any, settings: Settings) -> None:
@@ -110,7 +141,7 @@ def _check_string(name: str, value: str, max_bytes: int) -> None:
 
 
 def _check_integer(field: Field, value: Any) -> None:
-    if type(value) is not int:
+    if isinstance(value, bool) or not isinstance(value, int):
         raise Refusal("wrong-type", f"{field.name}: not an integer")
     _check_bounds(field, value)
 
@@ -159,6 +190,7 @@ def _check_properties(properties: Any, settings: Settings) -> None:
 
 def _check_value(value: Any, level: int, settings: Settings) -> None:
     """One JSON value at nesting `level`; the event is level 1, its properties object level 2."""
+    value = exact(value)
     if isinstance(value, str):
         _check_string("properties", value, settings.max_string_bytes)
     elif isinstance(value, bool) or value is None:
@@ -184,7 +216,7 @@ def _check_container(value: Any, level: int, settings: Settings) -> None:
                 raise Refusal("wrong-type", "properties: a name that is not text")
             if not key:
                 raise Refusal("empty-name", "properties: an empty name")
-            _check_string("properties name", key, NAME_BYTES)
+            _check_string("properties name", exact(key), NAME_BYTES)
             _check_value(inner, level + 1, settings)
     else:
         for inner in value:
@@ -192,20 +224,18 @@ def _check_container(value: Any, level: int, settings: Settings) -> None:
 
 
 _SAMPLE_NAME = Field("name", "text", required=True)
+_SAMPLE_VALUE = Field("value", "real", required=True)
 
 
 def check_sample(name: Any, value: Any, kind: Any, labels: Any, settings: Settings) -> str | None:
     """Apply the rules to one metric sample; returns its labels as JSON text. Raises `Refusal`."""
     _check_text(_SAMPLE_NAME, name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Refusal("wrong-type", "value: not a number")
-    if not math.isfinite(value):
-        raise Refusal("not-finite", "value: not a finite number")
-    if kind not in SAMPLE_KINDS:
+    _check_real(_SAMPLE_VALUE, value)
+    if not isinstance(kind, str) or kind not in SAMPLE_KINDS:
         raise Refusal("unknown-kind", "kind: not one of counter, gauge, histogram")
     if labels is None:
         return None
     _check_properties(labels, settings)
     if any(isinstance(inner, dict | list | tuple) for inner in labels.values()):
         raise Refusal("wrong-type", "labels: hold a nested value")
-    return encode_json(labels)
+    return encode_properties(labels)

@@ -24,6 +24,7 @@ log = logging.getLogger("gnomon.writer")
 MOST_ROWS = 20_000  #: rows in one store transaction
 MOST_BATCHES = 256
 POLL_SECONDS = 0.1  #: how long a batch of another process may wait unnoticed
+GATHER_SECONDS = 0.1  #: small batches wait this long for others, as a transaction costs milliseconds of its own
 ROWS_IN_HAND = 60_000  #: rows handed over in memory; more are read back from the journal
 
 
@@ -43,6 +44,7 @@ class Writer:
         self._checkpointed = time.monotonic()
         self._since_checkpoint = 0
         self._stopping = False
+        self._hurried = False  #: somebody waits for what is there
         self._thread: threading.Thread | None = None
         self.fault: GnomonError | None = None
 
@@ -78,6 +80,7 @@ class Writer:
     def wait_for(self, position: int, timeout: float) -> bool:
         """Wait until the store has everything up to `position`. False when it takes longer than `timeout` seconds."""
         with self._changed:
+            self._hurried = self._position < position
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._position >= position or self._stopping, timeout)
 
@@ -95,10 +98,21 @@ class Writer:
         except GnomonError as error:
             log.warning("what was recorded stays in the journal: %s", error)
 
+    def _gather(self) -> None:
+        """Let small batches come together, unless somebody waits for them."""
+        with self._changed:
+            if self._in_hand and not self._hurried:
+                self._changed.wait_for(self._is_urgent, GATHER_SECONDS)
+            self._hurried = False
+
+    def _is_urgent(self) -> bool:
+        return self._hurried or self._stopping or self._rows_in_hand >= MOST_ROWS
+
     def _run(self) -> None:
         wait = POLL_SECONDS
         while not self._stopping:
             try:
+                self._gather()
                 if not self.drain():
                     self._checkpoint_if_due()
                     with self._changed:
@@ -175,7 +189,9 @@ class Writer:
                 return batch
         ((_, crc, body),) = self._journal.read(position - 1, 1)
         try:
-            return open_sealed(crc, body)
+            batch = open_sealed(crc, body)
+            batch.replayed = True
+            return batch
         except StoreDamaged:
             return self._damaged(position)
 

@@ -8,19 +8,25 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from gnomon.config import Settings
-from gnomon.errors import InvalidValue, RangeTooLarge, unknown_name
+from gnomon.errors import GnomonError, InvalidValue, RangeTooLarge, unknown_name
 from gnomon.query.model import Query
 from gnomon.query.plan import Facts, Plan, make_plan, shifted
 from gnomon.query.result import Basis, Result, Row
 from gnomon.store import Store, Table
 from gnomon.timerange import Clock, Grain, from_us, period_start_us, to_us
 
+if TYPE_CHECKING:
+    from gnomon.query.compile import Cursor
+
+#: The data version of the first page, its range, and the values of the last row in the order of the sort keys.
+PageCursor: TypeAlias = tuple[int, tuple[int, int], tuple[Any, ...]]
+_CursorValues = Annotated[list[str | int | float | bool | None], msgspec.Meta(min_length=1)]
 #: Groups of the other period that a comparison looks through.
 MOST_COMPARED = 200_000
 _SUMMARY_FIELDS = {
@@ -62,8 +68,9 @@ class Asking:
         """Answer a checked `Query`."""
         store = self._own_or_refuse()
         facts = self._facts(store, query.data.name)
-        plan = make_plan(query, self.settings.project, facts)
-        return _Answer(self, store, plan, facts).result()
+        cursor = None if query.after is None else _decode_cursor(query.after)
+        plan = make_plan(query, self.settings.project, facts, cursor[1] if cursor else None)
+        return _Answer(self, store, plan, facts, cursor).result()
 
     def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
         """How a question would be answered: the plan's steps and the SQL, without running it."""
@@ -123,24 +130,23 @@ class Asking:
 class _Answer:
     """One query on its way from plan to result."""
 
-    def __init__(self, engine: Asking, store: Store, plan: Plan, facts: Facts) -> None:
+    def __init__(self, engine: Asking, store: Store, plan: Plan, facts: Facts, cursor: PageCursor | None) -> None:
         self.engine, self.store, self.plan, self.facts = engine, store, plan, facts
-        self.query = plan.query
+        self.query, self.cursor = plan.query, cursor
 
     def result(self) -> Result:
-        from gnomon.query.compile import Cursor, compile_plan
+        from gnomon.query.compile import Cursor
 
-        cursor = _decode_cursor(self.query.after, self.plan) if self.query.after else None
         other = shifted(self.plan, self.facts) if self.query.compare is not None else None
-        in_sql = None if self.plan.buckets is not None or cursor is None else Cursor(cursor[1], cursor[0])
-        statements = [compile_plan(self.plan, self.store.dialect, in_sql)]
-        if self.query.totals:
-            statements.append(compile_plan(self.plan, self.store.dialect, totals=True))
-        if other is not None:
-            wide = replace(other, page=MOST_COMPARED, query=replace(other.query, order=()))
-            statements.append(compile_plan(wide, self.store.dialect))
-        tables, cached = self.engine._ask(self.store, statements, self.plan.version)
-        raw = self._ordered(tables[0], cursor)
+        place = None if self.cursor is None else Cursor(self.cursor[2], self.cursor[0])
+        statements = self._statements(other, place)
+        tables, cached = self._asked(statements)
+        raw = self._ordered(tables[0])
+        if place is None and len(raw) > self.plan.page and self.store.data_version() != self.plan.version:
+            # Something was stored meanwhile: ask for what the pages that follow will see.
+            statements = self._statements(other, Cursor((), self.plan.version))
+            tables, cached = self._asked(statements)
+            raw = self._ordered(tables[0])
         page, more = raw[: self.plan.page], len(raw) > self.plan.page
         found = Result(
             [d.name for d in self.query.dimensions], [m.name for m in self.query.metrics],
@@ -148,14 +154,42 @@ class _Answer:
             frozenset(m.name for m in self.query.metrics if m.is_rate), sql=tuple(statements),
         )  # fmt: skip
         if more:
-            version = cursor[0] if cursor else self.plan.version
-            found.next = _encode_cursor(self.plan, page[-1], version)
+            found.next = self._next(page[-1])
         found.half_widths = self._half_widths(tables[0], page)
         if self.query.totals:
             found.totals = self._totals(tables[1])
         if other is not None:
             found.before = self._before(tables[-1], other, page)
         return found
+
+    def _statements(self, other: Plan | None, place: Cursor | None) -> list[str]:
+        from gnomon.query.compile import compile_plan
+
+        statements = [compile_plan(self.plan, self.store.dialect, place)]
+        if self.query.totals:
+            statements.append(compile_plan(self.plan, self.store.dialect, place, totals=True))
+        if other is not None:
+            wide = replace(other, page=MOST_COMPARED, query=replace(other.query, order=()))
+            statements.append(compile_plan(wide, self.store.dialect))
+        return statements
+
+    def _asked(self, statements: list[str]) -> tuple[list[Table], bool]:
+        try:
+            return self.engine._ask(self.store, statements, self.plan.version)
+        except GnomonError as error:
+            if self.cursor is not None and error.code == "store-refused":  # its values are of other types
+                raise InvalidValue("the page cursor belongs to another question", code="bad-cursor") from error
+            raise
+
+    def _next(self, last: Sequence[Any]) -> str:
+        from gnomon.query.compile import sort_keys
+
+        version = self.plan.version if self.cursor is None else self.cursor[0]
+        if self.plan.buckets is not None:
+            return _encode_cursor(self.plan, version, [_skip(self.cursor) + self.plan.page])
+        count = len(self.query.dimensions)
+        places = [int(name[1:]) + (0 if name[0] == "d" else count) for name, _ in sort_keys(self.plan)]
+        return _encode_cursor(self.plan, version, [last[place] for place in places])
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -176,16 +210,14 @@ class _Answer:
         zone = self.plan.range.zone
         return from_us(period_start_us(Grain(dimension.grain), value, zone), zone)
 
-    def _ordered(self, table: Table, cursor: tuple[int, tuple[Any, ...]] | None) -> list[Sequence[Any]]:
+    def _ordered(self, table: Table) -> list[Sequence[Any]]:
         """The rows in order. A series is filled to every bucket, ordered and cut here; anything else came so."""
         if self.plan.buckets is None:
             return list(table.rows)
         rows = self._filled(table)
         for place, descending in reversed(self.query.order):
             rows.sort(key=lambda row: _sort_key(row[place], descending))
-        if cursor is not None:
-            rows = rows[_skip(cursor) :]
-        return rows
+        return rows[_skip(self.cursor) :]
 
     def _filled(self, table: Table) -> list[Sequence[Any]]:
         """Every bucket of the range: 0 for counts and sums where nothing happened, null for what has no value, and
@@ -321,41 +353,29 @@ def _sort_key(value: Any, descending: bool) -> tuple[bool, Any]:
     return (False, -value if descending else value)
 
 
-def _encode_cursor(plan: Plan, row: Sequence[Any], version: int) -> str:
-    from gnomon.query.compile import sort_keys
-
-    count = len(plan.query.dimensions)
-    if plan.buckets is not None:
-        values: list[Any] = [_skip_of(plan) + plan.page]
-    else:
-        places = [int(name[1:]) + (0 if name[0] == "d" else count) for name, _ in sort_keys(plan)]
-        values = [row[place] for place in places]
+def _encode_cursor(plan: Plan, version: int, values: list[Any]) -> str:
     body = msgspec.json.encode([version, plan.range.start_us, plan.range.end_us, values])
     return base64.urlsafe_b64encode(body).decode().rstrip("=")
 
 
-def _decode_cursor(text: str, plan: Plan) -> tuple[int, tuple[Any, ...]]:
+def _decode_cursor(text: str) -> PageCursor:
     try:
         body = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        version, _, _, values = msgspec.json.decode(
-            body, type=tuple[int, int, int, list[str | int | float | bool | None]]
-        )
+        version, start, end, values = msgspec.json.decode(body, type=tuple[int, int, int, _CursorValues])
     except (ValueError, TypeError, msgspec.MsgspecError):
         raise InvalidValue(
             "the page cursor is not one of ours", remedy="Pass `next` of the page before, unchanged.", code="bad-cursor"
         ) from None
-    return version, tuple(values)
+    return version, (start, end), tuple(values)
 
 
-def _skip(cursor: tuple[int, tuple[Any, ...]]) -> int:
-    place = cursor[1][0] if cursor[1] else 0
+def _skip(cursor: PageCursor | None) -> int:
+    if cursor is None:
+        return 0
+    place = cursor[2][0]
     if type(place) is not int or place < 0:
         raise InvalidValue("the page cursor belongs to another question", code="bad-cursor")
     return place
-
-
-def _skip_of(plan: Plan) -> int:
-    return _skip(_decode_cursor(plan.query.after, plan)) if plan.query.after else 0
 
 
 def _quoted(text: str) -> str:

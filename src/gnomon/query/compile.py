@@ -25,7 +25,8 @@ _NORMAL_95 = 1.959963984540054  #: two-sided 95 % quantile of the normal distrib
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where the page before ended: the values of its last row, in the order of the answer's sort keys."""
+    """Where the page before ended: the values of its last row, in the order of the answer's sort keys (none: at the
+    start), and the data version of the first page."""
 
     values: tuple[Any, ...]
     version: int
@@ -51,15 +52,16 @@ class _Compiler:
         ]  # fmt: skip
         metrics = [exp.alias_(self._metric(m.expression), f"m{i}") for i, m in enumerate(self.plan.query.metrics)]
         errors = self._half_widths() if self.plan.weighted else []
-        select = exp.select(*dims, *metrics, *errors).from_(self.plan.query.data.name).where(self._where(cursor))
+        select = exp.select(*dims, *metrics, *errors).from_(self.plan.query.data.name, copy=False)
+        select.where(self._where(cursor), copy=False)
         if dims:
-            select = select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))])
+            select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
             select = self._join_quantiles(select)
             if self.plan.buckets is None:
                 select = self._paged(select, cursor)
         else:
             select = self._join_quantiles(select)
-        return select.sql(dialect=self.dialect.sqlglot, identify=False)
+        return select.sql(dialect=self.dialect.sqlglot, copy=False)
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -75,7 +77,7 @@ class _Compiler:
             parts.append(exp.LTE(this=column("version"), expression=literal(version)))
         if self.plan.query.filters is not None:
             parts.append(self.filters.condition(self.plan.query.filters))
-        return exp.and_(*parts)
+        return exp.and_(*parts, copy=False)
 
     def _dimension(self, dimension: Dimension) -> exp.Expr:
         if dimension.kind == "time":
@@ -245,13 +247,13 @@ class _Compiler:
 
     def _paged(self, select: exp.Select, cursor: Cursor | None) -> exp.Select:
         keys = self.sort_keys()
-        outer = exp.select(exp.Star()).from_(select.subquery("answer"))
-        if cursor is not None:
+        if cursor is not None and cursor.values:
             if len(cursor.values) != len(keys):
                 raise InvalidValue("the page cursor belongs to another question", code="bad-cursor")
-            outer = outer.where(_behind(keys, cursor.values))
+            select = exp.select(exp.Star()).from_(select.subquery("answer", copy=False), copy=False)
+            select.where(_behind(keys, cursor.values), copy=False)
         order = [exp.Ordered(this=column(name), desc=desc, nulls_first=False) for name, desc in keys]
-        return outer.order_by(*order).limit(self.plan.page + 1)
+        return select.order_by(*order, copy=False).limit(self.plan.page + 1, copy=False)
 
 
 def sort_keys(plan: Plan) -> list[tuple[str, bool]]:

@@ -42,9 +42,9 @@ class FilterWords:
     def condition(self, node: Filter) -> exp.Expr:
         """The condition of a filter tree; every leaf is true or not true, and `not` sees null as not true."""
         if isinstance(node, All):
-            return exp.Paren(this=exp.and_(*[self.condition(part) for part in node.parts]))
+            return exp.Paren(this=exp.and_(*[self.condition(part) for part in node.parts], copy=False))
         if isinstance(node, Either):
-            return exp.Paren(this=exp.or_(*[self.condition(part) for part in node.parts]))
+            return exp.Paren(this=exp.or_(*[self.condition(part) for part in node.parts], copy=False))
         if isinstance(node, Not):
             return exp.Not(this=exp.Coalesce(this=self.condition(node.part), expressions=[exp.false()]))
         return self._test(node)
@@ -173,7 +173,7 @@ class FilterWords:
 
 
 def _any(parts: list[exp.Expr]) -> exp.Expr:
-    return parts[0] if len(parts) == 1 else exp.Paren(this=exp.or_(*parts))
+    return parts[0] if len(parts) == 1 else exp.Paren(this=exp.or_(*parts, copy=False))
 
 
 def _as_text(value: exp.Expr) -> exp.Expr:

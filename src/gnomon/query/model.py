@@ -232,9 +232,21 @@ def check_pattern(pattern: str) -> None:
             raise _bad_pattern("has a look-around, a flag or a named group")
         place += 1
     try:
-        re.compile(pattern)
-    except re.error:
+        re.compile(_for_python(pattern))
+    except (re.error, RecursionError, OverflowError):
         raise _bad_pattern("is not a regular expression") from None
+
+
+_ESCAPE_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\[:\w+:\]|\\.|[^\]\\])*\]", re.DOTALL)
+_POSSESSIVE = re.compile(r"(?:[*+?]|\{\d+(?:,\d*)?\})\+")
+_WARNED_OF = re.compile(r"(?!^)\[|&&|\|\||~~|--")
+
+
+def _for_python(pattern: str) -> str:
+    """The pattern as Python may check it: without the classes that it warns of, which the stores read alike."""
+    if _POSSESSIVE.search(_ESCAPE_OR_CLASS.sub("a", pattern)):
+        raise _bad_pattern("has a possessive repetition")
+    return _ESCAPE_OR_CLASS.sub(lambda found: "[a]" if _WARNED_OF.search(found[0]) else found[0], pattern)
 
 
 def _check_fields(data: Dataset, metric: Metric) -> None:

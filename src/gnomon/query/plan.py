@@ -13,7 +13,17 @@ from zoneinfo import ZoneInfo
 
 from gnomon.errors import InvalidValue, RangeTooLarge
 from gnomon.query.model import Query
-from gnomon.timerange import DateRange, Grain, OffsetPiece, bucket_starts, load_zone, offset_pieces, resolve_range
+from gnomon.timerange import (
+    US_DAY,
+    DateRange,
+    Grain,
+    OffsetPiece,
+    bucket_starts,
+    load_zone,
+    offset_pieces,
+    resolve_range,
+    to_us,
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,15 @@ class Plan:
     steps: tuple[str, ...]
 
 
-def make_plan(query: Query, project: str, facts: Facts) -> Plan:
-    """All steps in order. Raises `InvalidValue` for a bad range or zone, `RangeTooLarge` for too many buckets."""
-    zone = load_zone(query.timezone) if query.timezone else facts.zone
+def make_plan(query: Query, project: str, facts: Facts, span: tuple[int, int] | None = None) -> Plan:
+    """All steps in order. Raises `InvalidValue` for a bad range or zone, `RangeTooLarge` for too many buckets.
+
+    `span` is the range of the page before, in UTC microseconds: "24h" has moved on since then.
+    """
+    zone = facts.zone if query.timezone is None else load_zone(query.timezone)
     found = resolve_range(query.date_range, now=facts.now, zone=zone, earliest_us=facts.earliest_us)
+    if span is not None:
+        found = replace(found, start_us=span[0], end_us=span[1])
     plan = Plan(query, project, found, (), None, "raw", False, 0, facts.version, ())
     for step in (_choose_grain, _choose_basis, _weigh, _page):
         plan = step(plan, facts)
@@ -72,6 +87,8 @@ def shifted(plan: Plan, facts: Facts) -> Plan:
     return plan
 
 
+_NO_EVENT_BEFORE_US = -20 * 366 * US_DAY
+_NO_EVENT_AHEAD_US = 20 * 366 * US_DAY
 _NAMED = frozenset(
     f"{which}_{period}" for which in ("this", "last") for period in ("week", "month", "quarter", "year")
 ) | {"today", "yesterday", "all"}
@@ -87,7 +104,7 @@ def _choose_grain(plan: Plan, facts: Facts) -> Plan:
     span = f"range [{plan.range.start.isoformat()}, {plan.range.end.isoformat()})"
     if not times:
         return _noted(plan, f"{span}; no time dimension")
-    pieces = offset_pieces(plan.range.zone, plan.range.start_us, plan.range.end_us)
+    pieces = _pieces(plan.range, to_us(facts.now))
     buckets = None
     if plan.query.time_only:
         try:
@@ -97,6 +114,12 @@ def _choose_grain(plan: Plan, facts: Facts) -> Plan:
     return _noted(
         plan, f"{span}; {times[0].name} in {len(pieces)} stretch(es) of one UTC offset", pieces=pieces, buckets=buckets
     )
+
+
+def _pieces(span: DateRange, now_us: int) -> tuple[OffsetPiece, ...]:
+    """The stretches of one offset in which events can lie; ten thousand years have twenty thousand of them."""
+    start, end = max(span.start_us, _NO_EVENT_BEFORE_US), min(span.end_us, now_us + _NO_EVENT_AHEAD_US)
+    return offset_pieces(span.zone, start, end) or offset_pieces(span.zone, span.start_us, span.start_us + 1)
 
 
 def _choose_basis(plan: Plan, facts: Facts) -> Plan:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from gnomon.errors import MissingExtra, unknown_name
 
 
@@ -131,6 +133,9 @@ class Result(Sequence[Row]):
     def _by_column(self) -> dict[str, list[Any]]:
         return {name: [row[name] for row in self.rows] for name in self.columns}
 
+    def _typed_columns(self) -> dict[str, list[Any]]:
+        return {name: _of_one_type(values) for name, values in self._by_column().items()}
+
     def to_pandas(self) -> Any:
         """A pandas DataFrame. Raises `MissingExtra` without pandas."""
         try:
@@ -140,20 +145,20 @@ class Result(Sequence[Row]):
         return pandas.DataFrame(self._by_column(), columns=self.columns)
 
     def to_polars(self) -> Any:
-        """A polars DataFrame. Raises `MissingExtra` without polars."""
+        """A polars DataFrame; a column of several JSON types holds JSON texts. Raises `MissingExtra` without polars."""
         try:
             import polars
         except ImportError:
             raise MissingExtra("polars", "polars") from None
-        return polars.DataFrame(self._by_column(), strict=False, infer_schema_length=None)
+        return polars.DataFrame(self._typed_columns(), strict=False, infer_schema_length=None)
 
     def to_arrow(self) -> Any:
-        """A pyarrow Table. Raises `MissingExtra` without pyarrow."""
+        """A pyarrow Table; a column of several JSON types holds JSON texts. Raises `MissingExtra` without pyarrow."""
         try:
             import pyarrow
         except ImportError:
             raise MissingExtra("pyarrow", "arrow") from None
-        return pyarrow.table(self._by_column())
+        return pyarrow.table(self._typed_columns())
 
     def summary(self, most: int = 20) -> str:
         """The answer as a text table of at most `most` rows, with its range and basis."""
@@ -202,6 +207,18 @@ class Result(Sequence[Row]):
         body = "".join(cells("td", [self.text(row, name) for name in self.columns]) for row in self.rows[:50])
         head, foot = cells("th", self.columns), html.escape(f"{self.span()}; {self.basis}")
         return f"<table><thead>{head}</thead><tbody>{body}</tbody></table><p>{foot}</p>"
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """The values of a column that can have one type only: numbers become floats where one of them is, or is beyond
+    int64; texts, booleans, numbers and containers together become JSON texts."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds <= {int, float}:
+        whole = float not in kinds and all(value is None or -(2**63) <= value < 2**63 for value in values)
+        return values if whole else [None if value is None else float(value) for value in values]
+    if len(kinds) == 1 and not kinds & {dict, list}:
+        return values
+    return [None if value is None else msgspec.json.encode(value).decode() for value in values]
 
 
 def change(now: float | None, before: float | None, *, rate: bool = False) -> Change:

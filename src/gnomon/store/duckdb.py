@@ -6,7 +6,6 @@ design). Everything one write brings, and the journal position it came from, is 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -20,11 +19,13 @@ from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreBusy, StoreDamaged, StoreUnavailable
 from gnomon.event import AT, FIELDS, SAMPLE_ROW, Batch, Row
 from gnomon.store import Table
+from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB
 
 SCHEMA = 1
 RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
 QUARANTINE_ROWS = 100_000
+APPENDED_AT_ONCE = 500  #: rows converted in one call, which keeps the interpreter for about 1 ms
 
 _STAGED = {
     "text": "VARCHAR",
@@ -42,15 +43,20 @@ _CANONICAL = "(try_cast(id AS UUID)::VARCHAR IS NOT DISTINCT FROM id)"
 _KEY = f"CASE WHEN {_CANONICAL} THEN try_cast(id AS UUID) ELSE md5(id)::UUID END"
 _TEXT = f"CASE WHEN {_CANONICAL} THEN NULL ELSE id END"
 _REST = [f.name for f in FIELDS if f.name != "id"]
-_INSERT = (
-    f"INSERT INTO events (project, id, id_text, version, {', '.join(_REST)}) SELECT ?, {_KEY}, {_TEXT}, ?, "
-    + ", ".join(f"make_timestamp({f.name})" if f.kind == "time" else f.name for f in FIELDS if f.name != "id")
-    + " FROM staging"
-)
+_COLUMNS = ", ".join(f"make_timestamp({f.name})" if f.kind == "time" else f.name for f in FIELDS if f.name != "id")
+
+
+def _insert(key: str, text: str) -> str:
+    names = ", ".join(_REST)
+    return f"INSERT INTO events (project, id, id_text, version, {names}) SELECT ?, {key}, {text}, ?, {_COLUMNS} FROM staging"
+
+
+_INSERT = _insert(_KEY, _TEXT)
+_INSERT_OWN_IDS = _insert("id::UUID", "NULL")
 _REPEATS = f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {_KEY} AS key, {_TEXT} AS text FROM staging) s
 WHERE EXISTS (SELECT 1 FROM events e WHERE e.project = ? AND e.id = s.key AND e.id_text IS NOT DISTINCT FROM s.text
 AND """
-_REPEATS_IN_SPAN = _REPEATS + "e.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
+_REPEATS_IN_SPAN = _REPEATS + "e.ts = make_timestamp(s.ts) AND e.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
 _REPEATS_RECENT = (
     _REPEATS
     + f"""e.received_at >= make_timestamp(?)
@@ -68,6 +74,8 @@ class DuckDBStore:
         self._settings = settings
         self._connection = _connect(path, settings)
         self._version = 0
+        self._cursors: list[duckdb.DuckDBPyConnection] = []
+        self._deadlines = Deadlines()
         try:
             self._migrate()
             self._connection.execute(_STAGING)
@@ -111,7 +119,7 @@ class DuckDBStore:
         books = [[project, *count] for batch in batches for count in batch.counts]
         repeats: list[Row] = []
         if rows:
-            rows, repeats = self._write_events(project, rows, any(batch.checked_ids for batch in batches))
+            rows, repeats = self._write_events(project, rows, batches)
             books += _booked(project, "stored", rows) + _booked(project, "duplicate", repeats)
         samples = [row for batch in batches for row in batch.samples]
         if samples:
@@ -126,12 +134,17 @@ class DuckDBStore:
             )
         return repeats
 
-    def _write_events(self, project: str, rows: list[Row], checked_ids: bool) -> tuple[list[Row], list[Row]]:
-        """Store rows without repeats; returns what was stored and what was a repeat."""
+    def _write_events(self, project: str, rows: list[Row], batches: list[Batch]) -> tuple[list[Row], list[Row]]:
+        """Store rows without repeats; returns what was stored and what was a repeat.
+
+        Only ids that came from outside, or batches that were replayed, can be repeats: an id made here is new.
+        """
         con = self._connection
+        checked_ids = any(batch.checked_ids for batch in batches)
         rows, repeats = _without_own_repeats(rows)
         self._append("staging", rows)
-        known = self._repeats(project, rows, checked_ids)
+        doubtful = checked_ids or any(batch.replayed for batch in batches)
+        known = self._repeats(project, rows, checked_ids) if doubtful else set()
         if known:
             repeats += [row for row in rows if (row[0], row[1]) in known]
             rows = [row for row in rows if (row[0], row[1]) not in known]
@@ -139,7 +152,7 @@ class DuckDBStore:
         if known and rows:
             self._append("staging", rows)
         if rows:
-            con.execute(_INSERT, [project, self._version + 1])
+            con.execute(_INSERT if checked_ids else _INSERT_OWN_IDS, [project, self._version + 1])
             self._note_weights(project, rows)
         con.execute("TRUNCATE staging")
         return rows, repeats
@@ -177,7 +190,8 @@ class DuckDBStore:
 
     def _append(self, table: str, rows: Sequence[Row]) -> None:
         appender = self._connection.appender(table)
-        appender.append_rows(rows)
+        for start in range(0, len(rows), APPENDED_AT_ONCE):
+            appender.append_rows(rows[start : start + APPENDED_AT_ONCE])
         appender.flush()
 
     def checkpoint(self) -> None:
@@ -193,7 +207,7 @@ class DuckDBStore:
                 "DELETE FROM quarantine WHERE rowid < (SELECT max(rowid) FROM quarantine) - ?", [QUARANTINE_ROWS]
             )
         try:
-            self._connection.execute("CHECKPOINT")
+            self._connection.execute("CHECKPOINT store")
         except duckdb.Error as error:
             raise _translated(error) from error
 
@@ -223,31 +237,40 @@ class DuckDBStore:
             raise StoreUnavailable(
                 "the store file cannot be reopened", remedy="Free disk space; it is tried again by itself."
             ) from error
-        self._connection, self._version = fresh._connection, fresh._version
+        self._connection, self._version, self._cursors = fresh._connection, fresh._version, fresh._cursors
 
     # -- asking -----------------------------------------------------------------------------------------------
 
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
         """See `Store.ask`."""
+        cursor = self._take_cursor()
         try:
-            cursor = self._connection.cursor()
-        except duckdb.Error as error:
-            raise _translated(error) from error
-        timer = threading.Timer(timeout, cursor.interrupt)
-        timer.daemon = True
-        timer.start()
-        try:
-            return self._in_snapshot(cursor, statements)
+            with self._deadlines.limit(timeout, cursor.interrupt):
+                tables = self._in_snapshot(cursor, statements)
+            self._cursors.append(cursor)
+            return tables
         except duckdb.InterruptException as error:
+            cursor.close()
             raise QueryTimeout(
                 f"the question took longer than {timeout:g} s",
                 remedy="Ask a shorter range or fewer dimensions, or raise query_timeout_seconds.",
             ) from error
         except duckdb.Error as error:
-            raise _translated(error) from error
-        finally:
-            timer.cancel()
             cursor.close()
+            raise _translated(error) from error
+
+    def _take_cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own for one question: a kept one, or a new one (0.3 ms)."""
+        try:
+            return self._cursors.pop()
+        except IndexError:
+            pass
+        try:
+            cursor = self._connection.cursor()
+            cursor.execute("USE store")
+            return cursor
+        except duckdb.Error as error:
+            raise _translated(error) from error
 
     @staticmethod
     def _in_snapshot(cursor: duckdb.DuckDBPyConnection, statements: Sequence[str]) -> list[Table]:
@@ -272,7 +295,7 @@ class DuckDBStore:
             ],
             60.0,
         )
-        files = [Path(self.path), Path(self.path + ".wal")] if self.path != ":memory:" else []
+        files = [Path(self.path)] if self.path != ":memory:" else []
         return {
             "store": "duckdb",
             "store_version": version.rows[0][0],
@@ -288,13 +311,16 @@ class DuckDBStore:
 
     def close(self) -> None:
         """See `Store.close`."""
+        self._deadlines.close()
+        for cursor in self._cursors:
+            cursor.close()
         self._connection.close()
 
     # -- state and schema ---------------------------------------------------------------------------------------
 
     def _state(self, key: str, default: str) -> str:
-        found = self._connection.cursor().execute("SELECT value FROM state WHERE key = ?", [key]).fetchone()
-        return found[0] if found else default
+        rows = self.ask([f"SELECT value FROM state WHERE key = {_quoted(key)}"], 60.0)[0].rows
+        return str(rows[0][0]) if rows else default
 
     def _set_state(self, key: str, value: str) -> None:
         self._connection.execute("DELETE FROM state WHERE key = ?", [key])
@@ -303,7 +329,8 @@ class DuckDBStore:
     def _migrate(self) -> None:
         """Bring the file to this version's schema, one numbered step at a time, all in one transaction."""
         con = self._connection
-        tables = {name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        found_tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'").fetchall()
+        tables = {name for (name,) in found_tables}
         found = int(self._state("schema", "0")) if "state" in tables else 0
         if found > SCHEMA:
             raise InvalidValue(
@@ -324,23 +351,35 @@ class DuckDBStore:
             con.execute(resources.files("gnomon.store.migrations").joinpath(f"duckdb_{step:04}.sql").read_text("utf-8"))
         self._set_state("schema", str(SCHEMA))
         con.commit()
+        con.execute("CHECKPOINT store")
 
 
 def _connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
     config: dict[str, Any] = {
         "memory_limit": settings.memory_limit,
-        "enable_external_access": "false",
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
+        # The writer says when to checkpoint; DuckDB would do it within a commit after every 16 MB.
+        "checkpoint_threshold": "1TB",
+        "temp_directory": "" if path == ":memory:" else path + ".tmp",
     }
     if settings.threads:
         config["threads"] = str(settings.threads)
-    if path != ":memory:":
-        config["temp_directory"] = path + ".tmp"
+    # The journal is the log: DuckDB writes none of its own, so a crash takes the file back to its last checkpoint,
+    # and the journal, which forgets only what a checkpoint holds, is replayed from there (docs/decisions/0008).
+    logless = "" if path == ":memory:" else " (RECOVERY_MODE no_wal_writes)"
     try:
-        return duckdb.connect(path, config=config)
+        connection = duckdb.connect(":memory:", config=config)
+        connection.execute(f"ATTACH {_quoted(path)} AS store{logless}")
+        connection.execute("USE store")
+        connection.execute("SET enable_external_access = false")
     except duckdb.Error as error:
         raise _translated(error) from error
+    return connection
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
@@ -353,7 +392,7 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
     con = duckdb.connect(path)
     report: dict[str, str] = {}
     try:
-        con.execute(f"ATTACH '{damaged.replace(chr(39), chr(39) * 2)}' AS damaged (READ_ONLY)")
+        con.execute(f"ATTACH {_quoted(damaged)} AS damaged (READ_ONLY)")
         tables = ("events", "samples", "books", "quarantine", "weighted")
         whole = sum(_salvage_table(con, table, report) for table in tables) == len(tables)
         con.execute("DELETE FROM state WHERE key <> 'schema'")
@@ -391,15 +430,17 @@ def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     ids = list(map(itemgetter(0), rows))
     if len(set(ids)) == len(ids):
         return rows, []
-    first: dict[str, Row] = {}
     kept: list[Row] = []
     repeats: list[Row] = []
+    earlier: dict[str, list[Row]] = {}  # more than one of an id only where it came back after a day
     at_ts, at_received = AT["ts"], AT["received_at"]
     for row in rows:
-        before = first.setdefault(row[0], row)
-        near = row[at_received] - before[at_received] <= RECENT_US
-        repeated = before is not row and (row[at_ts] == before[at_ts] or near)
-        (repeats if repeated else kept).append(row)
+        same = earlier.setdefault(row[0], [])
+        if any(row[at_ts] == other[at_ts] or row[at_received] - other[at_received] <= RECENT_US for other in same):
+            repeats.append(row)
+        else:
+            same.append(row)
+            kept.append(row)
     return kept, repeats
 
 
@@ -408,6 +449,14 @@ def _booked(project: str, outcome: str, rows: list[Row]) -> list[list[Any]]:
     for source in map(itemgetter(AT["source"]), rows):
         counts[source] = counts.get(source, 0) + 1
     return [[project, "event", source, outcome, "", n] for source, n in counts.items()]
+
+
+#: What RE2 says of a pattern it does not take (kErrorStrings in re2/regexp.cc, and re2/re2.cc).
+_BAD_PATTERN = (
+    "invalid escape sequence", "invalid character class", "missing ]", "missing )", "unexpected )", "trailing",
+    "no argument for repetition operator", "invalid repetition size", "bad repetition operator",
+    "invalid perl operator", "invalid UTF-8", "invalid named capture group", "pattern too large",
+)  # fmt: skip
 
 
 def _translated(error: duckdb.Error) -> GnomonError:
@@ -433,11 +482,7 @@ def _translated(error: duckdb.Error) -> GnomonError:
         )
     if isinstance(error, duckdb.ConnectionException):
         return StoreUnavailable("the store is closed", remedy="Open the engine again.")
-    if (
-        "regular expression" in text.lower()
-        or "perl operator" in text
-        or ("invalid" in text.lower() and "regex" in text.lower())
-    ):
+    if isinstance(error, duckdb.InvalidInputException) and any(sign in text for sign in _BAD_PATTERN):
         return InvalidValue(
             "the pattern is not a valid regular expression", remedy="Use RE2 syntax.", code="bad-pattern"
         )

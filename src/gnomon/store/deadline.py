@@ -1,0 +1,56 @@
+"""Statement time-outs: one thread that interrupts whatever runs past its deadline, instead of a timer thread a statement."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Deadlines:
+    """Calls `interrupt` for a block that runs longer than it may. The thread starts with the first block."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._next = 0
+        self._waits_until = float("inf")
+        self._closed = False
+
+    @contextmanager
+    def limit(self, seconds: float, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Run a block; `interrupt` is called from another thread once if it takes longer than `seconds`."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            self._next += 1
+            key = self._next
+            self._running[key] = (until, interrupt)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="gnomon-deadlines", daemon=True)
+                self._thread.start()
+            elif until < self._waits_until:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:  # an interrupt is given under the lock, so none can come after this
+                self._running.pop(key, None)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                for key, (until, interrupt) in list(self._running.items()):
+                    if until <= now:
+                        del self._running[key]
+                        interrupt()
+                self._waits_until = min((until for until, _ in self._running.values()), default=float("inf"))
+                self._changed.wait(None if not self._running else self._waits_until - now)
