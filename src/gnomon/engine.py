@@ -11,8 +11,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
-import threading
 import time
 import weakref
 from collections import Counter
@@ -22,18 +20,16 @@ from typing import Any
 
 from gnomon import __version__
 from gnomon.config import Settings, read_settings
-from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreBusy, StoreUnavailable
-from gnomon.event import Batch
+from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.collector import Collector
+from gnomon.ingest.hold import never_destroy, take_hold
 from gnomon.ingest.importers import Progress
 from gnomon.ingest.load import ImportReport, Loader
-from gnomon.ingest.owner import OwnerLock
-from gnomon.ingest.recovery import found_damage, open_journal, open_or_rebuild
-from gnomon.ingest.writer import Writer
+from gnomon.ingest.recovery import found_damage
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.query.health import Health, examine
-from gnomon.store import Store, store_path
+from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
 
 log = logging.getLogger("gnomon.engine")
@@ -71,92 +67,24 @@ class AnalyticsEngine(Collector, Asking):
         self.zone = load_zone(settings.timezones[0])
         for name in settings.timezones:
             load_zone(name)
-        self._store: Store | None = None
-        self._writer: Writer | None = None
         self._reset_asking()
         self._pid = os.getpid()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._ownership = threading.Lock()
-        files = self._files(settings.database_url)
-        self._lock = OwnerLock(files.with_name(files.name + ".owner"))
-        self._files_at = files
-        owned = self._lock.acquire()
-        try:
-            journal = open_journal(self._journal_path(), settings, repair=owned)
-            ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
-            Collector.__init__(
-                self, settings, settings.project, lambda: to_us(clock()), journal, self._durable, ticking
-            )
-            if owned:
-                self._take_ownership()
-        except BaseException:
-            self._lock.release()
-            raise
+        self._hold = take_hold(settings)
+        ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
+        Collector.__init__(
+            self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
+        )
         _LIVE.add(self)
-
-    def _files(self, url: str) -> Path:
-        path = store_path(url)
-        if path is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="gnomon-")
-            return Path(self._folder.name) / "memory.duckdb"
-        if "://" in path:
-            raise InvalidValue(
-                "this version opens DuckDB files only",
-                remedy="Give a path, duckdb://path or :memory:.",
-                code="bad-store",
-            )
-        file = Path(path).absolute()
-        if not file.parent.is_dir():
-            raise StoreUnavailable("the folder of the store does not exist", remedy="Make it, or give another path.")
-        if file.is_dir():
-            raise InvalidValue("the store's path is a folder", remedy="Give the path of a file.", code="bad-store")
-        return file
-
-    def _journal_path(self) -> Path:
-        return self._files_at.with_name(self._files_at.name + ".journal")
-
-    # -- ownership ------------------------------------------------------------------------------------------------
 
     @property
     def owns_store(self) -> bool:
         """Whether this process drains the journal and may ask."""
-        return self._writer is not None
-
-    def _take_ownership(self) -> None:
-        """Open the store, replay what the journal holds, start the writer. The lock is held already."""
-        url = self.settings.database_url
-        target = ":memory:" if store_path(url) is None else str(self._files_at)
-        self._store = open_or_rebuild(target, self.settings, self._journal)
-        self._journal.continue_after(self._store.position(self._journal.id))
-        self._writer = Writer(self._store, self._journal, self.settings)
-        while self._writer.drain():
-            pass
-        self._writer.start()
+        return self._hold.writer is not None
 
     def _own_or_refuse(self) -> Store:
-        """The store, taking it over if its owner is gone. Raises `StoreBusy` otherwise."""
         if self._closed:
             raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
-        if self._store is None:
-            with self._ownership:
-                if self._store is None:
-                    if not self._lock.acquire():
-                        raise self._busy()
-                    self._take_ownership()
-        assert self._store is not None
-        return self._store
-
-    def _busy(self) -> StoreBusy:
-        holder = self._lock.holder()
-        who = f"process {holder}" if holder else "another process"
-        return StoreBusy(
-            f"{who} owns this store, so only it can answer; recording works here as usual",
-            remedy="Ask in that process, or through `gnomon serve`, or end it: the store is then taken over.",
-        )
-
-    def _durable(self, positions: list[int], batches: list[Batch]) -> None:
-        if self._writer is not None:
-            self._writer.offer(positions, batches)
+        return self._hold.own()
 
     # -- bringing in, and looking at what came in ------------------------------------------------------------------
 
@@ -176,7 +104,7 @@ class AnalyticsEngine(Collector, Asking):
         """
         if self._closed:
             raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
-        loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._writer)
+        loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._hold.writer)
         return loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
 
     def books(self, kind: str = "event") -> Books:
@@ -201,16 +129,16 @@ class AnalyticsEngine(Collector, Asking):
     def health(self) -> Health:
         """Versions, sizes, journal lag, books and growth, with a finding and remedy for everything not sound."""
         store = self._own_or_refuse()
-        assert self._writer is not None
-        waiting = self._journal.positions(self._writer.position, 1_000_000)
+        assert self._hold.writer is not None
+        waiting = self._journal.positions(self._hold.writer.position, 1_000_000)
         described = {**store.describe(), "now_us": self._clock_us()}
-        free = shutil.disk_usage(self._files_at.parent).free
+        free = shutil.disk_usage(self._hold.file.parent).free
         return examine(
             described,
             self._journal.sizes(),
             self.books(),
             len(waiting),
-            found_damage(self._files_at),
+            found_damage(self._hold.file),
             free,
             __version__,
         )
@@ -225,7 +153,7 @@ class AnalyticsEngine(Collector, Asking):
         within `timeout` seconds.
         """
         position = self._make_durable()
-        writer = self._writer
+        writer = self._hold.writer
         if writer is not None and not writer.wait_for(position, timeout):
             raise StoreUnavailable(
                 "everything is durable in the journal, but the store has not taken it yet",
@@ -243,15 +171,8 @@ class AnalyticsEngine(Collector, Asking):
         self._closed = True
         self._append, self._busy_at = _closed_append, 0
         self._stop_thread()
-        if self._writer is not None:
-            self._writer.stop()
-        if self._store is not None:
-            self._store.close()
-        self._journal.close()
-        self._lock.release()
+        self._hold.release()
         _LIVE.discard(self)
-        if self._folder is not None:
-            self._folder.cleanup()
 
     def __enter__(self) -> AnalyticsEngine:
         return self
@@ -259,40 +180,17 @@ class AnalyticsEngine(Collector, Asking):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # -- fork ---------------------------------------------------------------------------------------------------
-
-    def _before_fork(self) -> None:
-        self._journal.hold()
-
-    def _after_fork_in_parent(self) -> None:
-        self._journal.let_go()
-
     def _after_fork_in_child(self) -> None:
-        """Become a recording process: own buffers, own connection; the parent keeps the store and its own events."""
-        _never_destroy(self._store, self._writer, self._thread)
+        """Become a recording process with buffers of its own; what waits in the parent's stays the parent's."""
+        never_destroy(self._thread)
         self._pid = os.getpid()
-        self._store = self._writer = None
-        self._ownership = threading.Lock()
-        self._lock.release()
         self._reset()
         self._reset_asking()
-        _never_destroy(*self._journal.after_fork())
         if "multiprocessing.util" in sys.modules:
             sys.modules["multiprocessing.util"].register_after_fork(self, _flush_at_process_end)
 
 
 _LIVE: weakref.WeakSet[AnalyticsEngine] = weakref.WeakSet()
-_GRAVE: list[object] = []
-
-
-def _never_destroy(*things: object) -> None:
-    """Keep inherited connections from being closed in a child: their threads and locks exist in the parent only."""
-    import ctypes
-
-    for thing in things:
-        if thing is not None:
-            _GRAVE.append(thing)
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _flush_at_process_end(engine: AnalyticsEngine) -> None:
@@ -311,12 +209,9 @@ def _close_all() -> None:
         engine.close()
 
 
-def _each(name: str) -> Callable[[], None]:
-    def call() -> None:
-        for engine in list(_LIVE):
-            getattr(engine, name)()
-
-    return call
+def _in_child() -> None:
+    for engine in list(_LIVE):
+        engine._after_fork_in_child()
 
 
 def _check_project(project: object) -> None:
@@ -329,9 +224,4 @@ def _check_project(project: object) -> None:
 
 
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_each("_before_fork"),
-        after_in_parent=_each("_after_fork_in_parent"),
-        after_in_child=_each("_after_fork_in_child"),
-    )
+os.register_at_fork(after_in_child=_in_child)

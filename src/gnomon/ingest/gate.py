@@ -7,6 +7,7 @@ the exact rules in `rules.py`, which name the reason. The gate refuses; it never
 from __future__ import annotations
 
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -329,10 +330,17 @@ def _refused(index: int, refusal: Refusal, shown: Any, fields: Any) -> Refused:
     )  # fmt: skip
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxdict, _BRIEF.maxstring, _BRIEF.maxother = 64, 500, 500
+
+
 def _cut(shown: Any) -> str:
     """What was sent, as printable text of at most 2,000 characters for the quarantine."""
     try:
         text = msgspec.json.encode(shown, enc_hook=repr).decode()
     except (TypeError, ValueError, RecursionError, OverflowError):
-        text = ascii(shown) if not isinstance(shown, Mapping) else ascii(dict(list(shown.items())[:64]))
+        try:
+            text = _BRIEF.repr(shown).encode("ascii", "backslashreplace").decode()
+        except ValueError:  # an integer of more digits than Python writes
+            text = "a value that cannot be shown"
     return text[:2_000].replace("\x00", "\\u0000")

@@ -168,7 +168,8 @@ class Journal:
 
     def _prepare(self) -> None:
         self._db.executescript(
-            "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + _SCHEMA
+            "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+            + _SCHEMA
         )
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal_id', ?)", (uuid.uuid4().hex,))

@@ -58,6 +58,11 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="gnomon-writer", daemon=True)
         self._thread.start()
 
+    def catch_up(self) -> None:
+        """Write everything that waits, before anyone asks."""
+        while self.drain():
+            pass
+
     def offer(self, positions: list[int], batches: list[Batch], *, watch: bool = False) -> None:
         """Hand over batches that this process just made durable, to spare reading them back.
 
@@ -92,8 +97,7 @@ class Writer:
         if self._thread is not None:
             self._thread.join()
         try:
-            while self.drain():
-                pass
+            self.catch_up()
             self.checkpoint()
         except GnomonError as error:
             log.warning("what was recorded stays in the journal: %s", error)

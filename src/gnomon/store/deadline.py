@@ -1,4 +1,4 @@
-"""Statement time-outs: one thread that interrupts whatever runs past its deadline, instead of a timer thread a statement."""
+"""Statement time-outs: one thread that interrupts what runs past its deadline, not a timer thread a statement."""
 
 from __future__ import annotations
 

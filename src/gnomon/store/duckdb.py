@@ -38,7 +38,7 @@ _STAGED = {
 _STAGING = "CREATE TEMP TABLE staging (" + ", ".join(f"{f.name} {_STAGED[f.kind]}" for f in FIELDS) + ")"
 _SAMPLE_STAGING = """CREATE TEMP TABLE sample_staging (
   ts BIGINT, received_at BIGINT, name VARCHAR, kind VARCHAR, value DOUBLE, labels VARCHAR)"""
-# A canonical UUID takes 16 bytes; any other id is kept as text beside the UUID of its MD5, which only narrows the join.
+# A canonical UUID takes 16 bytes; any other id is text beside the UUID of its MD5, which only narrows the join.
 _CANONICAL = "(try_cast(id AS UUID)::VARCHAR IS NOT DISTINCT FROM id)"
 _KEY = f"CASE WHEN {_CANONICAL} THEN try_cast(id AS UUID) ELSE md5(id)::UUID END"
 _TEXT = f"CASE WHEN {_CANONICAL} THEN NULL ELSE id END"
@@ -48,7 +48,9 @@ _COLUMNS = ", ".join(f"make_timestamp({f.name})" if f.kind == "time" else f.name
 
 def _insert(key: str, text: str) -> str:
     names = ", ".join(_REST)
-    return f"INSERT INTO events (project, id, id_text, version, {names}) SELECT ?, {key}, {text}, ?, {_COLUMNS} FROM staging"
+
+
+# A canonical UUID takes 16 bytes; any other id is text beside the UUID of its MD5, which narrows the join.
 
 
 _INSERT = _insert(_KEY, _TEXT)

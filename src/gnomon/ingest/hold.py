@@ -1,0 +1,217 @@
+"""One process's hold on a store: the journal always, and the store with its writer while this process owns it.
+
+Engines of one process that open the same store share one hold. The first process to come owns the store until it
+ends, however it ends; then another one takes over, on its next question or when it next has something to store.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from pathlib import Path
+
+from gnomon.config import Settings
+from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreUnavailable
+from gnomon.event import Batch
+from gnomon.ingest.journal import Journal
+from gnomon.ingest.owner import OwnerLock
+from gnomon.ingest.recovery import open_journal, open_or_rebuild
+from gnomon.ingest.writer import Writer
+from gnomon.store import Store, store_path
+
+log = logging.getLogger("gnomon.hold")
+
+#: How often a process that only records looks whether the owner is gone.
+TAKE_OVER_SECONDS = 2.0
+
+_HELD: dict[Path, Hold] = {}
+_ALL: weakref.WeakSet[Hold] = weakref.WeakSet()
+_OPENING = threading.RLock()
+
+
+def take_hold(settings: Settings) -> Hold:
+    """The hold on the store that `settings.database_url` names, made or shared; give it back with `release()`.
+
+    Raises `InvalidValue` for a URL that cannot be a store, `StoreUnavailable` when its folder cannot be written.
+    """
+    path = store_path(settings.database_url)
+    with _OPENING:
+        if path is None:
+            return Hold(settings, None)
+        file = _checked(path)
+        shared = _HELD.get(file)
+        if shared is None:
+            shared = _HELD[file] = Hold(settings, file)
+        else:
+            shared.users += 1
+        return shared
+
+
+class Hold:
+    """See the module. `journal` is always there; `store` and `writer` are None while another process owns the store."""
+
+    def __init__(self, settings: Settings, file: Path | None) -> None:
+        self.settings = settings
+        self.users = 1
+        self._temporary = file is None
+        self._target = ":memory:" if file is None else str(file)
+        self.file = file or Path(tempfile.mkdtemp(prefix="gnomon-")) / "memory.duckdb"
+        self.store: Store | None = None
+        self.writer: Writer | None = None
+        self._taking = threading.Lock()
+        self._next_try = 0.0
+        self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
+        self._lock = OwnerLock(self.file.with_name(self.file.name + ".owner"))
+        owned = self._lock.acquire()
+        try:
+            self.journal: Journal = open_journal(
+                self.file.with_name(self.file.name + ".journal"), settings, repair=owned
+            )
+            if owned:
+                self._open_store()
+        except BaseException:
+            self._lock.release()
+            raise
+        _ALL.add(self)
+
+    def own(self) -> Store:
+        """The store, taken over if its owner is gone. Raises `StoreBusy` while another process owns it."""
+        if self.store is None:
+            with self._taking:
+                if self.store is None:
+                    if self._inherited or not self._lock.acquire():
+                        raise self._busy()
+                    self._open_store()
+        assert self.store is not None
+        return self.store
+
+    def durable(self, positions: list[int], batches: list[Batch]) -> None:
+        """Batches of this process are in the journal: hand them to the writer, here or wherever it is."""
+        if self.writer is not None:
+            self.writer.offer(positions, batches)
+        elif not self._inherited and time.monotonic() >= self._next_try:
+            self._next_try = time.monotonic() + TAKE_OVER_SECONDS
+            try:
+                self.own()
+            except StoreBusy:
+                pass
+            except GnomonError as error:
+                log.error("the store has no owner and cannot be taken over: %s", error)
+
+    def release(self) -> None:
+        """One user less; the last one drains what is there, checkpoints and lets go of the files."""
+        with _OPENING:
+            self.users -= 1
+            if self.users:
+                return
+            if _HELD.get(self.file) is self:
+                del _HELD[self.file]
+            if self.writer is not None:
+                self.writer.stop()
+            if self.store is not None:
+                self.store.close()
+            self.journal.close()
+            self._lock.release()
+            _ALL.discard(self)
+            if self._temporary:
+                shutil.rmtree(self.file.parent, ignore_errors=True)
+
+    def _open_store(self) -> None:
+        """Open the store, replay what the journal holds, start the writer. The lock is held already."""
+        try:
+            store = open_or_rebuild(self._target, self.settings, self.journal)
+            self.journal.continue_after(store.position(self.journal.id))
+            writer = Writer(store, self.journal, self.settings)
+            writer.catch_up()
+        except BaseException:
+            self._lock.release()
+            raise
+        self.store, self.writer = store, writer
+        writer.start()
+
+    def _busy(self) -> StoreBusy:
+        if self._inherited:
+            return StoreBusy(
+                "this process was forked from one that owns the store, so it can only record",
+                remedy="Ask in the process that it was forked from, or open the engine after the fork.",
+            )
+        holder = self._lock.holder()
+        who = f"process {holder}" if holder else "another process"
+        return StoreBusy(
+            f"{who} owns this store, so only it can answer; recording works here as usual",
+            remedy="Ask in that process, or through `gnomon serve`, or end it: the store is then taken over.",
+        )
+
+    # -- fork ---------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Keep every thread out of SQLite, so that none of its locks is copied in a locked state."""
+        self.journal.hold()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self.journal.let_go()
+
+    def after_fork_in_child(self) -> None:
+        """Own connections to the journal; the store stays the parent's, and so does the temporary folder."""
+        self._inherited = self._inherited or self.store is not None
+        never_destroy(self.store, self.writer)
+        self.store = self.writer = None
+        self._temporary = False
+        self._taking = threading.Lock()
+        self._lock.release()
+        never_destroy(*self.journal.after_fork())
+
+
+def _checked(path: str) -> Path:
+    if "://" in path:
+        raise InvalidValue(
+            "this version opens DuckDB files only", remedy="Give a path, duckdb://path or :memory:.", code="bad-store"
+        )
+    file = Path(os.path.realpath(path))
+    if not file.parent.is_dir():
+        raise StoreUnavailable("the folder of the store does not exist", remedy="Make it, or give another path.")
+    if file.is_dir():
+        raise InvalidValue("the store's path is a folder", remedy="Give the path of a file.", code="bad-store")
+    return file
+
+
+_GRAVE: list[object] = []
+
+
+def never_destroy(*things: object) -> None:
+    """Keep what a child inherited from being closed there: its threads and locks exist in the parent only."""
+    for thing in things:
+        if thing is not None:
+            _GRAVE.append(thing)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def _each(name: str) -> None:
+    for hold in list(_ALL):
+        getattr(hold, name)()
+
+
+def _before() -> None:
+    _OPENING.acquire()
+    _each("before_fork")
+
+
+def _in_parent() -> None:
+    _each("after_fork_in_parent")
+    _OPENING.release()
+
+
+def _in_child() -> None:
+    global _OPENING
+    _OPENING = threading.RLock()
+    _each("after_fork_in_child")
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
