@@ -47,10 +47,8 @@ _COLUMNS = ", ".join(f"make_timestamp({f.name})" if f.kind == "time" else f.name
 
 
 def _insert(key: str, text: str) -> str:
-    names = ", ".join(_REST)
-
-
-# A canonical UUID takes 16 bytes; any other id is text beside the UUID of its MD5, which narrows the join.
+    columns = f"project, id, id_text, version, {', '.join(_REST)}"
+    return f"INSERT INTO events ({columns}) SELECT ?, {key}, {text}, ?, {_COLUMNS} FROM staging"
 
 
 _INSERT = _insert(_KEY, _TEXT)
