@@ -65,11 +65,11 @@ def encode_json(value: Any, encode: Callable[[Any], bytes] = _encode_strictly) -
         return encode(value).decode()
     except UnicodeEncodeError:
         raise Refusal("lone-surrogate", "text: holds half of a surrogate pair") from None
-    except OverflowError:
+    except (OverflowError, ValueError):  # ValueError: of more digits than Python writes
         raise Refusal("number-too-large", "properties: an integer beyond 64 bits") from None
     except RecursionError:
         raise Refusal("too-deep", "properties: nested too deeply") from None
-    except (TypeError, ValueError):
+    except TypeError:
         raise Refusal("wrong-type", "properties: hold a value that JSON cannot") from None
 
 

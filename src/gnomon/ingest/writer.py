@@ -123,8 +123,8 @@ class Writer:
                         if not self._in_hand and not self._stopping:
                             self._changed.wait(wait)
                 wait, self.fault = POLL_SECONDS, None
-            except GnomonError as error:
-                self.fault = error
+            except Exception as error:  # noqa: BLE001  the thread must live on: the journal keeps what waits
+                self.fault = error if isinstance(error, GnomonError) else StoreUnavailable(type(error).__name__)
                 log.warning("the store does not take what was recorded, it waits in the journal: %s", error)
                 wait = min(5.0, wait * 2)
                 with self._changed:
@@ -140,9 +140,9 @@ class Writer:
                 return False
             try:
                 repeats = self._store.write(work, self._journal.id)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreDamaged):
                 raise
-            except GnomonError:
+            except Exception:  # noqa: BLE001  a batch that breaks the store must not hold up those behind it
                 repeats = self._one_by_one(work)
             self._advance(work, repeats)
             return True
@@ -217,10 +217,11 @@ class Writer:
         for position, batch in work:
             try:
                 repeats.update(self._store.write([(position, batch)], self._journal.id))
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreDamaged):
                 raise
-            except GnomonError as error:
-                log.error("the store refuses journal batch %d (%s): set aside in the quarantine", position, error.code)
+            except Exception as error:  # noqa: BLE001  as in drain
+                reason = type(error).__name__
+                log.error("the store refuses journal batch %d (%s): set aside in the quarantine", position, reason)
                 self._store.write([(position, _set_aside(batch))], self._journal.id)
         return repeats
 
