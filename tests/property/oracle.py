@@ -50,9 +50,8 @@ _SAME = {"avg": "mean", "median": "p50"}
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
-@cache
 def local(us: int, zone: ZoneInfo) -> datetime:
-    return datetime.fromtimestamp(us // 1_000_000, zone) + timedelta(microseconds=us % 1_000_000)
+    return datetime.fromtimestamp(us // 1_000_000, zone).replace(microsecond=us % 1_000_000)
 
 
 def offset(us: int, zone: ZoneInfo) -> int:
@@ -211,7 +210,9 @@ class Metric:
         return self.agg == "rate"
 
     @property
-    def of_nothing(self) -> int | None:
+    def of_nothing(self) -> float | None:
+        if self.agg == "sum" and self.field not in WHOLE:
+            return 0.0
         return 0 if self.agg in ("count", "sum", "unique") else None
 
 
@@ -262,7 +263,7 @@ class Oracle:
             "actor": pl.Series(people, dtype=pl.String),
             "status_class": pl.Series([None if code is None else f"{code // 100}xx" for code in status], dtype=pl.String),
         }
-        self._distinct = sorted(set(ts))
+        self._buckets: dict[tuple[str, ZoneInfo], dict[int, int]] = {}
 
     # -- columns --
 
@@ -283,12 +284,12 @@ class Oracle:
                 self.columns[f"{word}:{name}"] = pl.Series(data, dtype=kind)
         return self.columns[at]
 
-    def time(self, grain: str, zone: ZoneInfo) -> pl.Series:
-        at = f"time:{grain}:{zone.key}"
-        if at not in self.columns:
-            known = {us: bucket(us, grain, zone) for us in self._distinct}
-            self.columns[at] = pl.Series([known[us] for us in self.columns["ts"].to_list()], dtype=pl.Int64)
-        return self.columns[at]
+    def time(self, ts: pl.Series, grain: str, zone: ZoneInfo) -> pl.Series:
+        known = self._buckets.setdefault((grain, zone), {})
+        moments = ts.to_list()
+        for us in set(moments) - known.keys():
+            known[us] = bucket(us, grain, zone)
+        return pl.Series([known[us] for us in moments], dtype=pl.Int64)
 
     # -- filters --
 
@@ -323,18 +324,17 @@ class Oracle:
         key = self.column(name)
         wanted = [value for value in values if value is not None]
         if name.startswith("properties."):
-            found = key.is_in([canonical(value) for value in wanted])
+            found = _among(key, [canonical(value) for value in wanted])
         elif key.dtype in (pl.Int64, pl.Float64):
-            found = key.cast(pl.Float64).is_in([float(value) for value in wanted])
+            found = _among(key.cast(pl.Float64), [float(value) for value in wanted])
         else:
-            found = key.is_in(pl.Series(wanted, dtype=key.dtype))
-        found = found.fill_null(False)
+            found = _among(key, wanted)
         return found | key.is_null() if len(wanted) < len(values) else found
 
     def _where_text(self, name: str, test: Any) -> pl.Series:
         text = self.column(name, "text")
         passing = [value for value in text.unique().to_list() if value is not None and test(value)]
-        return text.is_in(pl.Series(passing, dtype=pl.String)).fill_null(False)
+        return _among(text, passing)
 
     def _ordered(self, op: str, name: str, value: Any) -> pl.Series:
         if isinstance(value, str):
@@ -358,14 +358,16 @@ class Oracle:
         chosen = (ts >= span.start) & (ts < span.end)
         for node in _filter_list(question.get("filters")):
             chosen = chosen & self.passing(node)
-        columns = {"w": self.columns["weight"]}
-        for place, name in enumerate(dims):
-            columns[f"d{place}"] = self.time(name.removeprefix("time:"), zone) if name.startswith("time:") else self.column(name)
+        columns = {"ts": ts, "w": self.columns["weight"]}
+        columns |= {f"d{place}": self.column(name) for place, name in enumerate(dims) if not name.startswith("time:")}
         metrics = [metric_of(given) for given in question["metrics"]]
         keys = [f"d{place}" for place in range(len(dims))]
         for place, metric in enumerate(metrics):
             self._inputs(columns, place, metric)
         frame = pl.DataFrame(columns).filter(chosen)
+        for place, name in enumerate(dims):
+            if name.startswith("time:"):
+                frame = frame.with_columns(self.time(frame["ts"], name.removeprefix("time:"), zone).alias(f"d{place}"))
         found: dict[Any, list[Any]] = {key: [None] * len(metrics) for key in (_keys(frame, keys) if keys else [()])}
         for place, metric in enumerate(metrics):
             values = _aggregate(frame, keys, place, metric)
@@ -423,6 +425,11 @@ class Oracle:
         return found
 
 
+def _among(column: pl.Series, values: list[Any]) -> pl.Series:
+    found = column.is_in(values) if values else column.is_null() & column.is_not_null()
+    return found.fill_null(False)
+
+
 def change(metric: Metric, now: Any, before: Any) -> tuple[Any, Any, Any, Any, str | None]:
     """now, before, change, points, reason."""
     if now is None:
@@ -451,10 +458,11 @@ def _aggregate(frame: pl.DataFrame, keys: list[str], place: int, metric: Metric)
         both = frame.filter(pl.col(f"b{place}"))
         return _by_key(both, keys, (w * k.cast(pl.Float64)).sum() / w.sum())
     rows = frame.filter(k)
+    counted = (frame["w"] == 1).all()
     if metric.agg == "count":
-        value = w.sum()
+        value = pl.len() if counted else w.sum()
     elif metric.agg == "sum":
-        value = (w * x).sum()
+        value = x.sum() if counted else (w * x).sum()
     elif metric.agg == "mean":
         value = (w * x).sum() / w.sum()
     elif metric.agg == "unique":

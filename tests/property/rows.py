@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import random
 import re
 import uuid
@@ -86,6 +85,12 @@ CLUSTERS = tuple(
         ("2026-08-31T18:20", 60, 1_800),
     ]
 )
+#: For the weighted rows only, as "all" gets long by them: the first days, and Kathmandu's change of a quarter of an hour.
+FAR_CLUSTERS = (
+    (datetime(1970, 1, 1, tzinfo=UTC), 30, 500),
+    (datetime(1970, 1, 9, tzinfo=UTC), 30, 500),
+    (datetime(1985, 12, 31, 18, 30, tzinfo=UTC), 20, 700),
+)
 _EDGES_US = (0, -1, 1, 1_000_000, -1_000_000, 1_800_000_000, -1_800_000_000, 3_600_000_000, -3_600_000_000, 900_000_000, 60_000_000)
 
 _SOURCES = ("a", "A", "ä", "Z", "z", "free-list", " lead", "100%", "o'hara", 'q"uote', "back\\slash", "tab\there",
@@ -94,7 +99,7 @@ _TYPES = ("request", "request", "request", "page_view", "pageview", "purchase", 
 _ENDPOINTS = ("/", "/a", "/a/b", "/A", "/ü", "/a.b", "/{id}", "/a%20b", "/🚀/x")
 _ERRORS = ("timeout", "Timeout", "dns", "http_500", "пусто")
 #: What one and the same key holds; `...` stands for a key that is absent.
-MIXED = (1, 1.0, "1", True, None, ..., {"a": 1}, [1, "x"], 0, False, "true", "null", 2.5, -3, "", "x y", 1e3, "ü", [], {}, "🚀")
+MIXED = (1, 1.0, "1", True, None, ..., {"a": 1}, [1, "x"], 0, False, "true", "null", 2.5, -3, "", "x y", 1e3, -0.0, "ü", [], {}, "🚀")
 ODD_KEYS = ("a.b", "a/b", "a~b", "a~1b", 'a"b', "a'b", "a\\b", "ключ", "with space", "0", "$", "*", "a", "[0]", "$.a", "/a", "a.b.c", "%s")
 
 
@@ -102,7 +107,7 @@ def made_events(seed: int, weighted: bool) -> Iterator[list[Event]]:
     """About 20,000 rows, a list for each cluster, then a list of repeats."""
     rng = random.Random(seed)
     repeats: list[Event] = []
-    for center, hours, count in CLUSTERS:
+    for center, hours, count in (*CLUSTERS, *(FAR_CLUSTERS if weighted else ())):
         rows = [_made(rng, center, hours, weighted) for _ in range(count)]
         for row in rng.sample(rows, count // 30):
             rows.append(dict(row))
@@ -110,7 +115,19 @@ def made_events(seed: int, weighted: bool) -> Iterator[list[Event]]:
         for row in rng.sample(rows, count // 60):
             repeats.append({**_made(rng, center, hours, weighted), "id": row["id"]})
         yield rows
+    if weighted:
+        yield _hundred()
     yield repeats
+
+
+def _hundred() -> list[Event]:
+    """Weights that add up to 100, and a value at which they reach each of 1 to 55: 0.55 * 100 is not 55 in binary."""
+    at = datetime(2025, 7, 1, 12, tzinfo=UTC)
+    return [
+        {"id": f"hundred-{n}", "ts": at + timedelta(seconds=n), "type": "purchase", "source": "hundred",
+         "duration_ms": float(n), "bytes_sent": n, "properties": {"amount": n / 4}, "weight": weight}
+        for n, weight in enumerate([1.0] * 55 + [10.0] * 4 + [2.5] * 2)
+    ]  # fmt: skip
 
 
 def _made(rng: random.Random, center: datetime, hours: int, weighted: bool) -> Event:
@@ -119,7 +136,7 @@ def _made(rng: random.Random, center: datetime, hours: int, weighted: bool) -> E
     maybe = lambda share, value: value if rng.random() < share else None  # noqa: E731
     event = {
         "id": _id(rng),
-        "ts": datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=min(ts, high)),
+        "ts": datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=max(0, min(ts, high))),
         "type": rng.choice(_TYPES),
         "user_id": maybe(0.6, f"u{int(rng.paretovariate(0.7)) % 97}"),
         "device_id": maybe(0.7, rng.choice(["u1", "u2", f"d{rng.randrange(200)}"])),
@@ -158,8 +175,3 @@ def _properties(rng: random.Random) -> dict[str, Any] | None:
     for key in rng.sample(ODD_KEYS, 3):
         found[key] = rng.choice((1, 2.5, "v", "w'x", True, None, {"b": {"c": 1}}, rng.randrange(50)))
     return {key: value for key, value in found.items() if value is not ...}
-
-
-def plain(event: Event) -> str:
-    """An event as text, for messages."""
-    return json.dumps(event, default=str, ensure_ascii=False)

@@ -9,9 +9,11 @@ import json
 import random
 import time
 import tracemalloc
+import uuid
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import GnomonError, InvalidValue, MissingExtra, UnknownName
-from gnomon.ingest import importers
+from gnomon.ingest import occurrences
+from gnomon.ingest import parquet as parquet_module
 from gnomon.ingest.importers import BadLine, Candidate, Progress, detect_format, read_file
+from gnomon.ingest.occurrences import Occurrences
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
 TS = "2025-01-01T00:00:00Z"
@@ -622,7 +626,7 @@ def test_parquet_needs_its_extra(load, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(importers.ParquetRows.__init__.__globals__["importlib"], "import_module", missing)
+    monkeypatch.setattr(parquet_module.importlib, "import_module", missing)
     with pytest.raises(MissingExtra, match="gnomon\\[arrow\\]"):
         load(b"PAR1", "a.parquet")
 
@@ -646,7 +650,17 @@ def test_same_content_has_the_same_id_in_every_format(load, parquet):
     (a,), (b,) = load("n,f,s,t\n5,1.5,x,true\n"), nd(load, {"t": True, "s": "x", "f": 1.5, "n": 5, "none": None})
     (c,) = items(parquet({"s": ["x"], "n": [5], "f": [1.5], "t": [True]}))
     assert a.fields["id"] == b.fields["id"] == c.fields["id"]
-    assert a.fields["id"].startswith("i") and len(a.fields["id"]) == 33
+
+
+def test_derived_ids_are_canonical_uuids_of_version_8():
+    for n in range(200):
+        digest = bytearray(blake2b(b"%d" % n, digest_size=16).digest())
+        digest[6] = digest[6] & 0x0F | 0x80
+        digest[8] = digest[8] & 0x3F | 0x80
+        counts = Occurrences()
+        first, second = counts.id_of(b"%d" % n), counts.id_of(b"%d" % n)
+        assert first == str(uuid.UUID(bytes=bytes(digest))) != second
+        assert (str(uuid.UUID(second)), uuid.UUID(second).version) == (second, 8)
 
 
 def test_a_rotated_log_adds_only_its_new_lines(load):
@@ -674,7 +688,7 @@ def test_ids_do_not_hang_on_chunks_or_gzip(tmp_path, letters, chunk):
 def test_counts_in_the_temporary_file_are_exact():
     rng = random.Random(7)
     contents = [b"%d" % rng.randrange(3_000) for _ in range(20_000)]
-    small, large = importers._Occurrences(spill_at=100), importers._Occurrences()
+    small, large = Occurrences(spill_at=100), Occurrences()
     assert [small.id_of(c) for c in contents] == [large.id_of(c) for c in contents]
     assert small._table is not None and large._table is None
     small.close()
@@ -684,8 +698,8 @@ def test_a_full_disk_is_said(monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importers.tempfile, "TemporaryFile", full)
-    counts = importers._Occurrences(spill_at=1)
+    monkeypatch.setattr(occurrences.tempfile, "TemporaryFile", full)
+    counts = Occurrences(spill_at=1)
     counts.id_of(b"a")
     with pytest.raises(GnomonError) as error:
         counts.id_of(b"b")

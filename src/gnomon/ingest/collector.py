@@ -150,7 +150,7 @@ class Collector:
             self._busy_at = self._settings.buffer_events
             self._bell.put(True)
         else:
-            self._busy_at = self._settings.flush_events
+            self._busy_at = min(self._settings.flush_events, self._settings.buffer_events)
             self._bell.put(False)
         return False
 

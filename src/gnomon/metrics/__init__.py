@@ -170,9 +170,11 @@ def find_metric(given: object) -> Metric:
 def _from_object(given: Mapping[Any, Any]) -> Metric:
     extra = set(given) - {"agg", "field", "as", "where"}
     if extra:
-        raise unknown_name("part of a metric object", sorted(map(str, extra))[0], ["agg", "field", "as", "where"])
+        raise unknown_name("part of a metric object", next(iter(extra)), ["agg", "field", "as", "where"])
     agg, field, where = given.get("agg"), given.get("field"), given.get("where")
-    name = given.get("as") or (f"{agg}_{field}" if field else agg)
+    name = given.get("as")
+    if name is None:
+        name = f"{agg}_{field}" if isinstance(agg, str) and isinstance(field, str) else agg
     if not isinstance(agg, str) or not isinstance(name, str) or not 0 < len(name) <= 200:
         raise InvalidValue("a metric object needs `agg` and texts for `field` and `as`", code="bad-query")
     return Metric(name, _expression(agg, field, where))

@@ -91,11 +91,13 @@ class Asking:
         `filters` may be a mapping (`{"source": "a", "success": True, "min_duration_ms": 10}`) or a list of filters.
         """
         words = {"hour": "time:hour_of_day", "day": "time:day", "app": "application"}
-        groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
+        groups = [group_by] if isinstance(group_by, str) else [] if group_by is None else group_by
         chosen = metrics or ["events", "successes", "failures", "success_rate", "mean_duration_ms", "p50_duration_ms",
                              "p95_duration_ms"]  # fmt: skip
         given = usage_filters(filters) if isinstance(filters, Mapping) else filters
-        return self.query(chosen, [words.get(name, name) for name in groups], time_range, given, **rest)
+        if isinstance(groups, list | tuple):
+            groups = [words.get(name, name) if isinstance(name, str) else name for name in groups]
+        return self.query(chosen, groups, time_range, given, **rest)
 
     def compare_periods(self, period1: Any, period2: Any, dimensions: Sequence[str] = ("source",),
                         metrics: Sequence[Any] | None = None, **rest: Any) -> Result:  # fmt: skip
@@ -325,7 +327,7 @@ def usage_filters(given: Mapping[str, Any]) -> list[Any]:
     for name, value in given.items():
         if name in ("min_duration_ms", "max_duration_ms"):
             found.append(["gte" if name.startswith("min") else "lte", "duration_ms", value])
-        elif name in _SUMMARY_FIELDS or name.startswith("properties."):
+        elif name in _SUMMARY_FIELDS or (isinstance(name, str) and name.startswith("properties.")):
             values = list(value) if isinstance(value, list | tuple | set) else [value]
             found.append(["is", _SUMMARY_FIELDS.get(name, name), values])
         else:

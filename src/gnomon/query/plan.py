@@ -15,6 +15,7 @@ from gnomon.errors import InvalidValue, RangeTooLarge
 from gnomon.query.model import Query
 from gnomon.timerange import (
     US_DAY,
+    US_HOUR,
     DateRange,
     Grain,
     OffsetPiece,
@@ -118,7 +119,8 @@ def _choose_grain(plan: Plan, facts: Facts) -> Plan:
 
 def _pieces(span: DateRange, now_us: int) -> tuple[OffsetPiece, ...]:
     """The stretches of one offset in which events can lie; ten thousand years have twenty thousand of them."""
-    start, end = max(span.start_us, _NO_EVENT_BEFORE_US), min(span.end_us, now_us + _NO_EVENT_AHEAD_US)
+    # Two hours earlier, so that a change of clock just where the range begins is seen as the cut that it is.
+    start, end = max(span.start_us, _NO_EVENT_BEFORE_US) - 2 * US_HOUR, min(span.end_us, now_us + _NO_EVENT_AHEAD_US)
     return offset_pieces(span.zone, start, end) or offset_pieces(span.zone, span.start_us, span.start_us + 1)
 
 

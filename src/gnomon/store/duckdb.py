@@ -64,6 +64,13 @@ AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
 )
 
 
+_INSERT_SAMPLES = """INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels)
+SELECT ?, ?, make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels FROM sample_staging s"""
+_NOT_KEPT_YET = """ WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND
+o.received_at = make_timestamp(s.received_at) AND o.version <= ? AND o.name = s.name AND o.kind = s.kind
+AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels)"""
+
+
 class DuckDBStore:
     """See `gnomon.store.Store`. `path` is a file or `:memory:`."""
 
@@ -124,7 +131,7 @@ class DuckDBStore:
         samples = [row for batch in batches for row in batch.samples]
         if samples:
             books.append([project, "sample", None, "stored", "", len(samples)])
-            self._write_samples(project, samples)
+            self._write_samples(project, samples, doubtful=any(batch.replayed for batch in batches))
         if books:
             self._append("books", [tuple(entry) for entry in books])
         refused = [(project, *entry) for batch in batches for entry in batch.refused]
@@ -176,16 +183,14 @@ class DuckDBStore:
                 [project, min(moments), max(moments)],
             )
 
-    def _write_samples(self, project: str, samples: list[Row]) -> None:
+    def _write_samples(self, project: str, samples: list[Row], *, doubtful: bool) -> None:
+        """Store samples. They have no id: only where a batch was replayed are equal ones taken for the same."""
         self._append("sample_staging", samples)
-        self._connection.execute(
-            "INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels) SELECT ?, ?, "
-            "make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels FROM sample_staging s "
-            "WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND "
-            "o.received_at = make_timestamp(s.received_at) AND o.version <= ? AND o.name = s.name AND o.kind = s.kind "
-            "AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels)",
-            [project, self._version + 1, project, self._version],
-        )
+        if doubtful:
+            known = [project, self._version + 1, project, self._version]
+            self._connection.execute(_INSERT_SAMPLES + _NOT_KEPT_YET, known)
+        else:
+            self._connection.execute(_INSERT_SAMPLES, [project, self._version + 1])
         self._connection.execute("TRUNCATE sample_staging")
 
     def _append(self, table: str, rows: Sequence[Row]) -> None:
@@ -467,7 +472,8 @@ def _translated(error: duckdb.Error) -> GnomonError:
             "another process owns this store",
             remedy="Ask in the process that opened it first, ask through `gnomon serve`, or stop that process.",
         )
-    if any(
+    of_a_value = isinstance(error, duckdb.DataError | duckdb.BinderException)  # its text may quote any value
+    if not of_a_value and any(
         sign in text
         for sign in ("Corrupt", "not a valid DuckDB", "checksum", "Failure while replaying WAL", "Serialization Error")
     ):
