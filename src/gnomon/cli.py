@@ -246,7 +246,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """A CSV cell; text that a spreadsheet would run as a formula gets one apostrophe in front (design, section 7)."""
+    """A CSV cell; text that a spreadsheet would run as a formula gets one apostrophe in front."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, dict | list):

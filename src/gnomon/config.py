@@ -91,7 +91,9 @@ def _from_toml(path: Path) -> Mapping[str, Any]:
         raise InvalidValue(
             "the settings file cannot be read", remedy="Give the path of a TOML file.", code="bad-config"
         ) from error
-    own: Mapping[str, Any] = table.get("gnomon", table)
+    own = table.get("gnomon", table)
+    if not isinstance(own, dict):
+        raise InvalidValue("`gnomon` in the settings file is not a table", remedy="Write [gnomon].", code="bad-config")
     return own
 
 

@@ -22,7 +22,7 @@ from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.collector import Collector
-from gnomon.ingest.hold import never_destroy, take_hold
+from gnomon.ingest.hold import keeps_inherited, never_destroy, take_hold
 from gnomon.ingest.importers import Progress
 from gnomon.ingest.load import ImportReport, Loader
 from gnomon.ingest.recovery import found_damage
@@ -50,7 +50,7 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     if project is not None:
         chosen = chosen.but(project=project)
     if timezones is not None:
-        chosen = chosen.but(timezones=tuple(timezones))
+        chosen = chosen.but(timezones=timezones)
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
@@ -64,6 +64,8 @@ class AnalyticsEngine(Collector, Asking):
         _check_project(settings.project)
         self.settings = settings
         self.clock = clock
+        if not settings.timezones:
+            raise InvalidValue("no time zone is given", remedy='Leave it out, or give ["UTC"].', code="bad-config")
         self.zone = load_zone(settings.timezones[0])
         for name in settings.timezones:
             load_zone(name)
@@ -205,8 +207,13 @@ def _closed_append(_row: Any) -> None:
 
 
 def _close_all() -> None:
+    """The end of the interpreter, and the last that this process does with its engines."""
     for engine in list(_LIVE):
         engine.close()
+    if keeps_inherited():
+        # The parent's connection has to stay unclosed here; DuckDB's binding would print that as a leak.
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _in_child() -> None:

@@ -1,7 +1,7 @@
 """Every exception Gnomon raises on purpose: one tree, each with a stable code and a remedy.
 
 A message says what is wrong, the remedy what to do about it. Neither ever repeats a value that a
-stranger sent, so an error may be shown or logged as it is. `status` is the HTTP status of section 7.
+stranger sent, so an error may be shown or logged as it is. `status` is the HTTP status that fits.
 """
 
 from __future__ import annotations
@@ -104,14 +104,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:60])
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownName:
     """An `UnknownName` for a `kind` of thing, with the nearest valid name as its remedy.
 
     The unknown name itself is quoted only up to 60 printable characters, as it may come from a stranger.
     """
-    names = sorted(known)
-    text = name if isinstance(name, str) else f"of type {type(name).__name__}"
-    shown = "".join(c if c.isprintable() else "?" for c in text[:60])
+    names = sorted(map(_printable, known))
+    shown = _printable(name) if isinstance(name, str) else f"of type {type(name).__name__}"
     hit = nearest(shown, names)
     remedy = f"Did you mean {hit!r}?" if hit else "Known: " + ", ".join(names[:40]) + "."
     return UnknownName(f"unknown {kind} {shown!r}", remedy=remedy)

@@ -1,4 +1,4 @@
-"""A child that records and flushes under load until it is killed, and the ledger that says what `flush()` returned for.
+"""A child that records and flushes under load until killed, and the ledger that says what `flush()` returned for.
 
 Run as a program: `python killing.py STORE LEDGER CYCLE [BROKEN]`. The ledger gets a line `from to` (event numbers, end
 exclusive) after each returned flush; a line that was not finished when the kill came promises nothing.

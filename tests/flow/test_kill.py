@@ -1,4 +1,4 @@
-"""Promises 1, 2 and 4: what `flush()` returned for survives `kill -9` at any moment, counts once, and the books close."""
+"""Promises 1, 2, 4: what `flush()` returned for survives `kill -9` at any moment, counts once, the books close."""
 
 from __future__ import annotations
 

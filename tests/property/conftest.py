@@ -1,74 +1,14 @@
-"""The engines that the differential test asks, each beside its oracle over the same rows."""
+"""The engines of the differential test, filled once."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator
 
 import pytest
-from oracle import Oracle
-from rows import NOW, Event, access_events, commit_events, made_events, us_of
-
-import gnomon
-from gnomon.engine import AnalyticsEngine
-from gnomon.event import Batch
-from gnomon.ingest.collector import batch_from
-
-
-class Clock:
-    """Stands at NOW until a test moves it."""
-
-    now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@dataclass
-class World:
-    """One engine and the same rows in the oracle."""
-
-    engine: AnalyticsEngine
-    oracle: Oracle
-    clock: Clock
-
-
-def feed(engine: AnalyticsEngine, events: Iterable[Event], project: str | None = None) -> None:
-    """Put rows through the gate as an import does, and wait until they can be asked for."""
-    rest = iter(events)
-    while chunk := list(itertools.islice(rest, 2_000)):
-        admitted = engine._gate.admit_fields(chunk, imported=True)
-        assert not admitted.refused, admitted.refused[:3]
-        batch = Batch(project or engine.settings.project)
-        batch_from(batch, admitted, us_of(NOW))
-        positions = engine._journal.append([batch])
-        engine._last_position = positions[-1]
-        engine._on_durable(positions, [batch])
-    engine.flush()
+from worlds import World, opened
 
 
 @pytest.fixture(scope="session")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
-    """`plain`: both files and made-up rows of weight 1. `weighted`: the log, and made-up rows that stand for several."""
-    access, commits = list(access_events()), list(commit_events())
-    made = list(made_events(1, weighted=False))
-    heavy = list(made_events(2, weighted=True))
-    clock = Clock()
-    folder = tmp_path_factory.mktemp("differential")
-    with (
-        gnomon.open(folder / "plain.duckdb", clock=clock) as plain,
-        gnomon.open(folder / "weighted.duckdb", clock=clock, project="weighted") as weighted,
-    ):
-        feed(plain, [*access, *commits])
-        feed(plain, itertools.chain(*heavy[:4]), project="a stranger")
-        feed(weighted, access)
-        # A flush each, so that the store notes the weights of each stretch of time by itself.
-        for engine, lists in ((plain, made), (weighted, heavy)):
-            for rows in lists:
-                feed(engine, rows)
-        yield {
-            "plain": World(plain, Oracle(itertools.chain(access, commits, *made), NOW), clock),
-            "weighted": World(weighted, Oracle(itertools.chain(access, *heavy), NOW), clock),
-        }
+    with opened(tmp_path_factory.mktemp("differential")) as found:
+        yield found

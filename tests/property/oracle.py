@@ -21,7 +21,18 @@ from rows import Event, us_of
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 CLOCK_GRAINS = {"minute": MINUTE, "hour": HOUR}
 PARTS_OF_TIME = ("hour_of_day", "day_of_week")
-TEXTS = ("type", "user_id", "device_id", "session_id", "source", "application", "domain", "endpoint", "method", "error_code")
+TEXTS = (
+    "type",
+    "user_id",
+    "device_id",
+    "session_id",
+    "source",
+    "application",
+    "domain",
+    "endpoint",
+    "method",
+    "error_code",
+)
 WHOLE = ("status_code", "bytes_sent", "bytes_received")
 
 _REQUEST = ["is", "type", ["request"]]
@@ -124,17 +135,17 @@ def calendar_span(day: date, grain: str, zone: ZoneInfo) -> Span:
 @cache
 def buckets(span: Span, grain: str, zone: ZoneInfo) -> tuple[int, ...]:
     """Every bucket of a range, found by looking often enough."""
+    # Offsets are whole quarter-hours since 1972, but St. John's clocks changed at one minute past, until 2011.
+    near = 15 * MINUTE if span.start >= us_of(datetime(2012, 1, 1, tzinfo=UTC)) else MINUTE
     if grain in CLOCK_GRAINS:
-        # Offsets were whole quarter-hours at all times but St. John's changes at one minute past, until 2011.
-        step = MINUTE if grain == "minute" or span.start < us_of(datetime(2012, 1, 1, tzinfo=UTC)) else 15 * MINUTE
+        step = MINUTE if grain == "minute" else near
         looks: Iterable[int] = range(span.start - span.start % step + step, span.end, step)
     else:
-        near, far = 30 * MINUTE, 12 * HOUR
-        edge = 3 * DAY
+        begin, last = span.start - span.start % near + near, span.end - 3 * DAY
         looks = [
-            *range(span.start, min(span.end, span.start + edge), near),
-            *range(span.start, span.end, far),
-            *range(max(span.start, span.end - edge), span.end, near),
+            *range(begin, min(span.end, begin + 3 * DAY), near),
+            *range(span.start, span.end, 12 * HOUR),
+            *range(max(begin, last - last % near), span.end, near),
         ]
     return tuple(sorted({bucket(us, grain, zone) for us in (span.start, *looks, span.end - 1)}))
 
@@ -250,7 +261,7 @@ class Oracle:
         self.properties = [event.get("properties") or {} for event in rows]
         ts = [us_of(event["ts"]) for event in rows]
         self.earliest = min(ts)
-        kinds = {name: pl.String for name in TEXTS} | {name: pl.Int64 for name in WHOLE} | {"duration_ms": pl.Float64}
+        kinds = dict.fromkeys(TEXTS, pl.String) | dict.fromkeys(WHOLE, pl.Int64) | {"duration_ms": pl.Float64}
         self.columns: dict[str, pl.Series] = {
             name: pl.Series([event.get(name) for event in rows], dtype=kind) for name, kind in kinds.items()
         }
@@ -261,7 +272,9 @@ class Oracle:
             "weight": pl.Series([event.get("weight", 1.0) for event in rows], dtype=pl.Float64),
             "success": pl.Series(list(map(_outcome, rows)), dtype=pl.Boolean),
             "actor": pl.Series(people, dtype=pl.String),
-            "status_class": pl.Series([None if code is None else f"{code // 100}xx" for code in status], dtype=pl.String),
+            "status_class": pl.Series(
+                [None if code is None else f"{code // 100}xx" for code in status], dtype=pl.String
+            ),
         }
         self._buckets: dict[tuple[str, ZoneInfo], dict[int, int]] = {}
 
@@ -352,7 +365,9 @@ class Oracle:
 
     # -- groups --
 
-    def groups(self, question: dict[str, Any], dims: list[str], span: Span, zone: ZoneInfo) -> tuple[dict[Any, list[Any]], bool]:
+    def groups(
+        self, question: dict[str, Any], dims: list[str], span: Span, zone: ZoneInfo
+    ) -> tuple[dict[Any, list[Any]], bool]:
         """Metric values by key, and whether every row that counted had weight 1."""
         ts = self.columns["ts"]
         chosen = (ts >= span.start) & (ts < span.end)
@@ -417,7 +432,9 @@ class Oracle:
         for name in dims:
             grain = name.removeprefix("time:")
             by_place = name.startswith("time:") and grain not in PARTS_OF_TIME
-            moved.append(dict(zip(buckets(span, grain, zone), buckets(other, grain, zone), strict=False)) if by_place else None)
+            moved.append(
+                dict(zip(buckets(span, grain, zone), buckets(other, grain, zone), strict=False)) if by_place else None
+            )
         found: dict[Any, Any] = {}
         for key in rows:
             there = tuple(value if at is None else at.get(value, ...) for value, at in zip(key, moved, strict=True))

@@ -10,12 +10,13 @@ import gzip
 import random
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 Event = dict[str, Any]
+Cluster = tuple[datetime, int, int]
 
 #: In Kathmandu it is already the next day, month and Monday-to-Sunday week's Tuesday.
 NOW = datetime(2026, 8, 31, 18, 20, 30, 123456, tzinfo=UTC)
@@ -33,7 +34,9 @@ def access_events() -> Iterator[Event]:
     """The web site's log. The line whose last quote is missing counts like any other."""
     with gzip.open(_DATA / "access.log.gz", "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines):
-            client, when, method, target, protocol, status, size, referrer, agent = _LINE.match(line.rstrip("\n")).groups()
+            client, when, method, target, protocol, status, size, referrer, agent = _LINE.match(
+                line.rstrip("\n")
+            ).groups()
             properties = {"protocol": protocol, "user_agent": agent}
             if referrer != "-":
                 properties["referrer"] = referrer
@@ -85,13 +88,25 @@ CLUSTERS = tuple(
         ("2026-08-31T18:20", 60, 1_800),
     ]
 )
-#: For the weighted rows only, as "all" gets long by them: the first days, and Kathmandu's change of a quarter of an hour.
+#: In a world of their own, as "all" gets long by them: the first days, Kathmandu's change by a quarter of an hour.
 FAR_CLUSTERS = (
     (datetime(1970, 1, 1, tzinfo=UTC), 30, 500),
     (datetime(1970, 1, 9, tzinfo=UTC), 30, 500),
     (datetime(1985, 12, 31, 18, 30, tzinfo=UTC), 20, 700),
 )
-_EDGES_US = (0, -1, 1, 1_000_000, -1_000_000, 1_800_000_000, -1_800_000_000, 3_600_000_000, -3_600_000_000, 900_000_000, 60_000_000)
+_EDGES_US = (
+    0,
+    -1,
+    1,
+    1_000_000,
+    -1_000_000,
+    1_800_000_000,
+    -1_800_000_000,
+    3_600_000_000,
+    -3_600_000_000,
+    900_000_000,
+    60_000_000,
+)
 
 _SOURCES = ("a", "A", "ä", "Z", "z", "free-list", " lead", "100%", "o'hara", 'q"uote', "back\\slash", "tab\there",
             "line\nbreak", "🚀", "\uffee", "\U00010000", "é", "é", "null", "1", "_", "%")  # fmt: skip
@@ -99,15 +114,57 @@ _TYPES = ("request", "request", "request", "page_view", "pageview", "purchase", 
 _ENDPOINTS = ("/", "/a", "/a/b", "/A", "/ü", "/a.b", "/{id}", "/a%20b", "/🚀/x")
 _ERRORS = ("timeout", "Timeout", "dns", "http_500", "пусто")
 #: What one and the same key holds; `...` stands for a key that is absent.
-MIXED = (1, 1.0, "1", True, None, ..., {"a": 1}, [1, "x"], 0, False, "true", "null", 2.5, -3, "", "x y", 1e3, -0.0, "ü", [], {}, "🚀")
-ODD_KEYS = ("a.b", "a/b", "a~b", "a~1b", 'a"b', "a'b", "a\\b", "ключ", "with space", "0", "$", "*", "a", "[0]", "$.a", "/a", "a.b.c", "%s")
+MIXED = (
+    1,
+    1.0,
+    "1",
+    True,
+    None,
+    ...,
+    {"a": 1},
+    [1, "x"],
+    0,
+    False,
+    "true",
+    "null",
+    2.5,
+    -3,
+    "",
+    "x y",
+    1e3,
+    -0.0,
+    "ü",
+    [],
+    {},
+    "🚀",
+)
+ODD_KEYS = (
+    "a.b",
+    "a/b",
+    "a~b",
+    "a~1b",
+    'a"b',
+    "a'b",
+    "a\\b",
+    "ключ",
+    "with space",
+    "0",
+    "$",
+    "*",
+    "a",
+    "[0]",
+    "$.a",
+    "/a",
+    "a.b.c",
+    "%s",
+)
 
 
-def made_events(seed: int, weighted: bool) -> Iterator[list[Event]]:
+def made_events(seed: int, weighted: bool, clusters: Sequence[Cluster] = CLUSTERS) -> Iterator[list[Event]]:
     """About 20,000 rows, a list for each cluster, then a list of repeats."""
     rng = random.Random(seed)
     repeats: list[Event] = []
-    for center, hours, count in (*CLUSTERS, *(FAR_CLUSTERS if weighted else ())):
+    for center, hours, count in clusters:
         rows = [_made(rng, center, hours, weighted) for _ in range(count)]
         for row in rng.sample(rows, count // 30):
             rows.append(dict(row))
@@ -132,7 +189,9 @@ def _hundred() -> list[Event]:
 
 def _made(rng: random.Random, center: datetime, hours: int, weighted: bool) -> Event:
     high = us_of(NOW) + 3_500_000_000
-    ts = us_of(center) + rng.choice((rng.choice(_EDGES_US), *[rng.randrange(-hours * 3_600_000_000, hours * 3_600_000_000)] * 9))
+    ts = us_of(center) + rng.choice(
+        (rng.choice(_EDGES_US), *[rng.randrange(-hours * 3_600_000_000, hours * 3_600_000_000)] * 9)
+    )
     maybe = lambda share, value: value if rng.random() < share else None  # noqa: E731
     event = {
         "id": _id(rng),

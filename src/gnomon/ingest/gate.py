@@ -299,7 +299,7 @@ def _id_parts() -> tuple[str, int]:
 
 def source_of(value: Any) -> str | None:
     """The source under which an event is booked: as given if a row could hold it, else unknown (None)."""
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):  # not isinstance: that asks the value, and a proxy may raise
         return None
     value = exact(value)
     try:

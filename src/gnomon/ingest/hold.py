@@ -193,6 +193,11 @@ def never_destroy(*things: object) -> None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
+def keeps_inherited() -> bool:
+    """Whether this process was forked from one that had things which it must not destroy."""
+    return bool(_GRAVE)
+
+
 def _each(name: str) -> None:
     for hold in list(_ALL):
         getattr(hold, name)()

@@ -1,8 +1,8 @@
 """Damaged files at start-up: set aside under a new name, never deleted, and rebuilt from what the others hold.
 
-A damaged store log loses nothing, as the journal still has what it held. A damaged store file is copied into a new
-one, group of rows by group, as far as it can be read. A damaged journal gives back every batch that still passes
-its checksum.
+A store file that cannot be opened is copied into a new one, group of rows by group, as far as it can be read. A
+damaged journal gives back every batch that still passes its checksum. Damage that opening does not meet is not looked
+for here.
 """
 
 from __future__ import annotations

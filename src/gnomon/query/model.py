@@ -244,7 +244,10 @@ _WARNED_OF = re.compile(r"(?!^)\[|&&|\|\||~~|--")
 
 def _for_python(pattern: str) -> str:
     """The pattern as Python may check it: without the classes that it warns of, which the stores read alike."""
-    if _POSSESSIVE.search(_ESCAPE_OR_CLASS.sub("a", pattern)):
+    rest = _ESCAPE_OR_CLASS.sub("a", pattern)
+    if "[" in rest:
+        raise _bad_pattern("has a class that does not end")
+    if _POSSESSIVE.search(rest):
         raise _bad_pattern("has a possessive repetition")
     return _ESCAPE_OR_CLASS.sub(lambda found: "[a]" if _WARNED_OF.search(found[0]) else found[0], pattern)
 

@@ -1,7 +1,7 @@
 """The embedded store: one DuckDB file, one writing connection, one short-lived cursor for each question.
 
-Event tables have no index; a repeat is found by an anti-join over the batch's own span of time (decision 6 of the
-design). Everything one write brings, and the journal position it came from, is one transaction.
+Event tables have no index; a repeat is found by an anti-join over the batch's own span of time
+(docs/decisions/0003). Everything one write brings, and the journal position it came from, is one transaction.
 """
 
 from __future__ import annotations
@@ -377,6 +377,7 @@ def _connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect(":memory:", config=config)
         connection.execute(f"ATTACH {_quoted(path)} AS store{logless}")
         connection.execute("USE store")
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # the writer's work, and never a forked child's
         connection.execute("SET enable_external_access = false")
     except duckdb.Error as error:
         raise _translated(error) from error

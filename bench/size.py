@@ -1,0 +1,53 @@
+"""Bytes of an event in a closed store file: of the generated one, and of events pushed through the engine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from bench.dataset import Store, clock, stores
+from bench.figures import Figure, Size
+
+TITLE = "Bytes an event in the closed file (16 of them a random id)"
+_COLUMNS = (
+    "id", "ts", "type", "user_id", "source", "application", "domain", "endpoint", "method", "status_code",
+    "duration_ms", "bytes_sent", "bytes_received", "error_code",
+)  # fmt: skip
+
+
+def run(size: Size) -> list[Figure]:
+    """The same first day twice: generated, and recorded through `track()`."""
+    per_day = size.pick(1_000_000, 66_667)
+    days = size.pick(1, 3)
+    part, whole = stores(per_day, (days, 30))
+    pushed, stored = _pushed(part)
+    generated = part.path.stat().st_size / part.events
+    return [
+        Figure(f"generated, {whole.events:,} events", whole.path.stat().st_size / whole.events, "B", 45),
+        Figure(f"generated, {part.events:,} events", generated, "B", note="the file grows in blocks of 256 KiB"),
+        Figure(f"the same through track(), {stored:,} events", pushed, "B", 45,
+               note=f"{pushed / generated:.2f} of the generated file"),
+    ]  # fmt: skip
+
+
+def _pushed(source: Store) -> tuple[float, int]:
+    import duckdb
+    import msgspec
+
+    import gnomon
+    from gnomon.config import Settings
+
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect(str(source.path), read_only=True) as con:
+        path = Path(folder) / "store.duckdb"
+        rows = con.execute(f"SELECT {', '.join(_COLUMNS)}, properties FROM events ORDER BY rowid")
+        with gnomon.open(path, settings=Settings(), clock=clock) as engine:
+            while part := rows.fetchmany(20_000):
+                for *values, properties in part:
+                    given = dict(zip(_COLUMNS, values, strict=True))
+                    given["id"], given["ts"] = str(given["id"]), given["ts"].isoformat() + "Z"
+                    engine.track(**given, properties=msgspec.json.decode(properties) if properties else None)
+                engine.flush()
+            stored = engine.books().stored
+        if stored != source.events:
+            raise RuntimeError(f"{stored:,} of {source.events:,} events were stored")
+        return path.stat().st_size / stored, stored
