@@ -7,7 +7,7 @@ are always valid and carry their JSON type with them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from gnomon.errors import InvalidValue, UnknownName, unknown_name
@@ -100,11 +100,16 @@ def find_dimension(data: Dataset, name: object) -> Dimension:
     """The dimension of that name: declared, `time:<grain>`, or a key of the JSON column. Raises `UnknownName`."""
     if not isinstance(name, str):
         raise InvalidValue("a dimension must be given by its name", code="bad-query")
-    name = ALIASES.get(name, name)
-    if name.startswith("event:props:"):
-        name = "properties." + name.removeprefix("event:props:")
-    if name == "time":
-        name = "time:day"
+    plain = ALIASES.get(name, name)
+    if plain.startswith("event:props:"):
+        plain = data.json_prefix + plain.removeprefix("event:props:")
+    if plain == "time":
+        plain = "time:day"
+    found = _declared(data, plain)
+    return found if plain == name else replace(found, name=name)
+
+
+def _declared(data: Dataset, name: str) -> Dimension:
     if name.startswith("time:"):
         grain = name.removeprefix("time:")
         if grain not in TIME_GRAINS:

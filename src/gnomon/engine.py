@@ -22,7 +22,7 @@ from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.collector import Collector
-from gnomon.ingest.hold import keeps_inherited, never_destroy, take_hold
+from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.importers import Progress
 from gnomon.ingest.load import ImportReport, Loader
 from gnomon.ingest.recovery import found_damage
@@ -210,6 +210,7 @@ def _close_all() -> None:
     """The end of the interpreter, and the last that this process does with its engines."""
     for engine in list(_LIVE):
         engine.close()
+    release_all()
     if keeps_inherited():
         # The parent's connection has to stay unclosed here; DuckDB's binding would print that as a leak.
         sys.stderr.flush()

@@ -16,7 +16,7 @@ from itertools import repeat
 from typing import Any
 
 from gnomon.config import Settings
-from gnomon.errors import EngineClosed, GnomonError
+from gnomon.errors import EngineClosed
 from gnomon.event import Batch, Row
 from gnomon.ingest.gate import CALL, CALL_SOURCE, Admitted, Gate, Refused, source_of
 from gnomon.ingest.journal import Journal
@@ -161,7 +161,7 @@ class Collector:
     # -- carrying: the background thread, or whoever calls flush -------------------------------------------------
 
     def _start_thread(self) -> None:
-        with self._flush_lock:
+        with self._shed_lock:  # not the lock of flushing, which may wait for the disk
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._carry, name="gnomon-collector", daemon=True)
                 self._thread.start()
@@ -172,12 +172,10 @@ class Collector:
             self._sleep()
             try:
                 self._drain()
-            except GnomonError:
+            except Exception:  # noqa: BLE001  the thread must survive whatever a hostile value or a disk does
                 self._stop.wait(wait)  # kept in memory and tried again; flush() tells who asks
                 wait = min(5.0, wait * 2)
                 self._bell.put(True)
-            except Exception:  # noqa: BLE001  the thread must survive whatever a hostile value does
-                self._lost("recorder-fault", None)
             else:
                 wait = self._settings.flush_seconds
 
@@ -198,11 +196,15 @@ class Collector:
                 self._busy_at = 0
             for _ in range(max(len(self._buffer), len(self._samples)) // BATCH_EVENTS + 2):
                 self._send_stuck()
-                batch = self._next_batch()
+                try:
+                    batch = self._next_batch()
+                except Exception:
+                    for _ in range(self._in_hand):  # taken from the buffer and gone, so that the books must say it
+                        self._lost("recorder-fault", None)
+                    raise
                 if batch is None:
                     return
                 self._stuck.append(batch)
-                self._in_hand = 0
             self._send_stuck()
 
     def _send_stuck(self) -> None:

@@ -68,17 +68,27 @@ class Hold:
         self._next_try = 0.0
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._lock = OwnerLock(self.file.with_name(self.file.name + ".owner"))
+        journal_file = self.file.with_name(self.file.name + ".journal")
+        fresh = not journal_file.exists()
         owned = self._lock.acquire()
         try:
-            self.journal: Journal = open_journal(
-                self.file.with_name(self.file.name + ".journal"), settings, repair=owned
-            )
+            self.journal: Journal = open_journal(journal_file, settings, repair=owned)
             if owned:
                 self._open_store()
         except BaseException:
+            if fresh and owned:
+                self._remove_traces(journal_file)
             self._lock.release()
             raise
         _ALL.add(self)
+
+    def _remove_traces(self, journal_file: Path) -> None:
+        """Nothing was opened: leave no files beside one that turned out not to be a store."""
+        if hasattr(self, "journal"):
+            self.journal.close()
+        for ending in ("", "-wal", "-shm"):
+            Path(f"{journal_file}{ending}").unlink(missing_ok=True)
+        self._lock.path.unlink(missing_ok=True)
 
     def own(self) -> Store:
         """The store, taken over if its owner is gone. Raises `StoreBusy` while another process owns it."""
@@ -89,6 +99,11 @@ class Hold:
                         raise self._busy()
                     self._open_store()
         assert self.store is not None
+        if self.writer is not None and self.writer.catching_up:
+            raise StoreUnavailable(
+                "the store fell back to its last checkpoint and is being filled again from the journal",
+                remedy="Ask again in a moment; if it lasts, see the log and free disk space.",
+            )
         return self.store
 
     def durable(self, positions: list[int], batches: list[Batch]) -> None:
@@ -145,7 +160,7 @@ class Hold:
         who = f"process {holder}" if holder else "another process"
         return StoreBusy(
             f"{who} owns this store, so only it can answer; recording works here as usual",
-            remedy="Ask in that process, or through `gnomon serve`, or end it: the store is then taken over.",
+            remedy="Ask in that process, or end it: the store is then taken over.",
         )
 
     # -- fork ---------------------------------------------------------------------------------------------------
@@ -179,7 +194,17 @@ def _checked(path: str) -> Path:
         raise StoreUnavailable("the folder of the store does not exist", remedy="Make it, or give another path.")
     if file.is_dir():
         raise InvalidValue("the store's path is a folder", remedy="Give the path of a file.", code="bad-store")
+    if not _may_be_ours(file):
+        raise InvalidValue("the file is not a store", remedy="Give another path.", code="foreign-file")
     return file
+
+
+def _may_be_ours(file: Path) -> bool:
+    """Whether a file may be opened, and set aside if damaged: one that has a journal, or begins as DuckDB's do."""
+    if not file.exists() or file.stat().st_size == 0 or file.with_name(file.name + ".journal").exists():
+        return True
+    with file.open("rb") as start:
+        return start.read(12)[8:] == b"DUCK"
 
 
 _GRAVE: list[object] = []
@@ -191,6 +216,13 @@ def never_destroy(*things: object) -> None:
         if thing is not None:
             _GRAVE.append(thing)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def release_all() -> None:
+    """At the end of the interpreter: let go of stores whose engines were dropped without being closed."""
+    for hold in list(_ALL):
+        hold.users = 1
+        hold.release()
 
 
 def keeps_inherited() -> bool:

@@ -7,8 +7,11 @@ only after a store checkpoint that contains them. A damaged file is set aside, n
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sqlite3
 import threading
+import time
 import uuid
 import zlib
 from collections import Counter
@@ -17,11 +20,14 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from gnomon.errors import DiskFull, GnomonError, StoreDamaged, StoreUnavailable
 from gnomon.event import AT, Batch
+
+log = logging.getLogger("gnomon.journal")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -122,6 +128,13 @@ class Journal:
         with self._lock:
             _guard(lambda: self._db.execute("DELETE FROM batch WHERE position <= ?", (position,)))
             _guard(lambda: self._db.executescript("PRAGMA incremental_vacuum"))
+
+    def file_bytes(self) -> int:
+        """Bytes of the journal file itself."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk and number of batches waiting."""
@@ -252,7 +265,7 @@ def open_sealed(crc: int, body: bytes) -> Batch:
 def salvage(path: Path) -> Iterator[Batch]:
     """Every batch of a damaged journal that can still be read and passes its checksum, in order."""
     try:
-        db = sqlite3.connect(f"file:{path}?mode=ro&immutable=0", uri=True)
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=0", uri=True)
     except sqlite3.Error:
         return
     with_rows = "SELECT position, crc, body FROM batch WHERE position > ? ORDER BY position LIMIT 1"
@@ -261,27 +274,66 @@ def salvage(path: Path) -> Iterator[Batch]:
         while misses < 1_000:
             try:
                 row = db.execute(with_rows, (position,)).fetchone()
-                if row is None:
-                    return
-                position, misses = row[0], 0
-                yield open_sealed(row[1], row[2])
-            except (sqlite3.Error, StoreDamaged, msgspec.DecodeError):
+            except sqlite3.Error:
                 position, misses = position + 1, misses + 1
+                continue
+            if row is None:
+                return
+            position, misses = row[0], 0
+            try:
+                yield open_sealed(row[1], row[2])
+            except (StoreDamaged, msgspec.DecodeError):
+                log.error("journal batch %d fails its checksum and is lost", position)
     finally:
         db.close()
 
 
-def check(path: Path) -> None:
-    """Raise `StoreDamaged` if the journal file does not pass SQLite's own integrity check."""
+def check(path: Path) -> Path | None:
+    """Look for damage. Raises `StoreDamaged` if the file fails SQLite's own check; a log with commits behind a damaged
+    place, which SQLite would drop without a word, is copied aside and the copy's path returned."""
     if not path.exists():
-        return
+        return None
+    log_file = Path(f"{path}-wal")
+    commits = _last_commit_in(log_file)
     db = _connect(path)
     try:
         verdict = _guard(lambda: db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        frames = _guard(lambda: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+        if verdict == "ok" and commits > frames:
+            return Path(shutil.copy(log_file, free_name(log_file)))
     finally:
         db.close()
     if verdict != "ok":
         raise StoreDamaged("the journal fails its integrity check", code="journal-damaged")
+    return None
+
+
+def free_name(path: Path) -> Path:
+    """A new name beside `path` for a damaged file."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    names = (path.with_name(f"{path.name}.damaged-{stamp}{'-' + str(n) if n else ''}") for n in range(10_000))
+    return next(name for name in names if not name.exists())
+
+
+def _last_commit_in(log_file: Path) -> int:
+    """The number of the last frame of a SQLite log that carries the log's salts and ends a transaction, 0 if none.
+
+    Layout: https://www.sqlite.org/fileformat2.html#walformat (32-byte header, frames of 24 bytes and a page).
+    """
+    try:
+        with log_file.open("rb") as log:
+            header = log.read(32)
+            if len(header) < 32:
+                return 0
+            page_bytes, salts = int.from_bytes(header[8:12], "big"), header[16:24]
+            last, number = 0, 0
+            while len(frame := log.read(24)) == 24 and len(log.read(page_bytes)) == page_bytes:
+                number += 1
+                if frame[8:16] == salts and frame[4:8] != bytes(4):
+                    last = number
+            return last
+    except FileNotFoundError:
+        return 0
 
 
 def _sealed(batch: Batch) -> tuple[int, bytes, bytes]:

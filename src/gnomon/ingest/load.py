@@ -80,6 +80,8 @@ class Loader:
         good = [item for item in chunk if isinstance(item, Candidate)]
         bad = [item for item in chunk if isinstance(item, BadLine)]
         batch = Batch(self._project)
+        bad += [_timeless(item) for item in good if item.fields.get("ts") is None]
+        good = [item for item in good if item.fields.get("ts") is not None]
         admitted = self._gate.admit_fields([item.fields for item in good], imported=True)
         lines = [(good[refused.index].line, refused) for refused in admitted.refused]
         lines += [(item.line, Refused(0, item.code, item.reason, item.text, source_of(None))) for item in bad]
@@ -91,3 +93,13 @@ class Loader:
         for line, refused in sorted(lines, key=lambda pair: pair[0])[: 10 - len(report.first_rejected)]:
             report.first_rejected.append((line, refused.code, refused.detail))
         return batch
+
+
+def _timeless(item: Candidate) -> BadLine:
+    """A line without a time: taking the time of the import would make it another event at the next one."""
+    return BadLine(
+        item.line,
+        "missing-time",
+        "no time: map a column to ts, or give a constant (ts==...)",
+        repr(item.fields)[:2_000],
+    )

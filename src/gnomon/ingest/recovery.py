@@ -8,7 +8,6 @@ for here.
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 from gnomon.config import Settings
@@ -24,9 +23,11 @@ def open_journal(path: Path, settings: Settings, *, repair: bool) -> Journal:
     """Open the journal; with `repair` (the owner only) a damaged one is set aside and its batches carried over."""
     if repair:
         try:
-            journals.check(path)
+            aside = journals.check(path)
         except StoreDamaged:
             return _rebuilt_journal(path, settings)
+        if aside is not None:
+            log.error("the journal's log is damaged: copied to %s; batches behind the damage are lost", aside.name)
     return Journal(path, max_bytes=settings.journal_max_bytes)
 
 
@@ -67,12 +68,7 @@ def open_or_rebuild(target: str, settings: Settings, journal: Journal) -> Store:
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged file so that nothing opens it by mistake, and return its new place."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    for attempt in range(1_000):
-        aside = path.with_name(f"{path.name}.damaged-{stamp}" + (f"-{attempt}" if attempt else ""))
-        if not aside.exists():
-            break
-    return path.rename(aside)
+    return path.rename(journals.free_name(path))
 
 
 def found_damage(path: Path) -> list[Path]:

@@ -38,15 +38,22 @@ class Writer:
         self._in_hand: OrderedDict[int, Batch] = OrderedDict()
         self._rows_in_hand = 0
         self._watched: dict[int, int | None] = {}
+        self._lately: OrderedDict[int, int] = OrderedDict()  #: repeats in the batches that were written last
         self._changed = threading.Condition()
         self._work = threading.Lock()  # held while a transaction runs
         self._position = store.position(journal.id)
+        self._reached = self._position
         self._checkpointed = time.monotonic()
         self._since_checkpoint = 0
         self._stopping = False
         self._hurried = False  #: somebody waits for what is there
         self._thread: threading.Thread | None = None
         self.fault: GnomonError | None = None
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether the store fell back to a checkpoint and has not yet again all that it had."""
+        return self._position < self._reached
 
     @property
     def position(self) -> int:
@@ -70,9 +77,10 @@ class Writer:
         """
         with self._changed:
             for position, batch in zip(positions, batches, strict=True):
-                if watch and position > self._position:
-                    self._watched[position] = None
-                if self._rows_in_hand < ROWS_IN_HAND:
+                stored = position <= self._position  # it was read back from the journal before it was offered
+                if watch:
+                    self._watched[position] = self._lately.get(position, 0) if stored else None
+                if self._rows_in_hand < ROWS_IN_HAND and not stored:
                     self._in_hand[position] = batch
                     self._rows_in_hand += len(batch.rows)
             self._changed.notify_all()
@@ -85,9 +93,10 @@ class Writer:
     def wait_for(self, position: int, timeout: float) -> bool:
         """Wait until the store has everything up to `position`. False when it takes longer than `timeout` seconds."""
         with self._changed:
-            self._hurried = self._position < position
+            self._hurried |= self._position < position
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._position >= position or self._stopping, timeout)
+            self._changed.wait_for(lambda: self._position >= position or self._stopping, timeout)
+            return self._position >= position
 
     def stop(self) -> None:
         """Drain what is there, checkpoint, end the thread."""
@@ -117,8 +126,9 @@ class Writer:
         while not self._stopping:
             try:
                 self._gather()
-                if not self.drain():
-                    self._checkpoint_if_due()
+                drained = self.drain()
+                self._checkpoint_if_due()
+                if not drained:
                     with self._changed:
                         if not self._in_hand and not self._stopping:
                             self._changed.wait(wait)
@@ -127,9 +137,17 @@ class Writer:
                 self.fault = error if isinstance(error, GnomonError) else StoreUnavailable(type(error).__name__)
                 log.warning("the store does not take what was recorded, it waits in the journal: %s", error)
                 wait = min(5.0, wait * 2)
-                with self._changed:
-                    self._let_go()
-                    self._changed.wait(wait)
+                self._start_over(wait)
+
+    def _start_over(self, wait: float) -> None:
+        """After a fault the store may be back at its last checkpoint: go on from wherever it is."""
+        with self._changed:
+            self._let_go()
+            self._changed.wait_for(lambda: self._stopping, wait)
+        try:
+            self._position = self._store.position(self._journal.id)
+        except GnomonError as error:
+            log.warning("the store does not say how far it is: %s", error)
 
     def drain(self) -> bool:
         """Write the next batches in one transaction; False when there were none."""
@@ -151,14 +169,17 @@ class Writer:
         """Make the store durable by itself, then let the journal forget what it holds."""
         with self._work:
             position = self._position
+            self._checkpointed = time.monotonic()
+            self._since_checkpoint = 0  # also when it fails: the next try is for the next due time
             self._store.checkpoint()
             self._journal.forget_up_to(position)
-            self._checkpointed, self._since_checkpoint = time.monotonic(), 0
 
     def _checkpoint_if_due(self) -> None:
         age = time.monotonic() - self._checkpointed
         rows_due = self._settings.checkpoint_bytes // 256
-        if self._since_checkpoint and (age > self._settings.checkpoint_seconds or self._since_checkpoint > rows_due):
+        crowded = self._journal.file_bytes() > self._settings.journal_max_bytes // 2
+        aged = age > self._settings.checkpoint_seconds
+        if self._since_checkpoint and (aged or crowded or self._since_checkpoint > rows_due):
             self.checkpoint()
 
     def _follow_journal(self) -> None:
@@ -166,7 +187,7 @@ class Writer:
         known = self._journal.id
         self._journal.positions(self._position, 1)
         if self._journal.id != known:
-            self._position = self._store.position(self._journal.id)
+            self._position = self._reached = self._store.position(self._journal.id)
             self._let_go()
 
     def _let_go(self) -> None:
@@ -228,9 +249,13 @@ class Writer:
     def _advance(self, work: list[tuple[int, Batch]], repeats: dict[int, int]) -> None:
         with self._changed:
             self._position = work[-1][0]
+            self._reached = max(self._reached, self._position)
             self._since_checkpoint += sum(len(batch.rows) for _, batch in work) + 1
             for position in self._watched.keys() & {position for position, _ in work}:
                 self._watched[position] = repeats.get(position, 0)
+            self._lately.update((position, n) for position, n in repeats.items() if n)
+            while len(self._lately) > MOST_BATCHES:
+                self._lately.popitem(last=False)
             while self._in_hand and next(iter(self._in_hand)) <= self._position:
                 self._rows_in_hand -= len(self._in_hand.popitem(last=False)[1].rows)
             self._changed.notify_all()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from gnomon.catalog import dataset, find_dimension
 from gnomon.errors import InvalidValue, unknown_name
 
 Filter: TypeAlias = Any  #: the JSON form of a filter, e.g. ["is", "type", ["request"]]
@@ -75,10 +76,14 @@ class Quantile:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Sum of the one over sum of the other (never a mean of ratios); null where the denominator is 0 or missing."""
+    """Sum of the one over sum of the other (never a mean of ratios); null where the denominator is 0 or missing.
+
+    A `share` counts a part of what the denominator counts, so it lies between 0 and 1.
+    """
 
     numerator: Count | Sum | Unique
     denominator: Count | Sum | Unique
+    share: bool = False
 
 
 Expression: TypeAlias = Count | Sum | Mean | Min | Max | Unique | Quantile | Ratio
@@ -99,6 +104,11 @@ class Metric:
         """Whether its values are ratios, so that a change also has a difference in points."""
         return isinstance(self.expression, Ratio)
 
+    @property
+    def is_share(self) -> bool:
+        """Whether its values lie between 0 and 1."""
+        return isinstance(self.expression, Ratio) and self.expression.share
+
 
 _REGISTRY: dict[str, Metric] = {}
 ALIASES = {"visitors": "people", "visits": "sessions", "pageviews": "page_views"}
@@ -107,11 +117,20 @@ ALIASES = {"visitors": "people", "visits": "sessions", "pageviews": "page_views"
 def declare(*metrics: Metric) -> None:
     """Add metrics to the registry; a name is declared once."""
     for found in metrics:
+        if not isinstance(found.name, str) or not 0 < len(found.name) <= 200:
+            raise InvalidValue("a metric has a name of 1 to 200 characters", code="bad-metric")
+        for field in _fields(found.expression):
+            find_dimension(dataset(found.dataset), field)
         if found.name in _REGISTRY and _REGISTRY[found.name] != found:
             raise InvalidValue(
                 f"the metric {found.name} is declared already", remedy="Choose another name.", code="name-taken"
             )
         _REGISTRY[found.name] = found
+
+
+def _fields(expression: Expression) -> list[str]:
+    parts = (expression.numerator, expression.denominator) if isinstance(expression, Ratio) else (expression,)
+    return [part.field for part in parts if part.field is not None]
 
 
 def metric(name: str, *, unit: str = "", better: str | None = None) -> Callable[[Callable[[], Expression]], Metric]:
@@ -164,7 +183,7 @@ def find_metric(given: object) -> Metric:
     name = ALIASES.get(given, given)
     if name not in _REGISTRY:
         raise unknown_name("metric", given, [*_REGISTRY, *ALIASES])
-    return _REGISTRY[name]
+    return _REGISTRY[name] if name == given else replace(_REGISTRY[name], name=given)
 
 
 def _from_object(given: Mapping[Any, Any]) -> Metric:

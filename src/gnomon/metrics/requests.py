@@ -11,8 +11,8 @@ declare(
     Metric("successes", _SUCCESS, better="up"),
     Metric("failures", _FAILURE, better="down"),
     Metric("unknown", Count(where=["not", ["is_set", "success"]])),
-    Metric("success_rate", Ratio(_SUCCESS, _KNOWN), better="up"),
-    Metric("error_rate", Ratio(_FAILURE, _KNOWN), better="down"),
+    Metric("success_rate", Ratio(_SUCCESS, _KNOWN, share=True), better="up"),
+    Metric("error_rate", Ratio(_FAILURE, _KNOWN, share=True), better="down"),
 )
 for _field, _unit in (("duration_ms", "ms"), ("bytes_sent", "B"), ("bytes_received", "B")):
     declare(

@@ -153,16 +153,28 @@ class _Answer:
         found = Result(
             [d.name for d in self.query.dimensions], [m.name for m in self.query.metrics],
             [self._row(values, place) for place, values in enumerate(page)], self._basis(cached),
-            frozenset(m.name for m in self.query.metrics if m.is_rate), sql=tuple(statements),
+            frozenset(m.name for m in self.query.metrics if m.is_rate),
+            frozenset(m.name for m in self.query.metrics if m.is_share), sql=tuple(statements),
         )  # fmt: skip
         if more:
             found.next = self._next(page[-1])
         found.half_widths = self._half_widths(tables[0], page)
-        if self.query.totals:
-            found.totals = self._totals(tables[1])
         if other is not None:
-            found.before = self._before(tables[-1], other, page)
+            found.before = self._before(tables[1 + self.query.totals], other, page)
+        if self.query.totals:
+            self._add_totals(found, tables, other is not None)
         return found
+
+    def _add_totals(self, found: Result, tables: list[Table], compared: bool) -> None:
+        """The row over everything, with its interval and change behind those of the page's rows."""
+        names, width = [m.name for m in self.query.metrics], len(self.query.metrics)
+        row = tables[1].rows[0]
+        found.totals = Row(names, row[:width], len(found.rows))
+        for name, halves in self._half_widths(tables[1], [row]).items():
+            if found.half_widths is not None:
+                found.half_widths[name] = found.half_widths.get(name, [None] * len(found.rows)) + halves
+        if compared and found.before is not None:
+            found.before.append(Row(names, tables[-1].rows[0][:width], 0))
 
     def _statements(self, other: Plan | None, place: Cursor | None) -> list[str]:
         from gnomon.query.compile import compile_plan
@@ -173,6 +185,8 @@ class _Answer:
         if other is not None:
             wide = replace(other, page=MOST_COMPARED, query=replace(other.query, order=()))
             statements.append(compile_plan(wide, self.store.dialect))
+            if self.query.totals:
+                statements.append(compile_plan(other, self.store.dialect, totals=True))
         return statements
 
     def _asked(self, statements: list[str]) -> tuple[list[Table], bool]:
@@ -238,9 +252,6 @@ class _Answer:
                 blank = [None] * len(empty) if start > now else empty
                 rows.append([_bucket_value(grain, start, zone), *blank, *[0.0] * errors])
         return rows
-
-    def _totals(self, table: Table) -> Row:
-        return Row([m.name for m in self.query.metrics], table.rows[0][: len(self.query.metrics)], 0)
 
     def _half_widths(self, table: Table, page: list[Sequence[Any]]) -> dict[str, list[float | None]]:
         found = {}

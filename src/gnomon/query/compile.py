@@ -132,7 +132,7 @@ class _Compiler:
         # With weights: the smallest value whose running weight reaches q of the total, see _join_quantiles.
         reached = exp.GTE(
             this=column(self._running(node)),
-            expression=exp.Mul(this=literal(node.q), expression=column(self._running(node) + "_all")),
+            expression=exp.Mul(this=literal(node.q * (1 - 1e-12)), expression=column(self._running(node) + "_all")),
         )
         kept = exp.And(this=reached, expression=exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null())))
         return self._filtered(exp.Min(this=value), node.where, kept)
@@ -221,24 +221,27 @@ class _Compiler:
     def _linearised(self, above: Any, below: Any, ratio: exp.Expr, size: exp.Expr) -> exp.Expr:
         (x, x_node), (y, y_node) = above, below
         xx, yy = self._spread(x, x, x_node), self._spread(y, y, y_node)
-        # The numerator of our ratios is a part of the denominator, so their product is the numerator's own.
-        xy = self._spread(x, y, x_node)
+        xy = self._spread(x, y, x_node, y_node)
         middle = exp.Mul(this=exp.Mul(this=literal(2), expression=ratio.copy()), expression=_zero(xy))
         square = exp.Mul(this=exp.Mul(this=ratio.copy(), expression=ratio.copy()), expression=_zero(yy))
         total = exp.Paren(this=exp.Add(this=exp.Sub(this=_zero(xx), expression=middle), expression=square))
         bottom = exp.Nullif(this=exp.Mul(this=size.copy(), expression=size.copy()), expression=literal(0))
         return exp.Div(this=total, expression=bottom, typed=False, safe=False)
 
-    def _spread(self, x: exp.Expr, y: exp.Expr, node: Any) -> exp.Expr:
-        """Sum of w(w-1)xy over the node's rows."""
+    def _spread(self, x: exp.Expr, y: exp.Expr, node: Any, other: Any = None) -> exp.Expr:
+        """Sum of w(w-1)xy over the rows that belong to the node, and to the other one if there is one."""
         assert self.weight is not None
         w = self.weight.copy()
         scaled = exp.Mul(this=w, expression=exp.Paren(this=exp.Sub(this=w.copy(), expression=literal(1))))
         product = exp.Mul(this=exp.Mul(this=scaled, expression=x.copy()), expression=y.copy())
-        also = None
-        if isinstance(node, Count) and node.field is not None:
-            also = exp.Not(this=exp.Is(this=self._identity(node.field), expression=exp.Null()))
-        return self._filtered(exp.Sum(this=product), node.where, also)
+        belongs: list[exp.Expr] = []
+        for counted in (node, other):
+            if isinstance(counted, Count) and counted.field is not None:
+                belongs.append(exp.Not(this=exp.Is(this=self._identity(counted.field), expression=exp.Null())))
+        condition = None if other is None else self._condition(other.where)
+        if condition is not None:
+            belongs.append(self.filters.condition(condition))
+        return self._filtered(exp.Sum(this=product), node.where, exp.and_(*belongs) if belongs else None)
 
     # -- order and pages ------------------------------------------------------------------------------------------
 
@@ -250,7 +253,7 @@ class _Compiler:
         if cursor is not None and cursor.values:
             if len(cursor.values) != len(keys):
                 raise InvalidValue("the page cursor belongs to another question", code="bad-cursor")
-            select = exp.select(exp.Star()).from_(select.subquery("answer", copy=False), copy=False)
+            select = exp.select(exp.Star()).from_("answer").with_("answer", as_=select, materialized=True)
             select.where(_behind(keys, cursor.values), copy=False)
         order = [exp.Ordered(this=column(name), desc=desc, nulls_first=False) for name, desc in keys]
         return select.order_by(*order, copy=False).limit(self.plan.page + 1, copy=False)
@@ -271,14 +274,25 @@ def _behind(keys: list[tuple[str, bool]], values: tuple[Any, ...]) -> exp.Expr:
     """Rows that sort strictly behind `values`, nulls last in either direction."""
     alternatives: list[exp.Expr] = []
     same: list[exp.Expr] = []
+    there = exp.and_(
+        *[
+            exp.NullSafeEQ(this=column(n), expression=literal(v))
+            for (n, _), v in zip(keys, values, strict=True)
+            if n[0] == "d"
+        ]
+    )
     for (name, desc), value in zip(keys, values, strict=True):
         is_null = exp.Is(this=column(name), expression=exp.Null())
         if value is None:
             same.append(is_null)
             continue
-        beyond: exp.Expr = (exp.LT if desc else exp.GT)(this=column(name), expression=literal(value))
+        bound = literal(value)
+        if isinstance(value, float) and name[0] == "m":
+            again = exp.select(name).from_("answer").where(there.copy()).limit(1).subquery()
+            bound = exp.Coalesce(this=again, expressions=[bound])
+        beyond: exp.Expr = (exp.LT if desc else exp.GT)(this=column(name), expression=bound)
         alternatives.append(exp.and_(*same, exp.Paren(this=exp.Or(this=beyond, expression=is_null))))
-        same.append(exp.EQ(this=column(name), expression=literal(value)))
+        same.append(exp.EQ(this=column(name), expression=bound.copy()))
     return exp.or_(*alternatives) if alternatives else exp.false()
 
 

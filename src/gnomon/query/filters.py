@@ -94,8 +94,17 @@ class FilterWords:
                     expression=exp.In(this=_as_text(raw), expressions=words),
                 )
             )
-        if numbers:
-            parts.append(exp.In(this=self.number_of(dimension), expressions=[literal(float(n)) for n in numbers]))
+        large = [
+            str(n) for n in numbers if isinstance(n, int) and abs(n) >= 2**53
+        ]  # a double would take its neighbours
+        if large:
+            exactly = exp.In(
+                this=_as_text(self._json(self.dialect.json_at, dimension)), expressions=[literal(n) for n in large]
+            )
+            parts.append(exp.And(this=self._type_in(dimension, self.dialect.json_integer_types), expression=exactly))
+        small = [float(n) for n in numbers if not isinstance(n, int) or abs(n) < 2**53]
+        if small:
+            parts.append(exp.In(this=self.number_of(dimension), expressions=[literal(n) for n in small]))
         return parts
 
     def _ordered(self, test: Test) -> exp.Expr:

@@ -53,6 +53,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "store": f"{described['store']} {described['store_version']}, schema {described['schema']}",
         "msgspec": msgspec.__version__,
         "sqlglot": version_of("sqlglot"),
+        "every_block_readable": described["readable"],
         "events": events,
         "metric_samples": described["samples"],
         "quarantined": described["quarantined"],
@@ -67,6 +68,10 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "growth": _growth(described, received, free_bytes),
         "books": books.to_dict(),
     }
+    if not described["readable"]:
+        health.findings.append(
+            Finding("the store file is damaged", "Close the engine and open it again; see operations.md.")
+        )
     _judge(health, books, lag, damaged, free_bytes)
     return health
 

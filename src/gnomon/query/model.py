@@ -277,6 +277,8 @@ def _check_fields(data: Dataset, metric: Metric) -> None:
 
 def _order(order_by: Any, names: list[str]) -> tuple[tuple[int, bool], ...]:
     found: list[tuple[int, bool]] = []
+    if isinstance(order_by, list | tuple) and len(order_by) == 2 and order_by[1] in ("asc", "desc"):
+        order_by = [order_by]  # one pair that was not put into a list
     for entry in _list("order_by", order_by or (), 20):
         pair = (entry, "asc") if isinstance(entry, str) else entry
         if not isinstance(pair, list | tuple) or len(pair) != 2 or pair[1] not in ("asc", "desc"):

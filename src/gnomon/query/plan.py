@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from gnomon.errors import InvalidValue, RangeTooLarge
+from gnomon.errors import RangeTooLarge
 from gnomon.query.model import Query
 from gnomon.timerange import (
     US_DAY,
@@ -78,8 +78,6 @@ def shifted(plan: Plan, facts: Facts) -> Plan:
         other = plan.range.previous()
     elif compare in ("year", "year_over_year"):
         other = plan.range.year_before()
-    elif isinstance(compare, str) and not compare[:1].isdigit() and compare not in _NAMED:
-        raise InvalidValue("compare takes previous, year or a date range", code="bad-query")
     else:
         other = resolve_range(compare, now=facts.now, zone=plan.range.zone, earliest_us=facts.earliest_us)
     plan = replace(plan, range=other, steps=())
@@ -90,9 +88,6 @@ def shifted(plan: Plan, facts: Facts) -> Plan:
 
 _NO_EVENT_BEFORE_US = -20 * 366 * US_DAY
 _NO_EVENT_AHEAD_US = 20 * 366 * US_DAY
-_NAMED = frozenset(
-    f"{which}_{period}" for which in ("this", "last") for period in ("week", "month", "quarter", "year")
-) | {"today", "yesterday", "all"}
 
 
 def _noted(plan: Plan, text: str, **changes: Any) -> Plan:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gnomon.errors import MissingExtra, unknown_name
+from gnomon.errors import InvalidValue, MissingExtra, unknown_name
 
 
 class Row(dict[str, Any]):
@@ -77,6 +77,7 @@ class Result(Sequence[Row]):
     rows: list[Row]
     basis: Basis
     rates: frozenset[str] = frozenset()
+    shares: frozenset[str] = frozenset()
     next: str | None = None
     totals: Row | None = None
     half_widths: dict[str, list[float | None]] | None = None
@@ -100,15 +101,14 @@ class Result(Sequence[Row]):
     def interval(self, metric: str, row: Mapping[str, Any] | int = 0) -> Interval:
         """The 95 % interval of a metric in a row (or row number). Low and high are None where none is known."""
         self._check_metric(metric)
-        place = row if isinstance(row, int) else getattr(row, "place", 0)
-        value = self.rows[place][metric]
+        place, value = self._place(row), self._at(row)[metric]
         if self.basis.exact:
             return Interval(value, value, value, True)
-        half = (self.half_widths or {}).get(metric, [None] * len(self.rows))[place]
+        half = (self.half_widths or {}).get(metric, [None] * (len(self.rows) + 1))[place]
         if value is None or half is None:
             return Interval(value, None, None, False)
         low, high = value - half, value + half
-        if metric in self.rates:
+        if metric in self.shares:
             low, high = max(0.0, low), min(1.0, high)
         return Interval(value, low, high, False)
 
@@ -117,10 +117,26 @@ class Result(Sequence[Row]):
         self._check_metric(metric)
         if self.before is None:
             raise unknown_name("comparison", metric, ["compare='previous' in the query"])
-        place = row if isinstance(row, int) else getattr(row, "place", 0)
-        now, other = self.rows[place][metric], self.before[place]
+        now, other = self._at(row)[metric], self.before[self._place(row)]
         before = None if other is None else other[metric]
         return change(now, before, rate=metric in self.rates)
+
+    def _place(self, row: Mapping[str, Any] | int) -> int:
+        """Where a row of this answer stands; the totals stand behind the last row. Raises `InvalidValue` for others."""
+        if isinstance(row, int) and -len(self.rows) <= row < len(self.rows):
+            return row % len(self.rows)
+        known = len(self.rows) + (self.totals is not None)
+        if isinstance(row, Row) and row.place < known and self._at(row.place) is row:
+            return row.place
+        raise InvalidValue(
+            "that is not a row of this answer", remedy="Pass a row as it came, or its number.", code="bad-row"
+        )
+
+    def _at(self, row: Mapping[str, Any] | int) -> Row:
+        place = row if isinstance(row, int) else self._place(row)
+        if place == len(self.rows) and self.totals is not None:
+            return self.totals
+        return self.rows[place]
 
     def _check_metric(self, metric: str) -> None:
         if metric not in self.metrics:

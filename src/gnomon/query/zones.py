@@ -48,7 +48,7 @@ class TimeWords:
         aligned = all((piece.start_us + piece.offset_us) % width == 0 for piece in self.pieces[1:])
         if aligned:
             return start
-        cut = self._by_piece([piece.start_us if place else None for place, piece in enumerate(self.pieces)])
+        cut = self._by_piece([piece.start_us for piece in self.pieces])
         return exp.Greatest(this=start, expressions=[cut])
 
     def _calendar(self, grain: str) -> exp.Expr:

@@ -71,6 +71,14 @@ o.received_at = make_timestamp(s.received_at) AND o.version <= ? AND o.name = s.
 AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels)"""
 
 
+_REOPEN = "Close the engine and open it again: it sets the file aside and carries over what can be read."
+
+
+def suspect_mark(path: str) -> Path:
+    """The file whose presence says that a store file is damaged."""
+    return Path(path + ".suspect")
+
+
 class DuckDBStore:
     """See `gnomon.store.Store`. `path` is a file or `:memory:`."""
 
@@ -78,6 +86,8 @@ class DuckDBStore:
 
     def __init__(self, path: str, settings: Settings) -> None:
         self.path = path
+        if path != ":memory:" and suspect_mark(path).exists():
+            raise StoreDamaged("the store file was found damaged when it was last used", remedy=_REOPEN)
         self._settings = settings
         self._connection = _connect(path, settings)
         self._version = 0
@@ -214,7 +224,8 @@ class DuckDBStore:
         try:
             self._connection.execute("CHECKPOINT store")
         except duckdb.Error as error:
-            raise _translated(error) from error
+            self._reconnect()  # a failed checkpoint shuts the database; it opens again at the checkpoint before
+            raise self._noted(error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -230,7 +241,7 @@ class DuckDBStore:
             except duckdb.Error:
                 self._reconnect()
             if isinstance(error, duckdb.Error):
-                raise _translated(error) from error
+                raise self._noted(error) from error
             raise
 
     def _reconnect(self) -> None:
@@ -262,7 +273,14 @@ class DuckDBStore:
             ) from error
         except duckdb.Error as error:
             cursor.close()
-            raise _translated(error) from error
+            raise self._noted(error) from error
+
+    def _noted(self, error: duckdb.Error) -> GnomonError:
+        """The error in our words; damage also leaves a mark, so that the next opening repairs the file."""
+        found = _translated(error)
+        if isinstance(found, StoreDamaged) and self.path != ":memory:":
+            suspect_mark(self.path).touch()
+        return found
 
     def _take_cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own for one question: a kept one, or a new one (0.3 ms)."""
@@ -302,6 +320,7 @@ class DuckDBStore:
         )
         files = [Path(self.path)] if self.path != ":memory:" else []
         return {
+            "readable": self._readable(),
             "store": "duckdb",
             "store_version": version.rows[0][0],
             "schema": SCHEMA,
@@ -313,6 +332,14 @@ class DuckDBStore:
             "first_received_us": first_last.rows[0][2],
             "bytes": sum(file.stat().st_size for file in files if file.exists()),
         }
+
+    def _readable(self) -> bool:
+        """Read every block of every column, so that damage which nobody has met yet is found."""
+        try:
+            self.ask([f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}" for table in ("events", "samples")], 600.0)
+        except StoreDamaged:
+            return False
+        return True
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -394,6 +421,7 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
     The journal position is carried over only if nothing was lost; otherwise the journal is replayed from its start
     (repeated events and samples are found again, so nothing counts twice).
     """
+    suspect_mark(path).unlink(missing_ok=True)
     DuckDBStore(path, settings).close()
     con = duckdb.connect(path)
     report: dict[str, str] = {}
@@ -473,14 +501,13 @@ def _translated(error: duckdb.Error) -> GnomonError:
             "another process owns this store",
             remedy="Ask in the process that opened it first, ask through `gnomon serve`, or stop that process.",
         )
-    of_a_value = isinstance(error, duckdb.DataError | duckdb.BinderException)  # its text may quote any value
+    # The texts of these may quote any value, so they say nothing of the file.
+    of_a_value = isinstance(error, duckdb.DataError | duckdb.BinderException | duckdb.InvalidInputException)
     if not of_a_value and any(
         sign in text
         for sign in ("Corrupt", "not a valid DuckDB", "checksum", "Failure while replaying WAL", "Serialization Error")
     ):
-        return StoreDamaged(
-            "the store file is damaged", remedy="Reopen the engine: it sets the file aside and rebuilds what it can."
-        )
+        return StoreDamaged("the store file is damaged", remedy=_REOPEN)
     if isinstance(
         error, duckdb.FatalException | duckdb.IOException | duckdb.OutOfMemoryException | duckdb.InternalException
     ):
