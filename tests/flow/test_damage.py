@@ -79,21 +79,22 @@ def broad(tmp_path):
     with gnomon.open(store, settings=gnomon.Settings(buffer_events=300_000)) as engine:
         for number in range(260_000):
             engine.track("old", user_id=f"u{number * 7919 % 260_000}", source=f"s{number // 26_000}")
-    flip(store, 12_288 + 262_144 * block_of_one_group(store) + 5_000, 4_096)
+    for block in blocks_of_one_group(store):
+        flip(store, 12_288 + 262_144 * block + 5_000, 100_000)
     return store
 
 
-def block_of_one_group(store: Path) -> int:
-    """A block that holds data of one row group only; small columns of all groups share blocks."""
+def blocks_of_one_group(store: Path) -> list[int]:
+    """The blocks that hold ids of the second row group and nothing else; small columns of all groups share blocks."""
     import duckdb
 
     with duckdb.connect(str(store), read_only=True) as con:
-        (found,) = con.execute(
-            "SELECT max(block_id) FROM pragma_storage_info('events') WHERE column_name = 'id' AND row_group_id = 1 "
-            "AND segment_type <> 'VALIDITY' AND count = (SELECT max(count) FROM pragma_storage_info('events') "
-            "WHERE column_name = 'id' AND segment_type <> 'VALIDITY')"
+        found = con.execute(
+            "SELECT block_id FROM pragma_storage_info('events') WHERE persistent AND block_id >= 0 GROUP BY 1 "
+            "HAVING list(DISTINCT row_group_id) = [1] AND list(DISTINCT column_name) = ['id']"
         ).fetchall()
-    return found[0]
+    assert found
+    return [block for (block,) in found]
 
 
 PEOPLE_BY_SOURCE = {"metrics": ["events", "people"], "dimensions": ["source"]}
