@@ -97,9 +97,5 @@ class Loader:
 
 def _timeless(item: Candidate) -> BadLine:
     """A line without a time: taking the time of the import would make it another event at the next one."""
-    return BadLine(
-        item.line,
-        "missing-time",
-        "no time: map a column to ts, or give a constant (ts==...)",
-        repr(item.fields)[:2_000],
-    )
+    reason = "no time: map a column to ts, or give a constant (ts==...)"
+    return BadLine(item.line, code="missing-time", reason=reason, text=repr(item.fields)[:2_000])
