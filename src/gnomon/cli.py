@@ -82,7 +82,7 @@ def _open(args: argparse.Namespace, *, must_exist: bool = False) -> AnalyticsEng
 
     settings = _settings(args)
     path = store_path(settings.database_url)
-    if must_exist and path is not None and not Path(path).exists():
+    if must_exist and path is not None and "://" not in path and not Path(path).exists():
         raise InvalidValue(
             "there is no store at that path", remedy="Check --store, or import something first.", code="no-store"
         )

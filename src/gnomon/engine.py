@@ -77,6 +77,9 @@ class AnalyticsEngine(Collector, Asking):
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
         )
         _LIVE.add(self)
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.parent_process() is not None:
+            _flush_at_process_end(self)
 
     @property
     def owns_store(self) -> bool:
@@ -173,6 +176,10 @@ class AnalyticsEngine(Collector, Asking):
         self._closed = True
         self._append, self._busy_at = _closed_append, 0
         self._stop_thread()
+        try:
+            self._drain()  # calls that other threads were in the middle of
+        except GnomonError as error:
+            log.error("events recorded while closing could not be made durable: %s", error)
         self._hold.release()
         _LIVE.discard(self)
 

@@ -20,7 +20,7 @@ from sqlglot import exp
 from worlds import World, feed
 
 import gnomon
-from gnomon.query import asking, compile, filters, model, zones
+from gnomon.query import answer, compile, filters, model, zones
 from gnomon.store.dialect import DUCKDB
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.timerange import DateRange
@@ -271,7 +271,7 @@ def _previous_a_second_early(patch: pytest.MonkeyPatch) -> None:
 
 
 def _gaps_everywhere(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(asking, "_empty", lambda expression, weighted: None)
+    patch.setattr(answer, "_empty", lambda expression, weighted: None)
 
 
 @pytest.mark.parametrize(

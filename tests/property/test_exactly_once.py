@@ -53,13 +53,22 @@ class Model:
         book[source, "stored"] += 1
 
 
-EVENT = st.tuples(st.just("send"), st.sampled_from(PROJECTS), st.sampled_from(IDS), st.integers(0, 2), st.sampled_from([*SOURCES, "bad"]))
+EVENT = st.tuples(
+    st.just("send"),
+    st.sampled_from(PROJECTS),
+    st.sampled_from(IDS),
+    st.integers(0, 2),
+    st.sampled_from([*SOURCES, "bad"]),
+)
 STEP = st.one_of(
-    EVENT, EVENT, EVENT, EVENT,
+    EVENT,
+    EVENT,
+    EVENT,
+    EVENT,
     st.tuples(st.just("flush")),
     st.tuples(st.just("wait"), st.sampled_from([1, 23 * 3_600, 86_400, 86_401, 90_000])),
     st.tuples(st.just("reopen")),
-)  # fmt: skip
+)
 
 
 def run(path, steps):
@@ -84,7 +93,9 @@ def run(path, steps):
                 _, project, id_, place, source = step
                 ts = START + timedelta(hours=place)
                 # A refused event differs in its type only, so that its id stays unused.
-                engines[project].track("" if source == "bad" else "t", id=id_, ts=ts - timedelta(hours=5), source=source)
+                engines[project].track(
+                    "" if source == "bad" else "t", id=id_, ts=ts - timedelta(hours=5), source=source
+                )
                 model.send(project, id_, place, source, clock.now)
             elif step[0] == "wait":
                 settle()
@@ -119,7 +130,9 @@ def compare(engine, model, project):
 FOLDERS = itertools.count()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(STEP, min_size=3, max_size=25))
 def test_every_event_counts_once_and_the_books_close(tmp_path, steps):
     run(tmp_path / f"{next(FOLDERS)}.duckdb", steps)
@@ -136,9 +149,13 @@ STORIES = {
     "another project": [SEND, ("send", "two", "a", 0, "s"), ("flush",), ("send", "two", "a", 0, "s")],
     "refused first": [("send", "one", "a", 0, "bad"), ("flush",), SEND, SEND],
     "beside one that widens the span of the batch": [
-        SEND, ("wait", 86_401), ("send", "one", "a", 2, "s"), ("send", "one", "A", 0, None), ("send", "one", "A", 1, None),
+        SEND,
+        ("wait", 86_401),
+        ("send", "one", "a", 2, "s"),
+        ("send", "one", "A", 0, None),
+        ("send", "one", "A", 1, None),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("story", STORIES)
@@ -151,7 +168,9 @@ def test_known_stories(tmp_path, story):
     [("_REPEATS_IN_SPAN", "the same ts after a week"), ("_REPEATS_RECENT", "another ts within 24 hours")],
 )
 def test_a_store_that_forgets_to_look_is_found(tmp_path, monkeypatch, broken, story):
-    monkeypatch.setattr(duckdb_store, broken, getattr(duckdb_store, broken).replace("WHERE EXISTS", "WHERE s.id IS NULL AND EXISTS"))
+    monkeypatch.setattr(
+        duckdb_store, broken, getattr(duckdb_store, broken).replace("WHERE EXISTS", "WHERE s.id IS NULL AND EXISTS")
+    )
     with pytest.raises(AssertionError):
         run(tmp_path / "x.duckdb", STORIES[story])
 
@@ -191,7 +210,9 @@ def kept(groups):
         repeats = {}
         for group in groups:
             repeats |= {position: n for position, n in store.write(group, "j").items() if n}
-        rows = store.ask(["SELECT coalesce(id_text, id::VARCHAR), epoch_us(ts) FROM events ORDER BY 1, 2"], 10.0)[0].rows
+        rows = store.ask(["SELECT coalesce(id_text, id::VARCHAR), epoch_us(ts) FROM events ORDER BY 1, 2"], 10.0)[
+            0
+        ].rows
         books = store.ask(["SELECT outcome, sum(n) FROM books GROUP BY 1 ORDER BY 1"], 10.0)[0].rows
         return rows, repeats, [(outcome, int(n)) for outcome, n in books]
     finally:
@@ -202,7 +223,10 @@ def test_what_came_back_after_a_day_is_again_stored_once_even_in_one_transaction
     start = us(START)
     first = row("a", start, start)
     again = row("a", start + 5, start + DAY_US + 1)
-    work = [(1, Batch("p", rows=[first], checked_ids=True)), (2, Batch("p", rows=[again, tuple([*again])], checked_ids=True))]
+    work = [
+        (1, Batch("p", rows=[first], checked_ids=True)),
+        (2, Batch("p", rows=[again, row("a", start + 5, start + DAY_US + 1)], checked_ids=True)),
+    ]
     rows, repeats, books = kept([work])
     assert [ts for _, ts in rows] == [start, start + 5]
     assert repeats == {2: 1}
@@ -250,7 +274,9 @@ def test_books_that_do_not_close_are_found(tmp_path):
         engine.track("t")
         engine.flush()
         assert engine.health().sound
-        engine._hold.store.write([(2, Batch("default", counts=[["event", "s", "received", "", 1]]))], engine._journal.id)
+        engine._hold.store.write(
+            [(2, Batch("default", counts=[["event", "s", "received", "", 1]]))], engine._journal.id
+        )
         assert not engine.books().closes()
         assert "the books do not close" in [finding.what for finding in engine.health().findings]
 

@@ -128,7 +128,9 @@ def plain(value):
         return [plain(inner) for inner in value]
     if isinstance(value, str):
         return str.__str__(value)
-    return value if isinstance(value, bool) or value is None else float(value) if isinstance(value, float) else int(value)
+    return (
+        value if isinstance(value, bool) or value is None else float(value) if isinstance(value, float) else int(value)
+    )
 
 
 def allowed(one, *, imported=False):
@@ -149,9 +151,12 @@ def allowed(one, *, imported=False):
         else:
             size += len(str.encode(value))
     for name, low_, high, real in (
-        ("status_code", 100, 599, False), ("duration_ms", 0, INT64 - 1, True), ("bytes_sent", 0, INT64 - 1, False),
-        ("bytes_received", 0, INT64 - 1, False), ("weight", 1, INT64 - 1, True),
-    ):  # fmt: skip
+        ("status_code", 100, 599, False),
+        ("duration_ms", 0, INT64 - 1, True),
+        ("bytes_sent", 0, INT64 - 1, False),
+        ("bytes_received", 0, INT64 - 1, False),
+        ("weight", 1, INT64 - 1, True),
+    ):
         value = event[name]
         if value is None:
             if name == "weight":
@@ -214,23 +219,78 @@ def long_text(limit):
     letters = st.sampled_from(["a", "é", "€", "\U0001f600", '"', "\\", "\n", "{", "["])
     return st.builds(
         lambda letter, by_bytes, off: letter * max(1, limit // (len(letter.encode()) if by_bytes else 1) + off),
-        letters, st.booleans(), st.integers(-1, 1),
-    )  # fmt: skip
+        letters,
+        st.booleans(),
+        st.integers(-1, 1),
+    )
 
 
 ODD_TEXTS = st.sampled_from(
-    ["", "\0", "a\0b", "\ud800", "x\udfff", "\ud83d\ude00", "\uffff", "\U0010ffff", "'; DROP TABLE events; --", "null",
-     "\\u0000", Text("sub"), Text(""), Text("\0"), Word.A, "\u2028", "{}", "[", '"', "\\"]
-)  # fmt: skip
+    [
+        "",
+        "\0",
+        "a\0b",
+        "\ud800",
+        "x\udfff",
+        "\ud83d\ude00",
+        "\uffff",
+        "\U0010ffff",
+        "'; DROP TABLE events; --",
+        "null",
+        "\\u0000",
+        Text("sub"),
+        Text(""),
+        Text("\0"),
+        Word.A,
+        "\u2028",
+        "{}",
+        "[",
+        '"',
+        "\\",
+    ]
+)
 SHORT = st.text(min_size=1, max_size=8)
 NUMBERS = st.one_of(
     st.sampled_from(
-        [0, 1, -1, 99, 100, 599, 600, INT64 - 1, INT64, -INT64, -INT64 - 1, 2**64 - 1, 2**64, 10**400, 0.0, -0.0, 0.999,
-         1.0, 1e308, 5e-324, float("nan"), float("inf"), -float("inf"), True, False, Code.OK, Code.TINY, Whole(200), Real(2.5),
-         Real("nan"), "200", b"1"]
+        [
+            0,
+            1,
+            -1,
+            99,
+            100,
+            599,
+            600,
+            INT64 - 1,
+            INT64,
+            -INT64,
+            -INT64 - 1,
+            2**64 - 1,
+            2**64,
+            10**400,
+            0.0,
+            -0.0,
+            0.999,
+            1.0,
+            1e308,
+            5e-324,
+            float("nan"),
+            float("inf"),
+            -float("inf"),
+            True,
+            False,
+            Code.OK,
+            Code.TINY,
+            Whole(200),
+            Real(2.5),
+            Real("nan"),
+            "200",
+            b"1",
+        ]
     ),
-    st.integers(-(2**65), 2**65), st.floats(), st.integers(90, 610),
-)  # fmt: skip
+    st.integers(-(2**65), 2**65),
+    st.floats(),
+    st.integers(90, 610),
+)
 WRONG = st.sampled_from([b"bytes", 5, 1.5, [], {}, Opaque.A, object, (), True, datetime(2026, 1, 1)])
 EDGES_US = [NOW_US - TEN_YEARS_US + d for d in (-1, 0, 1)] + [NOW_US + HOUR_US + d for d in (-1, 0, 1)] + [-1, 0, 1]
 
@@ -247,13 +307,29 @@ TIMES = st.one_of(
     st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2030, 1, 1)),
     st.datetimes(timezones=st.just(UTC)),
     st.sampled_from(
-        ["2026-01-15", "2026-01-15T12:00:00", "2026-01-15T12:00:00Z", "now", "", "2026-13-01T00:00:00Z", 1.5, True,
-         "2026-01-15T12:00:00+05:45", 10**30, [], "2026-01-15T12:00:00.123456Z"]
+        [
+            "2026-01-15",
+            "2026-01-15T12:00:00",
+            "2026-01-15T12:00:00Z",
+            "now",
+            "",
+            "2026-13-01T00:00:00Z",
+            1.5,
+            True,
+            "2026-01-15T12:00:00+05:45",
+            10**30,
+            [],
+            "2026-01-15T12:00:00.123456Z",
+        ]
     ),
-)  # fmt: skip
+)
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-INT64, INT64 - 1), st.floats(allow_nan=False, allow_infinity=False), st.text(),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-INT64, INT64 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(),
+)
 KEYS = st.text(min_size=1, max_size=12)
 GOOD_PROPERTIES = st.dictionaries(KEYS, SCALARS, max_size=6)
 DEEP = st.recursive(
@@ -285,22 +361,32 @@ GOOD_NAME = st.none() | SHORT.filter(lambda text: text_ok(text, 200))
 GOOD = st.fixed_dictionaries(
     {"type": SHORT.filter(lambda text: text_ok(text, 200)), "weight": st.just(1.0) | st.floats(1, 100)},
     optional={
-        "user_id": GOOD_NAME, "source": GOOD_NAME, "endpoint": GOOD_NAME, "error_code": GOOD_NAME, "id": GOOD_NAME,
-        "status_code": st.none() | st.integers(100, 599), "duration_ms": st.none() | st.floats(0, 1e9) | st.integers(0, 10**9),
-        "bytes_sent": st.none() | st.integers(0, INT64 - 1), "success": st.none() | st.booleans(),
+        "user_id": GOOD_NAME,
+        "source": GOOD_NAME,
+        "endpoint": GOOD_NAME,
+        "error_code": GOOD_NAME,
+        "id": GOOD_NAME,
+        "status_code": st.none() | st.integers(100, 599),
+        "duration_ms": st.none() | st.floats(0, 1e9) | st.integers(0, 10**9),
+        "bytes_sent": st.none() | st.integers(0, INT64 - 1),
+        "success": st.none() | st.booleans(),
         "properties": GOOD_PROPERTIES.filter(lambda found: json_ok(found, 2)),
     },
-)  # fmt: skip
+)
 ANY_NAME = st.one_of(ODD_TEXTS, long_text(200), long_text(2_048), WRONG, st.none(), SHORT)
 CHANGE = st.one_of(
     st.tuples(st.sampled_from(sorted(NAMES | ADDRESSES)), ANY_NAME),
-    st.tuples(st.sampled_from(["status_code", "duration_ms", "bytes_sent", "bytes_received", "weight"]), NUMBERS | st.none()),
+    st.tuples(
+        st.sampled_from(["status_code", "duration_ms", "bytes_sent", "bytes_received", "weight"]), NUMBERS | st.none()
+    ),
     st.tuples(st.just("success"), st.none() | st.booleans() | NUMBERS),
     st.tuples(st.just("properties"), ANY_PROPERTIES),
     st.tuples(st.just("ts"), TIMES),
-)  # fmt: skip
+)
 GOOD_CALL = GOOD.map(lambda fields: call(**fields))
-ANY_CALL = st.builds(lambda fields, changes: call(**fields | dict(changes)), GOOD, st.lists(CHANGE, min_size=1, max_size=2))
+ANY_CALL = st.builds(
+    lambda fields, changes: call(**fields | dict(changes)), GOOD, st.lists(CHANGE, min_size=1, max_size=2)
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -480,10 +566,15 @@ def test_a_rule_that_is_missing_is_found(monkeypatch):
 def test_fields_keep_their_place_in_the_batch():
     events = [{"type": "a"}, 5, {"type": "b", "nope": 1}, {"type": ""}, {"type": "c", "src": "s", "payload": {"k": 1}}]
     found = Gate(LIMITS, lambda: NOW_US).admit_fields(events)
-    assert [(item.index, item.code) for item in found.refused] == [(1, "wrong-type"), (2, "unknown-field"), (3, "empty-name")]
+    assert [(item.index, item.code) for item in found.refused] == [
+        (1, "wrong-type"),
+        (2, "unknown-field"),
+        (3, "empty-name"),
+    ]
     assert [(row[AT["type"]], row[AT["source"]], row[AT["properties"]]) for row in found.rows] == [
-        ("a", None, None), ("c", "s", '{"k":1}'),
-    ]  # fmt: skip
+        ("a", None, None),
+        ("c", "s", '{"k":1}'),
+    ]
     assert found.received == {None: 4, "s": 1}
 
 
@@ -503,7 +594,11 @@ def test_wire_names_and_conflicts(event, code):
 
 
 def test_both_names_may_be_given_when_they_agree():
-    assert not Gate(LIMITS, lambda: NOW_US).admit_fields([{"type": "t", "src": "a", "source": "a", "weight": None}]).refused
+    assert (
+        not Gate(LIMITS, lambda: NOW_US)
+        .admit_fields([{"type": "t", "src": "a", "source": "a", "weight": None}])
+        .refused
+    )
 
 
 @pytest.mark.parametrize(
@@ -573,11 +668,14 @@ def kept_as(row):
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(GOOD_CALL, ANY_CALL), min_size=1, max_size=12))
 def test_what_passes_is_kept_as_it_was(store, calls):
-    calls = [one[: CALL.index("id")] + (f"{n}",) + one[CALL.index("id") + 1 :] for n, one in enumerate(calls)]
+    place = CALL.index("id")
+    calls = [(*one[:place], f"{n}", *one[place + 1 :]) for n, one in enumerate(calls)]
     found, rows = through_the_store(store, calls)
     assert len(found) == len(rows)
     for row in rows:
-        assert repr(found[row[0]]) == repr(tuple(map(gates.exact, kept_as(row))))  # repr: -0.0 is not 0.0, 1 is not True
+        assert repr(found[row[0]]) == repr(
+            tuple(map(gates.exact, kept_as(row)))
+        )  # repr: -0.0 is not 0.0, 1 is not True
         given_ = calls[int(row[0])][CALL.index("properties")]
         if given_:
             assert repr(json.loads(found[row[0]][-1])) == repr(plain(given_))
@@ -595,10 +693,37 @@ ODD_IDS = [
     "0198c0de-00007000-8000-0123456789ab",
     str(uuid.UUID(int=0)),
     str(uuid.UUID(int=2**128 - 1)),
-    "a", "A", "ä", "a\u0308", "Ä", "ß", "ss", "İ", "i", "null", "NULL", "0", "00", "1e3", "1000", "true", " ", "'", "''",
-    "\\", "%", "_", "\n", "\r\n", "\t", "\U0001f600", "\u200b", "x" * 200,
-    TWIN, str(uuid.UUID(hashlib.md5(TWIN.encode()).hexdigest())),
-]  # fmt: skip
+    "a",
+    "A",
+    "ä",
+    "a\u0308",
+    "Ä",
+    "ß",
+    "ss",
+    "İ",
+    "i",
+    "null",
+    "NULL",
+    "0",
+    "00",
+    "1e3",
+    "1000",
+    "true",
+    " ",
+    "'",
+    "''",
+    "\\",
+    "%",
+    "_",
+    "\n",
+    "\r\n",
+    "\t",
+    "\U0001f600",
+    "\u200b",
+    "x" * 200,
+    TWIN,
+    str(uuid.UUID(hashlib.md5(TWIN.encode()).hexdigest())),
+]
 
 
 def test_every_id_is_kept_and_told_apart(store):
@@ -607,7 +732,11 @@ def test_every_id_is_kept_and_told_apart(store):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sets(st.text(min_size=1, max_size=40) | st.uuids().map(str) | st.uuids().map(lambda u: u.hex.upper()), max_size=30))
+@given(
+    st.sets(
+        st.text(min_size=1, max_size=40) | st.uuids().map(str) | st.uuids().map(lambda u: u.hex.upper()), max_size=30
+    )
+)
 def test_any_id_is_kept(store, ids):
     ids = {text for text in ids if text_ok(text, 200)}
     found, _ = through_the_store(store, [call(id=text) for text in ids])

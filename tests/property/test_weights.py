@@ -1,4 +1,4 @@
-"""Weighted answers against sums done by hand in fractions, and the 95 % intervals against two thousand drawn samples."""
+"""Weighted answers against sums in fractions by hand, and the 95 % intervals against two thousand drawn samples."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from gnomon.testing import ManualClock
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 ROW = st.tuples(
-    st.sampled_from([1.0, 1.25, 2.0, 4.0, 10.0]), st.none() | st.integers(0, 6).map(float), st.sampled_from([True, False, None]),
-)  # fmt: skip
+    st.sampled_from([1.0, 1.25, 2.0, 4.0, 10.0]),
+    st.none() | st.integers(0, 6).map(float),
+    st.sampled_from([True, False, None]),
+)
 AGGREGATES = ["count", "sum", "mean", "min", "max", "unique", "p50", "p95", "p1"]
 QUESTION = [
-    "events", "successes", "failures", "unknown", "success_rate", "error_rate",
+    "events",
+    "successes",
+    "failures",
+    "unknown",
+    "success_rate",
+    "error_rate",
     *({"agg": agg, "field": "duration_ms", "as": agg} for agg in AGGREGATES),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +57,22 @@ def by_hand(rows):
         return None
 
     return {
-        "events": sum(weight for weight, _, _ in w), "successes": good, "failures": bad, "unknown": sum(x for x, _, s in w if s is None),
-        "success_rate": good / (good + bad) if good + bad else None, "error_rate": bad / (good + bad) if good + bad else None,
-        "count": total, "sum": sum(value * weight for value, weight in held), "mean": sum(v * x for v, x in held) / total if held else None,
-        "min": min((v for v, _ in held), default=None), "max": max((v for v, _ in held), default=None), "unique": len({v for v, _ in held}),
-        "p50": quantile(Fraction(1, 2)), "p95": quantile(Fraction(95, 100)), "p1": quantile(Fraction(1, 100)),
-    }  # fmt: skip
+        "events": sum(weight for weight, _, _ in w),
+        "successes": good,
+        "failures": bad,
+        "unknown": sum(x for x, _, s in w if s is None),
+        "success_rate": good / (good + bad) if good + bad else None,
+        "error_rate": bad / (good + bad) if good + bad else None,
+        "count": total,
+        "sum": sum(value * weight for value, weight in held),
+        "mean": sum(v * x for v, x in held) / total if held else None,
+        "min": min((v for v, _ in held), default=None),
+        "max": max((v for v, _ in held), default=None),
+        "unique": len({v for v, _ in held}),
+        "p50": quantile(Fraction(1, 2)),
+        "p95": quantile(Fraction(95, 100)),
+        "p1": quantile(Fraction(1, 100)),
+    }
 
 
 PLACES = itertools.count()
@@ -66,11 +83,17 @@ PLACES = itertools.count()
 def test_every_aggregate_is_weighted(engine, rows):
     source = f"s{next(PLACES)}"
     for weight, duration, success in rows:
-        engine.track("t", source=source, duration_ms=duration, success=success, weight=weight, ts=NOW - timedelta(minutes=1))
+        engine.track(
+            "t", source=source, duration_ms=duration, success=success, weight=weight, ts=NOW - timedelta(minutes=1)
+        )
     engine.flush()
     where = [["is", "source", [source]]]
     expected = by_hand(rows)
-    for question in ({"filters": where}, {"filters": where, "dimensions": ["source"]}, {"filters": where, "totals": True}):
+    for question in (
+        {"filters": where},
+        {"filters": where, "dimensions": ["source"]},
+        {"filters": where, "totals": True},
+    ):
         found = engine.query(QUESTION, date_range="1h", **question)
         assert not found.basis.exact or all(weight == 1 for weight, _, _ in rows)
         for row in [found.rows[0], *([found.totals] if found.totals else [])]:
@@ -83,7 +106,10 @@ def test_an_answer_of_weight_1_rows_says_exact_and_no_other_does(engine):
     engine.track("t", source="ten", ts=NOW - timedelta(days=5), weight=10.0)
     engine.flush()
     exact = engine.query(["events"], date_range="1d@71h")
-    assert exact.basis.exact and exact.interval("events").low == exact.interval("events").high == exact.rows[0]["events"] == 1
+    assert (
+        exact.basis.exact
+        and exact.interval("events").low == exact.interval("events").high == exact.rows[0]["events"] == 1
+    )
     assert not engine.query(["events"], date_range="2d@4d").basis.exact
     assert type(exact.rows[0]["events"]) is int
 
@@ -124,10 +150,11 @@ METRICS = ["events", "sum_duration_ms", "mean_duration_ms", "success_rate"]
 
 def coverage(engine, people):
     truth = {
-        "events": len(people), "sum_duration_ms": sum(duration for _, duration, _ in people),
+        "events": len(people),
+        "sum_duration_ms": sum(duration for _, duration, _ in people),
         "mean_duration_ms": sum(duration for _, duration, _ in people) / len(people),
         "success_rate": sum(success for _, _, success in people) / len(people),
-    }  # fmt: skip
+    }
     found = engine.query(METRICS, ["source"])
     assert len(found) == RUNS
     covered = dict.fromkeys(METRICS, 0)
@@ -148,7 +175,9 @@ def test_the_estimates_are_not_biased(sampled):
     engine, people = sampled
     found = engine.query(["events", "sum_duration_ms", "failures"])
     assert found.rows[0]["events"] / RUNS == pytest.approx(len(people), rel=0.005)
-    assert found.rows[0]["sum_duration_ms"] / RUNS == pytest.approx(sum(duration for _, duration, _ in people), rel=0.005)
+    assert found.rows[0]["sum_duration_ms"] / RUNS == pytest.approx(
+        sum(duration for _, duration, _ in people), rel=0.005
+    )
     assert found.rows[0]["failures"] / RUNS == sum(not success for _, _, success in people)
 
 

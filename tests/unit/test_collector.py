@@ -29,7 +29,9 @@ class Spiteful:
     def _raise(self, *_):
         raise RuntimeError
 
-    __eq__ = __hash__ = __bool__ = __len__ = __str__ = __repr__ = __iter__ = __lt__ = __int__ = __float__ = __index__ = __format__ = _raise
+    __eq__ = __hash__ = __bool__ = __len__ = __str__ = __repr__ = __iter__ = __lt__ = __int__ = __float__ = (
+        __index__
+    ) = __format__ = _raise
 
 
 class SpitefulMapping(Mapping):
@@ -59,13 +61,50 @@ class SpitefulText(str):
 RING = {}
 RING["ring"] = RING
 ODD = [
-    Spiteful(), SpitefulMapping(), SpitefulText("x"), RING, object(), b"x", 10**5_000, math.nan, [RING], {1: 2}, {"a": Spiteful()}, {Spiteful: 1}, lambda: 1,
-    datetime(2026, 1, 1), float("-inf"), "\ud800", "\0", (), set(), iter([]), type, Exception("x"),
-]  # fmt: skip
+    Spiteful(),
+    SpitefulMapping(),
+    SpitefulText("x"),
+    RING,
+    object(),
+    b"x",
+    10**5_000,
+    math.nan,
+    [RING],
+    {1: 2},
+    {"a": Spiteful()},
+    {Spiteful: 1},
+    lambda: 1,
+    datetime(2026, 1, 1),
+    float("-inf"),
+    "\ud800",
+    "\0",
+    (),
+    set(),
+    iter([]),
+    type,
+    Exception("x"),
+]
 FIELDS = [
-    "type", "user_id", "device_id", "session_id", "source", "application", "domain", "endpoint", "method", "status_code", "duration_ms", "bytes_sent",
-    "bytes_received", "success", "error_code", "weight", "properties", "id", "ts",
-]  # fmt: skip
+    "type",
+    "user_id",
+    "device_id",
+    "session_id",
+    "source",
+    "application",
+    "domain",
+    "endpoint",
+    "method",
+    "status_code",
+    "duration_ms",
+    "bytes_sent",
+    "bytes_received",
+    "success",
+    "error_code",
+    "weight",
+    "properties",
+    "id",
+    "ts",
+]
 
 
 @pytest.fixture
@@ -121,7 +160,12 @@ def test_a_full_buffer_and_an_odd_source_do_not_raise_either(engine):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(FIELDS), st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.booleans(), st.binary(), st.lists(st.text()))))
+@given(
+    st.dictionaries(
+        st.sampled_from(FIELDS),
+        st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.booleans(), st.binary(), st.lists(st.text())),
+    )
+)
 def test_any_call_is_booked(engine, fields):
     before = engine.books().received
     engine.track(**{"type": "t", **fields})
@@ -166,17 +210,26 @@ def test_a_url_that_cannot_be_taken_apart_is_refused(engine, url):
 def test_given_domain_and_endpoint_win_over_the_url(engine):
     engine.record_request(url="http://x/a/17", domain="d", endpoint="/a/{id}")
     engine.flush()
-    assert engine.query(["events"], ["domain", "endpoint"]).to_dicts() == [{"domain": "d", "endpoint": "/a/{id}", "events": 1}]
+    assert engine.query(["events"], ["domain", "endpoint"]).to_dicts() == [
+        {"domain": "d", "endpoint": "/a/{id}", "events": 1}
+    ]
 
 
 @pytest.mark.parametrize(
     ("fields", "success"),
     [
-        ({"status_code": 200}, True), ({"status_code": 399}, True), ({"status_code": 400}, False), ({"status_code": 599}, False), ({}, None),
-        ({"error_code": "timeout"}, False), ({"status_code": 200, "error_code": "x"}, True), ({"status_code": 500, "success": True}, True),
-        ({"error_code": "x", "success": True}, True), ({"success": False}, False),
+        ({"status_code": 200}, True),
+        ({"status_code": 399}, True),
+        ({"status_code": 400}, False),
+        ({"status_code": 599}, False),
+        ({}, None),
+        ({"error_code": "timeout"}, False),
+        ({"status_code": 200, "error_code": "x"}, True),
+        ({"status_code": 500, "success": True}, True),
+        ({"error_code": "x", "success": True}, True),
+        ({"success": False}, False),
     ],
-)  # fmt: skip
+)
 def test_the_outcome(engine, fields, success):
     engine.record_request(**fields)
     engine.flush()
@@ -290,7 +343,14 @@ def test_after_closing_recording_is_silent_and_asking_refused(tmp_path):
     engine.track("t")
     engine.record_request()
     engine.record_metric("m", 1)
-    for ask in (lambda: engine.query(["events"]), engine.flush, engine.books, engine.health, engine.quarantine, lambda: engine.import_file("x.csv")):
+    for ask in (
+        lambda: engine.query(["events"]),
+        engine.flush,
+        engine.books,
+        engine.health,
+        engine.quarantine,
+        lambda: engine.import_file("x.csv"),
+    ):
         with pytest.raises(EngineClosed):
             ask()
 
@@ -348,3 +408,21 @@ def test_a_recorder_that_raises_is_found(monkeypatch, engine):
     monkeypatch.setattr(Collector, "_lost", lambda *_, **__: (_ for _ in ()).throw(RuntimeError))
     with pytest.raises(RuntimeError):
         engine.track("t", properties=SpitefulMapping())
+
+
+def test_events_that_a_fault_of_ours_takes_along_are_in_the_books(engine, monkeypatch):
+    engine.track("t")
+    engine.track("u")
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(engine, "_admit", lambda calls: (_ for _ in ()).throw(RuntimeError))
+        engine.flush()
+    engine.flush()
+    assert engine.books().closes() and dict(engine.books().shed) == {"recorder-fault": 2}
+
+
+def test_the_first_call_does_not_wait_for_a_flush_that_waits_for_the_disk():
+    with gnomon.open(":memory:", clock=ManualClock()) as engine, engine._flush_lock:
+        thread = threading.Thread(target=engine.track, args=("t",))
+        thread.start()
+        thread.join(5.0)
+        assert not thread.is_alive()

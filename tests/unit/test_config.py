@@ -67,10 +67,15 @@ def test_every_alias_is_a_setting():
 @pytest.mark.parametrize(
     "variables",
     [
-        {"GNOMON_MAX_BATCH_SIZE": "many"}, {"GNOMON_MAX_BATCH_SIZE": "1.5"}, {"GNOMON_MAX_BATCH_SIZE": ""}, {"GNOMON_ENABLED": "perhaps"},
-        {"GNOMON_FLUSH_SECONDS": "soon"}, {"MAX_BATCH_SIZE": "x"}, {"GNOMON_CONFIG": "/nowhere/at/all.toml"},
+        {"GNOMON_MAX_BATCH_SIZE": "many"},
+        {"GNOMON_MAX_BATCH_SIZE": "1.5"},
+        {"GNOMON_MAX_BATCH_SIZE": ""},
+        {"GNOMON_ENABLED": "perhaps"},
+        {"GNOMON_FLUSH_SECONDS": "soon"},
+        {"MAX_BATCH_SIZE": "x"},
+        {"GNOMON_CONFIG": "/nowhere/at/all.toml"},
     ],
-)  # fmt: skip
+)
 def test_a_value_of_the_wrong_type_is_refused(variables):
     with pytest.raises(InvalidValue) as caught:
         read_settings(variables)
@@ -84,7 +89,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
         Settings().but(buffer_event=1)
 
 
-@given(st.dictionaries(st.sampled_from([PREFIX + f.name.upper() for f in fields(Settings)] + list(PLAIN_ALIASES)), st.text(max_size=8), max_size=3))
+@given(
+    st.dictionaries(
+        st.sampled_from([PREFIX + f.name.upper() for f in fields(Settings)] + list(PLAIN_ALIASES)),
+        st.text(max_size=8),
+        max_size=3,
+    )
+)
 def test_any_environment_gives_settings_or_a_refusal(environment):
     try:
         found = read_settings(environment)
@@ -97,9 +108,17 @@ def test_any_environment_gives_settings_or_a_refusal(environment):
 
 def test_a_toml_file_and_the_environment_over_it(tmp_path):
     file = tmp_path / "gnomon.toml"
-    file.write_text('[gnomon]\nproject = "shop"\nmax_batch_size = 5\ntimezones = ["UTC", "Europe/Paris"]\nflush_seconds = 1\nenabled = false\n')
+    file.write_text(
+        '[gnomon]\nproject = "shop"\nmax_batch_size = 5\ntimezones = ["UTC", "Europe/Paris"]\n'
+        "flush_seconds = 1\nenabled = false\n"
+    )
     found = read_settings({}, file)
-    assert (found.project, found.max_batch_size, found.timezones, found.enabled) == ("shop", 5, ("UTC", "Europe/Paris"), False)
+    assert (found.project, found.max_batch_size, found.timezones, found.enabled) == (
+        "shop",
+        5,
+        ("UTC", "Europe/Paris"),
+        False,
+    )
     assert read_settings({"GNOMON_CONFIG": str(file), "GNOMON_PROJECT": "other"}).project == "other"
 
 
@@ -112,11 +131,15 @@ def test_a_toml_file_without_a_table_of_our_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("project = ", "bad-config"), ("[gnomon]\nproject = 5\n", "bad-config"), ("[gnomon]\nnope = 5\n", "unknown-name"),
-        ("[gnomon]\ntimezones = 'UTC'\n", "bad-config"), ("gnomon = 5\n", "bad-config"), ("gnomon = [1]\n", "bad-config"),
+        ("project = ", "bad-config"),
+        ("[gnomon]\nproject = 5\n", "bad-config"),
+        ("[gnomon]\nnope = 5\n", "unknown-name"),
+        ("[gnomon]\ntimezones = 'UTC'\n", "bad-config"),
+        ("gnomon = 5\n", "bad-config"),
+        ("gnomon = [1]\n", "bad-config"),
         ("project = '\ud800'", "bad-config"),
     ],
-)  # fmt: skip
+)
 def test_a_toml_file_that_cannot_be_used(tmp_path, text, code):
     file = tmp_path / "gnomon.toml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -127,12 +150,21 @@ def test_a_toml_file_that_cannot_be_used(tmp_path, text, code):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"buffer_events": "lots"}, {"buffer_events": 1.5}, {"enabled": "no"}, {"timezones": "UTC"}, {"project": None}, {"flush_seconds": None},
-     {"database_url": 5}],
-)  # fmt: skip
+    [
+        {"buffer_events": "lots"},
+        {"buffer_events": 1.5},
+        {"enabled": "no"},
+        {"timezones": "UTC"},
+        {"project": None},
+        {"flush_seconds": None},
+        {"database_url": 5},
+    ],
+)
 def test_a_keyword_of_the_wrong_type_is_refused_when_the_engine_is_opened(changes):
     with pytest.raises(InvalidValue) as caught:
-        gnomon.open(":memory:", settings=Settings(), **changes) if "project" not in changes else Settings().but(**changes)
+        gnomon.open(":memory:", settings=Settings(), **changes) if "project" not in changes else Settings().but(
+            **changes
+        )
     assert caught.value.code == "bad-config"
 
 
@@ -143,8 +175,11 @@ def test_but_changes_what_it_is_told_and_nothing_else():
 
 def test_what_cannot_be_opened_is_refused(tmp_path):
     for url, code in (
-        ("mysql://x", "bad-store"), (str(tmp_path), "bad-store"), (str(tmp_path / "no" / "x.duckdb"), "store-unavailable"), ("duckdb://", "bad-store"),
-    ):  # fmt: skip
+        ("mysql://x", "bad-store"),
+        (str(tmp_path), "bad-store"),
+        (str(tmp_path / "no" / "x.duckdb"), "store-unavailable"),
+        ("duckdb://", "bad-store"),
+    ):
         with pytest.raises(GnomonError) as caught:
             gnomon.open(url)
         assert caught.value.code == code, url

@@ -1,4 +1,4 @@
-"""What holds for the package as a whole: what importing loads, what is public, where SQL may stand, which words are banned."""
+"""What holds for the whole package: what importing loads, what is public, where SQL may stand, banned words."""
 
 import ast
 import re
@@ -13,15 +13,46 @@ import gnomon
 SOURCE = Path(gnomon.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 PUBLIC = {
-    "AnalyticsEngine", "DateRange", "GnomonError", "Grain", "Metric", "Query", "Result", "Settings", "metric", "open", "__version__",
-}  # fmt: skip
-HEAVY = ["duckdb", "sqlglot", "pandas", "polars", "pyarrow", "numpy", "fastapi", "starlette", "flask", "django", "psycopg", "clickhouse_connect",
-         "chdb", "httpx", "requests", "rich"]  # fmt: skip
+    "AnalyticsEngine",
+    "DateRange",
+    "GnomonError",
+    "Grain",
+    "Metric",
+    "Query",
+    "Result",
+    "Settings",
+    "metric",
+    "open",
+    "__version__",
+}
+HEAVY = [
+    "duckdb",
+    "sqlglot",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "fastapi",
+    "starlette",
+    "flask",
+    "django",
+    "psycopg",
+    "clickhouse_connect",
+    "chdb",
+    "httpx",
+    "requests",
+    "rich",
+]
 
 
 def loaded(code):
     """Modules that are loaded after `code` ran in an interpreter of its own."""
-    run = subprocess.run([sys.executable, "-W", "error", "-c", f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return set(run.stdout.split())
 
 
@@ -32,7 +63,10 @@ def test_importing_loads_no_driver_and_no_framework():
 
 
 def test_the_engine_needs_no_data_frame_and_no_client_library():
-    found = loaded("import gnomon, gnomon.testing, gnomon.instrument\nwith gnomon.testing.strict_engine() as e:\n e.track('t')\n e.flush()\n e.query(['events'])")
+    found = loaded(
+        "import gnomon, gnomon.testing, gnomon.instrument\nwith gnomon.testing.strict_engine() as e:\n"
+        " e.track('t')\n e.flush()\n e.query(['events'])"
+    )
     assert not found & (set(HEAVY) - {"duckdb", "sqlglot"})
 
 
@@ -62,12 +96,17 @@ def sql_in(text):
     prose = {
         id(node.body[0].value)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body and isinstance(node.body[0], ast.Expr)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
     }
     return [
         node.lineno
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose and _SQL.search(node.value)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in prose
+        and _SQL.search(node.value)
     ]
 
 
@@ -83,7 +122,20 @@ def test_sql_would_be_found():
     assert sql_in((SOURCE / "ingest" / "journal.py").read_text("utf-8"))
 
 
-BANNED = {"manager", "helper", "helpers", "util", "utils", "common", "base", "core", "handler", "processor", "factory", "gnomon"}
+BANNED = {
+    "manager",
+    "helper",
+    "helpers",
+    "util",
+    "utils",
+    "common",
+    "base",
+    "core",
+    "handler",
+    "processor",
+    "factory",
+    "gnomon",
+}
 
 
 def words_of(name):
@@ -118,7 +170,17 @@ def test_no_name_uses_a_banned_word(file):
     assert not {word for part in file.relative_to(SOURCE).parts[:-1] for word in words_of(part)} & BANNED
 
 
-@pytest.mark.parametrize("text", ["class EventManager: ...", "def helper(): ...", "class AbstractStore: ...", "class IStore: ...", "class StoreImpl: ...", "def data_utils(): ..."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class EventManager: ...",
+        "def helper(): ...",
+        "class AbstractStore: ...",
+        "class IStore: ...",
+        "class StoreImpl: ...",
+        "def data_utils(): ...",
+    ],
+)
 def test_a_banned_word_would_be_found(text):
     assert bad_names(Path("x.py"), text)
 
@@ -134,7 +196,13 @@ def test_every_module_says_what_it_owns(file):
 def test_a_driver_is_imported_in_its_store_file_only():
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             for name in names:
                 if name.split(".")[0] in ("duckdb", "psycopg", "chdb", "clickhouse_connect"):
                     assert file.parent.name == "store", file

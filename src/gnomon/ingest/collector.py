@@ -24,6 +24,9 @@ from gnomon.ingest.journal import Journal
 #: Events in one journal batch: each step over it keeps the interpreter for a millisecond or two at most.
 BATCH_EVENTS = 5_000
 
+#: Rounds without any event after which the background thread sleeps until the next one.
+QUIET_ROUNDS = 5
+
 #: Called with the positions of batches that are durable, and the batches themselves.
 OnDurable = Callable[[list[int], list[Batch]], None]
 
@@ -168,16 +171,19 @@ class Collector:
 
     def _carry(self) -> None:
         wait = self._settings.flush_seconds
+        quiet = 0
         while not self._closed:
             self._sleep()
             try:
-                self._drain()
+                quiet = 0 if self._drain() else quiet + 1
             except Exception:  # noqa: BLE001  the thread must survive whatever a hostile value or a disk does
                 self._stop.wait(wait)  # kept in memory and tried again; flush() tells who asks
                 wait = min(5.0, wait * 2)
                 self._bell.put(True)
             else:
                 wait = self._settings.flush_seconds
+                if quiet < QUIET_ROUNDS:  # a caller rings before it appends, so look again before sleeping
+                    self._bell.put(False)
 
     def _sleep(self) -> None:
         """Until the first event waits, then for the rest of its flush time or until many wait."""
@@ -189,8 +195,12 @@ class Collector:
             except queue.Empty:
                 return
 
-    def _drain(self) -> None:
-        """Move everything that waits into the journal. Raises what the journal raises; nothing is lost then."""
+    def _drain(self) -> bool:
+        """Move everything that waits into the journal; whether there was anything.
+
+        Raises what the journal raises; nothing is lost then.
+        """
+        found = False
         with self._flush_lock:
             if self._settings.enabled:
                 self._busy_at = 0
@@ -203,9 +213,11 @@ class Collector:
                         self._lost("recorder-fault", None)
                     raise
                 if batch is None:
-                    return
+                    return found
+                found = True
                 self._stuck.append(batch)
             self._send_stuck()
+            return found
 
     def _send_stuck(self) -> None:
         while self._stuck:

@@ -310,7 +310,18 @@ def source_of(value: Any) -> str | None:
 
 def _refused_call(index: int, refusal: Refusal, call: Row) -> Refused:
     shown = {name: value for name, value in zip(CALL, call, strict=True) if value is not None and name != "at_ns"}
+    if "url" in shown:
+        shown["url"] = _bare(shown["url"])
     return _refused(index, refusal, shown, shown)
+
+
+def _bare(url: Any) -> str:
+    """A URL for the quarantine: its credentials and query are not kept there either."""
+    try:
+        host, path = _split_url(url)
+    except (Refusal, TypeError):
+        return "not shown, as it may hold credentials"
+    return f"{host or ''}{path or ''}"
 
 
 def _refused(index: int, refusal: Refusal, shown: Any, fields: Any) -> Refused:

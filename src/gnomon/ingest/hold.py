@@ -10,14 +10,16 @@ import ctypes
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 from gnomon.config import Settings
-from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreUnavailable
+from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
@@ -75,8 +77,8 @@ class Hold:
             self.journal: Journal = open_journal(journal_file, settings, repair=owned)
             if owned:
                 self._open_store()
-        except BaseException:
-            if fresh and owned:
+        except BaseException as error:
+            if fresh and owned and isinstance(error, InvalidValue):
                 self._remove_traces(journal_file)
             self._lock.release()
             raise
@@ -84,8 +86,9 @@ class Hold:
 
     def _remove_traces(self, journal_file: Path) -> None:
         """Nothing was opened: leave no files beside one that turned out not to be a store."""
-        if hasattr(self, "journal"):
-            self.journal.close()
+        if self.journal.positions(0, 1):
+            return  # another process has recorded into it meanwhile
+        self.journal.close()
         for ending in ("", "-wal", "-shm"):
             Path(f"{journal_file}{ending}").unlink(missing_ok=True)
         self._lock.path.unlink(missing_ok=True)
@@ -140,12 +143,22 @@ class Hold:
     def _open_store(self) -> None:
         """Open the store, replay what the journal holds, start the writer. The lock is held already."""
         try:
-            store = open_or_rebuild(self._target, self.settings, self.journal)
+            try:
+                self._start()
+            except StoreDamaged:  # in a block that only the replay has read: the store noted it, now it is rebuilt
+                self._start()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _start(self) -> None:
+        store = open_or_rebuild(self._target, self.settings, self.journal)
+        try:
             self.journal.continue_after(store.position(self.journal.id))
             writer = Writer(store, self.journal, self.settings)
             writer.catch_up()
         except BaseException:
-            self._lock.release()
+            store.close()
             raise
         self.store, self.writer = store, writer
         writer.start()
@@ -216,6 +229,19 @@ def never_destroy(*things: object) -> None:
         if thing is not None:
             _GRAVE.append(thing)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    # DuckDB's binding lists such objects on standard error, at the very end of the interpreter. Attributes of `sys`
+    # are the last to go, so nothing else is silenced.
+    sys.__dict__.setdefault("_gnomon_hush", _Hush())
+
+
+class _Hush:
+    """Turns standard error off when it is destroyed."""
+
+    def __init__(self) -> None:
+        self._end = partial(os.dup2, os.open(os.devnull, os.O_WRONLY), 2)
+
+    def __del__(self) -> None:
+        self._end()
 
 
 def release_all() -> None:

@@ -7,8 +7,6 @@ only after a store checkpoint that contains them. A damaged file is set aside, n
 
 from __future__ import annotations
 
-import logging
-import shutil
 import sqlite3
 import threading
 import time
@@ -19,15 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, TypeAlias
 
 import msgspec
 
 from gnomon.errors import DiskFull, GnomonError, StoreDamaged, StoreUnavailable
 from gnomon.event import AT, Batch
-
-log = logging.getLogger("gnomon.journal")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -35,6 +30,8 @@ CREATE TABLE IF NOT EXISTS batch (
   position INTEGER PRIMARY KEY AUTOINCREMENT, crc INTEGER NOT NULL, summary TEXT NOT NULL, body BLOB NOT NULL);
 """
 
+
+Sealed: TypeAlias = tuple[int, bytes, bytes]  #: checksum, summary, body
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Batch).decode
@@ -53,14 +50,14 @@ def summary_of(batch: Batch) -> list[list[Any]]:
 @dataclass(slots=True)
 class _Waiting:
     batches: list[Batch]
-    encoded: list[tuple[int, bytes, bytes]]
+    encoded: list[Sealed]
     done: threading.Event = field(default_factory=threading.Event)
     positions: list[int] = field(default_factory=list)
     error: BaseException | None = None
 
 
 class Journal:
-    """One process's hold on the journal file. Thread-safe; must be reopened after a fork (see `after_fork`)."""
+    """One process's hold on the journal file. Thread-safe; let go of around a fork (see `hold`)."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         self.path = path
@@ -68,10 +65,12 @@ class Journal:
         self._queue: list[_Waiting] = []
         self._queue_lock = threading.Lock()
         self._lock = threading.Lock()  # held by the one thread that talks to SQLite
+        self._closed = False
+        self._db: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._reader_inode: int | None = None
         self._reader_lock = threading.Lock()
-        self._open()
+        self._writing()
 
     def append(self, batches: list[Batch]) -> list[int]:
         """Make batches durable, all or none, and return their positions.
@@ -91,6 +90,11 @@ class Journal:
         if waiting.error is not None:
             raise _translated(waiting.error)
         return waiting.positions
+
+    def adopt(self, sealed: Sealed) -> None:
+        """Take in a batch of another journal as it is."""
+        with self._lock:
+            _guard(lambda: self._insert(sealed))
 
     def read(self, after: int, limit: int) -> list[tuple[int, int, bytes]]:
         """Up to `limit` sealed batches behind `after`, in order, as `(position, crc, body)`."""
@@ -112,22 +116,20 @@ class Journal:
         with self._reader_lock:
             query = "SELECT summary FROM batch WHERE position > ?"
             found = _guard(lambda: self._reading().execute(query, (after,)).fetchall())
-        return [entry for (text,) in found for entry in _decode_counts(text)]
+        return [entry for (text,) in found for entry in _counts(text)]
 
     def summary(self, position: int) -> list[list[Any]]:
         """What one batch adds to the books, see `summary_of`."""
         with self._reader_lock:
             query = "SELECT summary FROM batch WHERE position = ?"
-            found: list[list[Any]] = _decode_counts(
-                _guard(lambda: self._reading().execute(query, (position,)).fetchone()[0])
-            )
-            return found
+            return _counts(_guard(lambda: self._reading().execute(query, (position,)).fetchone()[0]))
 
     def forget_up_to(self, position: int) -> None:
         """Remove batches that a store checkpoint holds. Only the owner of the store calls this."""
         with self._lock:
-            _guard(lambda: self._db.execute("DELETE FROM batch WHERE position <= ?", (position,)))
-            _guard(lambda: self._db.executescript("PRAGMA incremental_vacuum"))
+            db = self._writing()
+            _guard(lambda: db.execute("DELETE FROM batch WHERE position <= ?", (position,)))
+            _guard(lambda: db.executescript("PRAGMA incremental_vacuum"))
 
     def file_bytes(self) -> int:
         """Bytes of the journal file itself."""
@@ -146,20 +148,24 @@ class Journal:
     def close(self) -> None:
         """Let go of the file; its content stays."""
         with self._lock, self._reader_lock:
-            for connection in (self._db, self._reader):
-                if connection is not None:
-                    connection.close()
-            self._reader = None
+            self._closed = True
+            self._disconnect()
 
     def continue_after(self, position: int) -> None:
         """Never give out a position that the store has already passed."""
         with self._lock:
-            _guard(lambda: self._raise_sequence(position))
+            db = self._writing()
+            _guard(lambda: _raise_sequence(db, position))
 
     def hold(self) -> None:
-        """Keep this process out of SQLite, so that a fork cannot copy one of its locks in a locked state."""
+        """Before a fork: keep this process out of SQLite and let go of the file; it is opened again at the next use.
+
+        SQLite remembers the locks of its process by file. A child that inherited an open connection would believe
+        that it holds them, and the last real holder would remove the log under it, with all that is acknowledged.
+        """
         self._lock.acquire()
         self._reader_lock.acquire()
+        self._disconnect()
 
     def let_go(self) -> None:
         """The end of `hold`, in the parent."""
@@ -167,37 +173,43 @@ class Journal:
         self._lock.release()
 
     def after_fork(self) -> list[object]:
-        """In a child: open the file anew. Returns the inherited connections, which must never be closed here."""
+        """The end of `hold`, in a child. Returns connections that were inherited all the same: never close them."""
         inherited: list[object] = [self._db, self._reader]
-        self._queue, self._reader = [], None
+        self._queue, self._db, self._reader = [], None, None
         self._queue_lock, self._lock, self._reader_lock = threading.Lock(), threading.Lock(), threading.Lock()
-        self._open()
         return inherited
 
-    def _open(self) -> None:
-        self._db = _guard(lambda: _connect(self.path))
-        self._inode = self.path.stat().st_ino
-        _guard(self._prepare)
+    def _disconnect(self) -> None:
+        for connection in (self._db, self._reader):
+            if connection is not None:
+                connection.close()
+        self._db = self._reader = None
 
-    def _prepare(self) -> None:
-        self._db.executescript(
+    def _writing(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StoreUnavailable("the journal is closed", remedy="Open the engine again.")
+        if self._db is None:
+            db = _guard(lambda: _connect(self.path))
+            try:
+                self._inode = _inode(self.path)
+                _guard(lambda: self._prepare(db))
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+        return self._db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.executescript(
             "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
             + _SCHEMA
         )
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal_id', ?)", (uuid.uuid4().hex,))
-        self._db.execute("COMMIT")
-        self.id: str = self._db.execute("SELECT value FROM meta WHERE key='journal_id'").fetchone()[0]
-        page_bytes = self._db.execute("PRAGMA page_size").fetchone()[0]
-        self._db.execute(f"PRAGMA max_page_count={max(16, self.max_bytes // page_bytes)}")
-
-    def _raise_sequence(self, position: int) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        (highest,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name='batch'").fetchone()
-        if highest < position:
-            self._db.execute("DELETE FROM sqlite_sequence WHERE name='batch'")
-            self._db.execute("INSERT INTO sqlite_sequence VALUES ('batch', ?)", (position,))
-        self._db.execute("COMMIT")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('journal_id', ?)", (uuid.uuid4().hex,))
+        db.execute("COMMIT")
+        self.id: str = db.execute("SELECT value FROM meta WHERE key='journal_id'").fetchone()[0]
+        page_bytes = db.execute("PRAGMA page_size").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count={max(16, self.max_bytes // page_bytes)}")
 
     def _commit(self, group: list[_Waiting]) -> None:
         """Write a group in one transaction; when that fails one transaction each, so that one cannot sink all."""
@@ -220,27 +232,27 @@ class Journal:
 
     def _write(self, group: list[_Waiting]) -> None:
         while True:
-            self._db.execute("BEGIN IMMEDIATE")
+            db = self._writing()
+            db.execute("BEGIN IMMEDIATE")
             try:
                 for waiting in group:
                     waiting.positions = [self._insert(entry) for entry in waiting.encoded]
-                self._db.execute("COMMIT")
+                db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                _mark_replayed(group)  # it may be there all the same
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
             if _inode(self.path) == self._inode:
                 return
             # The owner set a damaged file aside while this process still held it: what was just written
             # would be found by its salvage or not at all, so it is written again where it counts.
-            for waiting in group:
-                for batch in waiting.batches:
-                    batch.replayed = True
-            self._db.close()
-            self._open()
+            _mark_replayed(group)
+            db.close()
+            self._db = None
 
-    def _insert(self, entry: tuple[int, bytes, bytes]) -> int:
-        cursor = self._db.execute("INSERT INTO batch (crc, summary, body) VALUES (?, ?, ?)", entry)
+    def _insert(self, entry: Sealed) -> int:
+        cursor = self._writing().execute("INSERT INTO batch (crc, summary, body) VALUES (?, ?, ?)", entry)
         return int(cursor.lastrowid or 0)
 
     def _reading(self) -> sqlite3.Connection:
@@ -255,6 +267,26 @@ class Journal:
         return self._reader
 
 
+def _mark_replayed(group: list[_Waiting]) -> None:
+    for waiting in group:
+        for batch in waiting.batches:
+            batch.replayed = True
+
+
+def _raise_sequence(db: sqlite3.Connection, position: int) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    (highest,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name='batch'").fetchone()
+    if highest < position:
+        db.execute("DELETE FROM sqlite_sequence WHERE name='batch'")
+        db.execute("INSERT INTO sqlite_sequence VALUES ('batch', ?)", (position,))
+    db.execute("COMMIT")
+
+
+def holds(sealed: Sealed) -> bool:
+    """Whether the checksum of a batch holds."""
+    return zlib.crc32(sealed[2]) == sealed[0]
+
+
 def open_sealed(crc: int, body: bytes) -> Batch:
     """The batch of a sealed body. Raises `StoreDamaged` if its checksum does not hold."""
     if zlib.crc32(body) != crc:
@@ -262,50 +294,36 @@ def open_sealed(crc: int, body: bytes) -> Batch:
     return _decode(body)
 
 
-def salvage(path: Path) -> Iterator[Batch]:
-    """Every batch of a damaged journal that can still be read and passes its checksum, in order."""
+def _counts(text: str | bytes) -> list[list[Any]]:
     try:
-        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=0", uri=True)
+        found: list[list[Any]] = _decode_counts(text)
+        return found
+    except msgspec.DecodeError:  # damaged, and found again by its checksum when the batch is read
+        return []
+
+
+def salvage(path: Path) -> Iterator[tuple[int, Sealed]]:
+    """Every batch of a damaged journal that can still be read, with its position; its checksum may not hold."""
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     except sqlite3.Error:
         return
-    with_rows = "SELECT position, crc, body FROM batch WHERE position > ? ORDER BY position LIMIT 1"
+    query = "SELECT position, crc, summary, body FROM batch WHERE position > ? ORDER BY position LIMIT 1"
     position, misses = 0, 0
     try:
         while misses < 1_000:
             try:
-                row = db.execute(with_rows, (position,)).fetchone()
+                row = db.execute(query, (position,)).fetchone()
             except sqlite3.Error:
                 position, misses = position + 1, misses + 1
                 continue
             if row is None:
                 return
             position, misses = row[0], 0
-            try:
-                yield open_sealed(row[1], row[2])
-            except (StoreDamaged, msgspec.DecodeError):
-                log.error("journal batch %d fails its checksum and is lost", position)
+            if isinstance(row[1], int) and isinstance(row[3], bytes):
+                yield position, row[1:]
     finally:
         db.close()
-
-
-def check(path: Path) -> Path | None:
-    """Look for damage. Raises `StoreDamaged` if the file fails SQLite's own check; a log with commits behind a damaged
-    place, which SQLite would drop without a word, is copied aside and the copy's path returned."""
-    if not path.exists():
-        return None
-    log_file = Path(f"{path}-wal")
-    commits = _last_commit_in(log_file)
-    db = _connect(path)
-    try:
-        verdict = _guard(lambda: db.execute("PRAGMA quick_check(1)").fetchone()[0])
-        frames = _guard(lambda: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
-        if verdict == "ok" and commits > frames:
-            return Path(shutil.copy(log_file, free_name(log_file)))
-    finally:
-        db.close()
-    if verdict != "ok":
-        raise StoreDamaged("the journal fails its integrity check", code="journal-damaged")
-    return None
 
 
 def free_name(path: Path) -> Path:
@@ -315,28 +333,20 @@ def free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _last_commit_in(log_file: Path) -> int:
-    """The number of the last frame of a SQLite log that carries the log's salts and ends a transaction, 0 if none.
-
-    Layout: https://www.sqlite.org/fileformat2.html#walformat (32-byte header, frames of 24 bytes and a page).
-    """
+def check(path: Path) -> None:
+    """Raise `StoreDamaged` if the journal file does not pass SQLite's own integrity check."""
+    if not path.exists():
+        return
+    db = _connect(path)
     try:
-        with log_file.open("rb") as log:
-            header = log.read(32)
-            if len(header) < 32:
-                return 0
-            page_bytes, salts = int.from_bytes(header[8:12], "big"), header[16:24]
-            last, number = 0, 0
-            while len(frame := log.read(24)) == 24 and len(log.read(page_bytes)) == page_bytes:
-                number += 1
-                if frame[8:16] == salts and frame[4:8] != bytes(4):
-                    last = number
-            return last
-    except FileNotFoundError:
-        return 0
+        verdict = _guard(lambda: db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    finally:
+        db.close()
+    if verdict != "ok":
+        raise StoreDamaged("the journal fails its integrity check", code="journal-damaged")
 
 
-def _sealed(batch: Batch) -> tuple[int, bytes, bytes]:
+def _sealed(batch: Batch) -> Sealed:
     body = _encode(batch)
     return zlib.crc32(body), _encode(summary_of(batch)), body
 
@@ -365,7 +375,7 @@ def _translated(error: BaseException) -> BaseException:
     if (
         name == "SQLITE_FULL"
         or (isinstance(error, OSError) and error.errno in (28, 122))
-        or name == "SQLITE_IOERR_WRITE"
+        or name in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
     ):
         return DiskFull(
             "the journal cannot grow", remedy="Free disk space or raise journal_max_bytes; recording goes on by itself."

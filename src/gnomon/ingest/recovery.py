@@ -1,74 +1,104 @@
 """Damaged files at start-up: set aside under a new name, never deleted, and rebuilt from what the others hold.
 
-A store file that cannot be opened is copied into a new one, group of rows by group, as far as it can be read. A
-damaged journal gives back every batch that still passes its checksum. Damage that opening does not meet is not looked
-for here.
+A damaged store file is copied into a new one, group of rows by group, as far as it can be read, and the journal is
+replayed on top. A damaged journal gives back every batch that still passes its checksum. Every step may be cut short
+by the end of the process: the next start goes on from there. Damage that opening does not meet is not looked for here.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 from gnomon.config import Settings
 from gnomon.errors import StoreDamaged
 from gnomon.ingest import journal as journals
+from gnomon.ingest import wal
 from gnomon.ingest.journal import Journal
-from gnomon.store import Store, open_store, salvage_store
+from gnomon.store import SUSPECT, Store, open_store, salvage_store
 
 log = logging.getLogger("gnomon.recovery")
 
 
 def open_journal(path: Path, settings: Settings, *, repair: bool) -> Journal:
     """Open the journal; with `repair` (the owner only) a damaged one is set aside and its batches carried over."""
-    if repair:
+    unsaved = Path(f"{path}.unsaved")  # names the file that was set aside, until its batches are carried over
+    if repair and not unsaved.exists():
         try:
-            aside = journals.check(path)
+            wal.check(_wal(path), path)
+            journals.check(path)
         except StoreDamaged:
-            return _rebuilt_journal(path, settings)
-        if aside is not None:
-            log.error("the journal's log is damaged: copied to %s; batches behind the damage are lost", aside.name)
+            path.touch()
+            unsaved.write_text(journals.free_name(path).name)
+    if repair and unsaved.exists():
+        aside = path.with_name(unsaved.read_text())
+        if not aside.exists():
+            for ending in ("-shm", "-wal", ""):  # the file itself last: it says that all are there
+                if Path(f"{path}{ending}").exists():
+                    Path(f"{path}{ending}").rename(f"{aside}{ending}")
+        journal = _refilled(path, aside, settings)
+        unsaved.unlink()
+        return journal
     return Journal(path, max_bytes=settings.journal_max_bytes)
 
 
-def _rebuilt_journal(path: Path, settings: Settings) -> Journal:
-    aside = set_aside(path)
-    for ending in ("-wal", "-shm"):
-        log_file = Path(f"{path}{ending}")
-        if log_file.exists():
-            log_file.rename(Path(f"{aside}{ending}"))
+def _refilled(path: Path, aside: Path, settings: Settings) -> Journal:
     journal = Journal(path, max_bytes=settings.journal_max_bytes)
-    saved = 0
-    for batch in journals.salvage(aside):
-        journal.append([batch])
-        saved += 1
-    log.error("the journal was damaged: set aside as %s, %d batches carried over", aside.name, saved)
+    copy = path.with_name(f"{path.name}.salvage")
+    shutil.copyfile(aside, copy)
+    wal.apply(_wal(aside), copy)  # SQLite itself reads a log only up to the first damaged page
+    whole: set[int] = set()
+    broken: dict[int, journals.Sealed] = {}
+    for source in (copy, aside) if aside.stat().st_size else (copy,):  # SQLite removes the log of an empty file
+        for position, sealed in journals.salvage(source):
+            if journals.holds(sealed) and position not in whole:
+                journal.adopt(sealed)
+                whole.add(position)
+            elif position not in whole:
+                broken[position] = sealed
+    lost = [sealed for position, sealed in broken.items() if position not in whole]
+    for sealed in lost:
+        journal.adopt(sealed)  # the writer books what its summary says that it held
+    for ending in ("", "-wal", "-shm"):
+        Path(f"{copy}{ending}").unlink(missing_ok=True)
+    found = f"{len(whole)} batches carried over, {len(lost)} found broken"
+    log.error("the journal was damaged: set aside as %s; %s", aside.name, found)
     return journal
+
+
+def _wal(path: Path) -> Path:
+    return Path(f"{path}-wal")
 
 
 def open_or_rebuild(target: str, settings: Settings, journal: Journal) -> Store:
     """Open the store. A damaged log or file is set aside and rebuilt; the caller replays the journal afterwards."""
-    try:
-        return open_store(target, settings)
-    except StoreDamaged:
-        pass
-    wal = Path(target + ".wal")
-    if wal.exists():
-        aside = set_aside(wal)
-        log.error("the store's log was damaged: set aside as %s, its content comes again from the journal", aside.name)
+    path, rebuilt, suspect = Path(target), Path(target + ".rebuilt"), Path(target + SUSPECT)
+    if not path.exists() and rebuilt.exists():
+        rebuilt.rename(path)  # a rebuild was cut short after the damaged file had been set aside
+        suspect.unlink(missing_ok=True)
+    if not suspect.exists():
         try:
             return open_store(target, settings)
         except StoreDamaged:
             pass
-    aside = set_aside(Path(target))
-    report = salvage_store(target, str(aside), settings)
+    log_file = Path(target + ".wal")
+    if log_file.exists():
+        aside = log_file.rename(journals.free_name(log_file))
+        log.error("a damaged log of the store was set aside as %s: the journal has what it held", aside.name)
+        if not suspect.exists():
+            try:
+                return open_store(target, settings)
+            except StoreDamaged:
+                pass
+    for old in (rebuilt, Path(f"{rebuilt}.wal")):
+        old.unlink(missing_ok=True)
+    report = salvage_store(str(rebuilt), target, settings)
+    aside = path.rename(journals.free_name(path))
+    rebuilt.rename(path)
+    suspect.unlink(missing_ok=True)
     log.error("the store file was damaged: set aside as %s; carried over: %s", aside.name, report)
     return open_store(target, settings)
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file so that nothing opens it by mistake, and return its new place."""
-    return path.rename(journals.free_name(path))
 
 
 def found_damage(path: Path) -> list[Path]:

@@ -43,6 +43,7 @@ class Writer:
         self._work = threading.Lock()  # held while a transaction runs
         self._position = store.position(journal.id)
         self._reached = self._position
+        self._in_doubt = False  #: after a fault the store may be back at its last checkpoint
         self._checkpointed = time.monotonic()
         self._since_checkpoint = 0
         self._stopping = False
@@ -140,14 +141,11 @@ class Writer:
                 self._start_over(wait)
 
     def _start_over(self, wait: float) -> None:
-        """After a fault the store may be back at its last checkpoint: go on from wherever it is."""
+        """After a fault, and a while, go on from wherever the store is then."""
         with self._changed:
+            self._in_doubt = True
             self._let_go()
             self._changed.wait_for(lambda: self._stopping, wait)
-        try:
-            self._position = self._store.position(self._journal.id)
-        except GnomonError as error:
-            log.warning("the store does not say how far it is: %s", error)
 
     def drain(self) -> bool:
         """Write the next batches in one transaction; False when there were none."""
@@ -168,6 +166,7 @@ class Writer:
     def checkpoint(self) -> None:
         """Make the store durable by itself, then let the journal forget what it holds."""
         with self._work:
+            self._follow_journal()
             position = self._position
             self._checkpointed = time.monotonic()
             self._since_checkpoint = 0  # also when it fails: the next try is for the next due time
@@ -183,12 +182,15 @@ class Writer:
             self.checkpoint()
 
     def _follow_journal(self) -> None:
-        """Notice a journal that was replaced: its positions say nothing about the store's."""
+        """Notice a journal that was replaced, as its positions are others, and a store that went back."""
         known = self._journal.id
         self._journal.positions(self._position, 1)
-        if self._journal.id != known:
-            self._position = self._reached = self._store.position(self._journal.id)
+        if self._in_doubt or self._journal.id != known:
+            self._position = self._store.position(self._journal.id)
+            self._in_doubt = False
             self._let_go()
+        if self._journal.id != known:
+            self._reached = self._position
 
     def _let_go(self) -> None:
         self._in_hand.clear()

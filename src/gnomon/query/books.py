@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any, TypeAlias
 
-from sqlglot import exp
-
 from gnomon.store import Store
 from gnomon.timerange import from_us
 
@@ -69,6 +67,8 @@ Entry: TypeAlias = tuple[str | None, str, str, int]  #: source, outcome, reason,
 
 def store_books(store: Store, project: str, kind: str, journal_id: str, timeout: float) -> tuple[list[Entry], int]:
     """The entries that the store holds for one project and kind, and the journal position they include."""
+    from sqlglot import exp  # deferred: building SQL is not needed to record
+
     sql = exp.select("source", "outcome", "reason", "SUM(n)").from_("books").group_by("source", "outcome", "reason")
     sql = sql.where(
         exp.column("project").eq(exp.Literal.string(project)), exp.column("kind").eq(exp.Literal.string(kind))
@@ -84,6 +84,8 @@ def quarantined(
     store: Store, project: str, limit: int, code: str | None, zone: tzinfo, timeout: float
 ) -> list[dict[str, Any]]:
     """The newest quarantined events of one project."""
+    from sqlglot import exp  # deferred, as above
+
     moment = store.dialect.epoch_us(exp.column("received_at"))
     sql = exp.select(moment, "code", "detail", "source", "id", "event").from_("quarantine")
     sql = sql.where(exp.column("project").eq(exp.Literal.string(project)))

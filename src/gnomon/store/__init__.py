@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from gnomon.store.dialect import Dialect
 
 
+SUSPECT = ".suspect"  #: ending of the file beside a store that says: damage was seen here, look at every block
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """The rows of one answer, column names first."""

@@ -7,7 +7,7 @@ Event tables have no index; a repeat is found by an anti-join over the batch's o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from operator import itemgetter
 from pathlib import Path
@@ -18,7 +18,7 @@ import duckdb
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreBusy, StoreDamaged, StoreUnavailable
 from gnomon.event import AT, FIELDS, SAMPLE_ROW, Batch, Row
-from gnomon.store import Table
+from gnomon.store import SUSPECT, Table
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB
 
@@ -76,7 +76,7 @@ _REOPEN = "Close the engine and open it again: it sets the file aside and carrie
 
 def suspect_mark(path: str) -> Path:
     """The file whose presence says that a store file is damaged."""
-    return Path(path + ".suspect")
+    return Path(path + SUSPECT)
 
 
 class DuckDBStore:
@@ -99,18 +99,21 @@ class DuckDBStore:
             self._connection.execute(_SAMPLE_STAGING)
             self._version = int(self._state("version", "0"))
             self._connection.execute("SET lock_configuration = true")
-        except duckdb.Error as error:
-            self._connection.close()
-            raise _translated(error) from error
-        except BaseException:
-            self._connection.close()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, duckdb.Error):
+                raise _translated(error) from error
             raise
 
     # -- writing ----------------------------------------------------------------------------------------------
 
     def position(self, journal_id: str) -> int:
-        """See `Store.position`."""
-        return int(self._state(f"journal:{journal_id}", "0"))
+        """See `Store.position`; opens the file again where a fault had shut it."""
+        try:
+            return int(self._state(f"journal:{journal_id}", "0"))
+        except StoreUnavailable:
+            self._reconnect()
+            return int(self._state(f"journal:{journal_id}", "0"))
 
     def data_version(self) -> int:
         """See `Store.data_version`."""
@@ -240,30 +243,43 @@ class DuckDBStore:
                 self._connection.execute("TRUNCATE sample_staging")
             except duckdb.Error:
                 self._reconnect()
+                raise StoreUnavailable(  # whatever the error was: nothing may be written before the caller has looked
+                    "the store was opened again and is back at its last checkpoint", remedy="It goes on by itself."
+                ) from error
             if isinstance(error, duckdb.Error):
                 raise self._noted(error) from error
             raise
 
     def _reconnect(self) -> None:
-        """DuckDB shuts a database after a failed log write (a full disk): open it again to go on."""
+        """DuckDB shuts a database after a failed write (a full disk): open it again, back at its last checkpoint."""
+        if self.path == ":memory:":
+            raise StoreUnavailable("the store in memory failed", remedy="Open the engine again.")
         try:
+            while self._cursors:  # the file stays attached as long as one of them is open
+                self._cursors.pop().close()
             self._connection.close()
             fresh = DuckDBStore(self.path, self._settings)
         except (duckdb.Error, GnomonError) as error:
             raise StoreUnavailable(
                 "the store file cannot be reopened", remedy="Free disk space; it is tried again by itself."
             ) from error
-        self._connection, self._version, self._cursors = fresh._connection, fresh._version, fresh._cursors
+        self._deadlines.close()
+        self._connection, self._version = fresh._connection, fresh._version
+        self._cursors, self._deadlines = fresh._cursors, fresh._deadlines
 
     # -- asking -----------------------------------------------------------------------------------------------
 
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
         """See `Store.ask`."""
+        connection = self._connection
         cursor = self._take_cursor()
         try:
             with self._deadlines.limit(timeout, cursor.interrupt):
                 tables = self._in_snapshot(cursor, statements)
-            self._cursors.append(cursor)
+            if self._connection is connection:
+                self._cursors.append(cursor)
+            else:
+                cursor.close()  # the store was opened again meanwhile
             return tables
         except duckdb.InterruptException as error:
             cursor.close()
@@ -279,7 +295,8 @@ class DuckDBStore:
         """The error in our words; damage also leaves a mark, so that the next opening repairs the file."""
         found = _translated(error)
         if isinstance(found, StoreDamaged) and self.path != ":memory:":
-            suspect_mark(self.path).touch()
+            with suppress(OSError):
+                suspect_mark(self.path).touch()
         return found
 
     def _take_cursor(self) -> duckdb.DuckDBPyConnection:
@@ -399,6 +416,7 @@ def _connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
         config["threads"] = str(settings.threads)
     # The journal is the log: DuckDB writes none of its own, so a crash takes the file back to its last checkpoint,
     # and the journal, which forgets only what a checkpoint holds, is replayed from there (docs/decisions/0008).
+    _fold_log(path)
     logless = "" if path == ":memory:" else " (RECOVERY_MODE no_wal_writes)"
     try:
         connection = duckdb.connect(":memory:", config=config)
@@ -411,6 +429,24 @@ def _connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def _fold_log(path: str) -> None:
+    """Bring a log that lies beside the file into it: another program left it, or a checkpoint that was cut short.
+
+    DuckDB 2.0 crashes at the next checkpoint of a file that was attached without a log while one was there.
+    """
+    log_file = Path(path + ".wal")
+    if path == ":memory:" or not log_file.exists():
+        return
+    try:
+        with duckdb.connect(path) as connection:
+            connection.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        raise _translated(error) from error
+    if log_file.exists() and log_file.stat().st_size:
+        raise StoreDamaged("the log beside the store is damaged", remedy=_REOPEN)
+    log_file.unlink(missing_ok=True)
+
+
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
@@ -421,7 +457,6 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
     The journal position is carried over only if nothing was lost; otherwise the journal is replayed from its start
     (repeated events and samples are found again, so nothing counts twice).
     """
-    suspect_mark(path).unlink(missing_ok=True)
     DuckDBStore(path, settings).close()
     con = duckdb.connect(path)
     report: dict[str, str] = {}
@@ -430,13 +465,22 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
         tables = ("events", "samples", "books", "quarantine", "weighted")
         whole = sum(_salvage_table(con, table, report) for table in tables) == len(tables)
         con.execute("DELETE FROM state WHERE key <> 'schema'")
+        con.execute(_HIGHEST_VERSION)
         kept = "" if whole else " AND key NOT LIKE 'journal:%'"
-        con.execute(f"INSERT INTO state SELECT * FROM damaged.state WHERE key <> 'schema'{kept}")
+        con.execute(f"INSERT INTO state SELECT * FROM damaged.state WHERE key NOT IN ('schema', 'version'){kept}")
     except duckdb.Error as error:
         report["stopped"] = type(error).__name__
+    try:
+        con.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        raise _translated(error) from error
     finally:
         con.close()
     return report
+
+
+_HIGHEST_VERSION = """INSERT INTO state SELECT 'version', coalesce(max(version), 0)::VARCHAR
+FROM (SELECT version FROM events UNION ALL SELECT version FROM samples)"""
 
 
 def _salvage_table(con: duckdb.DuckDBPyConnection, table: str, report: dict[str, str]) -> bool:
@@ -493,6 +537,17 @@ _BAD_PATTERN = (
 )  # fmt: skip
 
 
+_DAMAGE = (
+    "Corrupt", "not a valid DuckDB", "checksum", "Failure while replaying WAL", "Serialization Error",
+    "Could not read enough bytes", "Could not read all data", "reading past end of file",
+)  # fmt: skip
+#: A failed commit (TransactionException) is a full or broken disk: there is one writer, so it cannot be a conflict.
+_UNAVAILABLE = (
+    duckdb.FatalException, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InternalException,
+    duckdb.TransactionException,
+)  # fmt: skip
+
+
 def _translated(error: duckdb.Error) -> GnomonError:
     """DuckDB's errors in our words. Its messages may quote data, so they stay in the chained exception only."""
     text = str(error)
@@ -503,14 +558,9 @@ def _translated(error: duckdb.Error) -> GnomonError:
         )
     # The texts of these may quote any value, so they say nothing of the file.
     of_a_value = isinstance(error, duckdb.DataError | duckdb.BinderException | duckdb.InvalidInputException)
-    if not of_a_value and any(
-        sign in text
-        for sign in ("Corrupt", "not a valid DuckDB", "checksum", "Failure while replaying WAL", "Serialization Error")
-    ):
+    if not of_a_value and any(sign in text for sign in _DAMAGE):
         return StoreDamaged("the store file is damaged", remedy=_REOPEN)
-    if isinstance(
-        error, duckdb.FatalException | duckdb.IOException | duckdb.OutOfMemoryException | duckdb.InternalException
-    ):
+    if isinstance(error, _UNAVAILABLE):
         return StoreUnavailable(
             f"the store failed ({type(error).__name__})", remedy="See `gnomon doctor`; check disk and memory."
         )

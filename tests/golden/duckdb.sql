@@ -1,0 +1,919 @@
+-- Written by test_golden_sql.py, see there. Times are UTC microseconds; now is 2026-01-15T12:00:00Z.
+
+-- count everything
+-- {"metrics": ["events"]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001);
+
+-- requests by source
+-- {"metrics": ["requests", "success_rate", "mean_duration_ms", "p95_duration_ms"], "dimensions": ["source"]}
+SELECT
+  source AS d0,
+  COUNT(*) FILTER(WHERE
+    type = 'request') AS m0,
+  CAST(COUNT(*) FILTER(WHERE
+    success = TRUE) AS DOUBLE) / NULLIF(COUNT(*) FILTER(WHERE
+    NOT success IS NULL), 0) AS m1,
+  AVG(duration_ms) AS m2,
+  QUANTILE_DISC(duration_ms, 0.95) AS m3
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;
+
+-- people and sessions
+-- {"metrics": ["people", "sessions"], "dimensions": ["type"]}
+SELECT
+  type AS d0,
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m0,
+  COUNT(DISTINCT session_id) AS m1
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;
+
+-- derived dimensions
+-- {"metrics": ["events"], "dimensions": ["actor", "status_class", "success"]}
+SELECT
+  COALESCE(user_id, device_id) AS d0,
+  CAST(status_code // 100 AS TEXT) || 'xx' AS d1,
+  success AS d2,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1,
+  2,
+  3
+ORDER BY
+  m0 DESC,
+  d0 ASC,
+  d1 ASC,
+  d2 ASC
+LIMIT 10001;
+
+-- a series of hours
+-- {"metrics": ["events"], "dimensions": ["time:hour"], "date_range": "24h"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      0
+    )
+  ) // 3600000000 * 3600000000 - (
+    0
+  ) AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1768392000000001) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1;
+
+-- a series of days in a zone of one offset
+-- {"metrics": ["events"], "dimensions": ["time:day"], "date_range": "7d", "timezone": "Asia/Kathmandu"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      20700000000
+    )
+  ) // 86400000000 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1767873600000001) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1;
+
+-- a series of days over a clock change
+-- {"metrics": ["events"], "dimensions": ["time:day"], "date_range": ["2026-03-25", "2026-04-01"], "timezone": "Europe/Paris"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      CASE WHEN ts < MAKE_TIMESTAMP(1774746000000000) THEN 3600000000 ELSE 7200000000 END
+    )
+  ) // 86400000000 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1774393200000000) AND ts < MAKE_TIMESTAMP(1774994400000000)
+GROUP BY
+  1;
+
+-- a series of hours over a clock change
+-- {"metrics": ["events"], "dimensions": ["time:hour"], "date_range": ["2026-03-25", "2026-04-01"], "timezone": "Australia/Lord_Howe"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      39600000000
+    )
+  ) // 3600000000 * 3600000000 - (
+    39600000000
+  ) AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1774357200000000) AND ts < MAKE_TIMESTAMP(1774962000000000)
+GROUP BY
+  1;
+
+-- a series of weeks
+-- {"metrics": ["events"], "dimensions": ["time:week"], "date_range": "4w"}
+SELECT
+  (
+    (
+      EPOCH_US(ts) + (
+        0
+      )
+    ) // 86400000000 + 3
+  ) // 7 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1766059200000001) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1;
+
+-- a series of months
+-- {"metrics": ["events"], "dimensions": ["time:month"], "date_range": "this_year", "timezone": "America/New_York"}
+SELECT
+  YEAR(
+    MAKE_TIMESTAMP(
+      EPOCH_US(ts) + (
+        CASE
+          WHEN ts < MAKE_TIMESTAMP(1772953200000000)
+          THEN -18000000000
+          WHEN ts < MAKE_TIMESTAMP(1793512800000000)
+          THEN -14400000000
+          ELSE -18000000000
+        END
+      )
+    )
+  ) * 12 + MONTH(
+    MAKE_TIMESTAMP(
+      EPOCH_US(ts) + (
+        CASE
+          WHEN ts < MAKE_TIMESTAMP(1772953200000000)
+          THEN -18000000000
+          WHEN ts < MAKE_TIMESTAMP(1793512800000000)
+          THEN -14400000000
+          ELSE -18000000000
+        END
+      )
+    )
+  ) - 1 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1767243600000000) AND ts < MAKE_TIMESTAMP(1798779600000000)
+GROUP BY
+  1;
+
+-- a series of quarters
+-- {"metrics": ["events"], "dimensions": ["time:quarter"], "date_range": "this_year"}
+SELECT
+  YEAR(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+    0
+  ))) * 4 + (
+    MONTH(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+      0
+    ))) - 1
+  ) // 3 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1767225600000000) AND ts < MAKE_TIMESTAMP(1798761600000000)
+GROUP BY
+  1;
+
+-- days before 1971
+-- {"metrics": ["events"], "dimensions": ["time:day"], "date_range": ["1970-01-01", "1970-02-01"], "timezone": "America/New_York"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      604799982000000000
+    )
+  ) // 86400000000 - 7000000 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(18000000000) AND ts < MAKE_TIMESTAMP(2696400000000)
+GROUP BY
+  1;
+
+-- hours of the day and days of the week
+-- {"metrics": ["events"], "dimensions": ["time:hour_of_day", "time:day_of_week"], "date_range": "4w"}
+SELECT
+  (
+    (
+      EPOCH_US(ts) + (
+        0
+      )
+    ) // 3600000000
+  ) % 24 AS d0,
+  (
+    (
+      (
+        EPOCH_US(ts) + (
+          0
+        )
+      ) // 86400000000 + 3
+    )
+  ) % 7 + 1 AS d1,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1766059200000001) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1,
+  2
+ORDER BY
+  d0 ASC,
+  d1 ASC
+LIMIT 10001;
+
+-- time and source
+-- {"metrics": ["events"], "dimensions": ["time:day", "source"], "date_range": "7d"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      0
+    )
+  ) // 86400000000 AS d0,
+  source AS d1,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1767873600000001) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1,
+  2
+ORDER BY
+  d0 ASC,
+  d1 ASC
+LIMIT 10001;
+
+-- every plain filter
+-- {"metrics": ["events"], "filters": [["is", "source", ["a", "b", null]], ["is_not", "type", ["x"]], ["contains", "endpoint", ["/a"]], ["contains_not", "endpoint", "'"], ["matches", "domain", "^a.*"], ["gt", "duration_ms", 1.5], ["lte", "status_code", 399], ["is_set", "error_code"], ["is", "success", [true]]]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= MAKE_TIMESTAMP(1736942400000000)
+  AND ts < MAKE_TIMESTAMP(1768478400000001)
+  AND (
+    (
+      source IS NULL OR source IN ('a', 'b')
+    )
+    AND NOT COALESCE(type = 'x', FALSE)
+    AND CONTAINS(endpoint, '/a')
+    AND NOT COALESCE(CONTAINS(endpoint, ''''), FALSE)
+    AND REGEXP_MATCHES(domain, '^a.*', 's')
+    AND (
+      duration_ms > CAST('1.5' AS DOUBLE)
+    )
+    AND (
+      status_code <= 399
+    )
+    AND NOT error_code IS NULL
+    AND success = TRUE
+  );
+
+-- and, or, not
+-- {"metrics": ["events"], "filters": [["or", [["is", "type", ["request"]], ["not", ["and", [["is_set", "user_id"], ["gte", "bytes_sent", 5]]]]]]]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= MAKE_TIMESTAMP(1736942400000000)
+  AND ts < MAKE_TIMESTAMP(1768478400000001)
+  AND (
+    type = 'request' OR NOT COALESCE((
+      NOT user_id IS NULL AND (
+        bytes_sent >= 5
+      )
+    ), FALSE)
+  );
+
+-- filters on a property
+-- {"metrics": ["events"], "filters": [["is", "properties.plan", ["pro", 1, true, null]], ["gt", "properties.price", 10], ["contains", "properties.a/b~c", "'x'"], ["matches", "properties.plan", "p.o"], ["gte", "properties.plan", "m"], ["is_set", "properties.plan"]]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= MAKE_TIMESTAMP(1736942400000000)
+  AND ts < MAKE_TIMESTAMP(1768478400000001)
+  AND (
+    (
+      CASE
+        WHEN JSON_TYPE(properties, '/plan') = 'NULL'
+        THEN NULL
+        WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
+        AND ABS(
+          CASE
+            WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+            THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+          END
+        ) < 9007199254740992
+        AND FLOOR(
+          CASE
+            WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+            THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+          END
+        ) = CASE
+          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+        END
+        THEN CAST(CAST(CASE
+          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+        END AS BIGINT) AS TEXT)
+        ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
+      END IS NULL
+      OR CASE WHEN JSON_TYPE(properties, '/plan') = 'VARCHAR' THEN JSON_EXTRACT_STRING(properties, '/plan') END IN ('pro')
+      OR (
+        JSON_TYPE(properties, '/plan') = 'BOOLEAN' AND CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) IN ('true')
+      )
+      OR CASE
+        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+      END IN (CAST('1.0' AS DOUBLE))
+    )
+    AND (
+      CASE
+        WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+      END > 10
+    )
+    AND CONTAINS(
+      CASE WHEN JSON_TYPE(properties, '/a~1b~0c') = 'VARCHAR' THEN JSON_EXTRACT_STRING(properties, '/a~1b~0c') END,
+      '''x'''
+    )
+    AND REGEXP_MATCHES(
+      CASE WHEN JSON_TYPE(properties, '/plan') = 'VARCHAR' THEN JSON_EXTRACT_STRING(properties, '/plan') END,
+      'p.o',
+      's'
+    )
+    AND (
+      CASE WHEN JSON_TYPE(properties, '/plan') = 'VARCHAR' THEN JSON_EXTRACT_STRING(properties, '/plan') END >= 'm'
+    )
+    AND NOT CASE
+      WHEN JSON_TYPE(properties, '/plan') = 'NULL'
+      THEN NULL
+      WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
+      AND ABS(
+        CASE
+          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+        END
+      ) < 9007199254740992
+      AND FLOOR(
+        CASE
+          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+        END
+      ) = CASE
+        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+      END
+      THEN CAST(CAST(CASE
+        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+      END AS BIGINT) AS TEXT)
+      ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
+    END IS NULL
+  );
+
+-- group by a property
+-- {"metrics": ["events", {"agg": "sum", "field": "properties.price", "as": "revenue"}], "dimensions": ["properties.plan"]}
+SELECT
+  CASE
+    WHEN JSON_TYPE(properties, '/plan') = 'NULL'
+    THEN NULL
+    WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
+    AND ABS(
+      CASE
+        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+      END
+    ) < 9007199254740992
+    AND FLOOR(
+      CASE
+        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+      END
+    ) = CASE
+      WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+    END
+    THEN CAST(CAST(CASE
+      WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+    END AS BIGINT) AS TEXT)
+    ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
+  END AS d0,
+  COUNT(*) AS m0,
+  COALESCE(
+    SUM(
+      CASE
+        WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+      END
+    ),
+    0
+  ) AS m1
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;
+
+-- every aggregate
+-- {"metrics": [{"agg": "count", "field": "duration_ms", "as": "count"}, {"agg": "sum", "field": "duration_ms", "as": "sum"}, {"agg": "mean", "field": "duration_ms", "as": "mean"}, {"agg": "min", "field": "duration_ms", "as": "min"}, {"agg": "max", "field": "duration_ms", "as": "max"}, {"agg": "unique", "field": "duration_ms", "as": "unique"}, {"agg": "median", "field": "duration_ms", "as": "median"}, {"agg": "p99.9", "field": "duration_ms", "as": "p99.9"}, {"agg": "count", "where": ["is", "type", ["request"]], "as": "r"}]}
+SELECT
+  COUNT(*) FILTER(WHERE
+    NOT duration_ms IS NULL) AS m0,
+  COALESCE(SUM(duration_ms), 0) AS m1,
+  AVG(duration_ms) AS m2,
+  MIN(duration_ms) AS m3,
+  MAX(duration_ms) AS m4,
+  COUNT(DISTINCT duration_ms) AS m5,
+  QUANTILE_DISC(duration_ms, 0.5) AS m6,
+  QUANTILE_DISC(duration_ms, 0.999) AS m7,
+  COUNT(*) FILTER(WHERE
+    type = 'request') AS m8
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001);
+
+-- order and limit
+-- {"metrics": ["events", "people"], "dimensions": ["source", "domain"], "order_by": [["people", "desc"], ["domain", "asc"]], "limit": 20}
+SELECT
+  source AS d0,
+  domain AS d1,
+  COUNT(*) AS m0,
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m1
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1,
+  2
+ORDER BY
+  m1 DESC,
+  d1 ASC,
+  d0 ASC
+LIMIT 21;
+
+-- the page behind a row
+-- {"metrics": ["events"], "dimensions": ["source", "time:day"], "date_range": "7d", "limit": 2, "order_by": [["events", "desc"]], "cursor": [17, "b", 20466]}
+WITH answer AS MATERIALIZED (
+  SELECT
+    source AS d0,
+    (
+      EPOCH_US(ts) + (
+        0
+      )
+    ) // 86400000000 AS d1,
+    COUNT(*) AS m0
+  FROM events
+  WHERE
+    project = 'shop'
+    AND ts >= MAKE_TIMESTAMP(1767873600000001)
+    AND ts < MAKE_TIMESTAMP(1768478400000001)
+    AND version <= 5
+  GROUP BY
+    1,
+    2
+)
+SELECT
+  *
+FROM answer
+WHERE
+  (
+    m0 < 17 OR m0 IS NULL
+  )
+  OR (
+    m0 = 17 AND (
+      d0 > 'b' OR d0 IS NULL
+    )
+  )
+  OR (
+    m0 = 17 AND d0 = 'b' AND (
+      d1 > 20466 OR d1 IS NULL
+    )
+  )
+ORDER BY
+  m0 DESC,
+  d0 ASC,
+  d1 ASC
+LIMIT 3;
+
+-- the page behind a null
+-- {"metrics": ["events"], "dimensions": ["source"], "limit": 2, "cursor": [17, null]}
+WITH answer AS MATERIALIZED (
+  SELECT
+    source AS d0,
+    COUNT(*) AS m0
+  FROM events
+  WHERE
+    project = 'shop'
+    AND ts >= MAKE_TIMESTAMP(1736942400000000)
+    AND ts < MAKE_TIMESTAMP(1768478400000001)
+    AND version <= 5
+  GROUP BY
+    1
+)
+SELECT
+  *
+FROM answer
+WHERE
+  (
+    m0 < 17 OR m0 IS NULL
+  )
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 3;
+
+-- totals
+-- {"metrics": ["events", "people"], "dimensions": ["source"], "totals": true}
+SELECT
+  COUNT(*) AS m0,
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m1
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001);
+
+-- the previous period
+-- {"metrics": ["events"], "dimensions": ["source"], "date_range": "7d", "compare": "previous", "other": true}
+SELECT
+  source AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1767268800000001) AND ts < MAKE_TIMESTAMP(1767873600000001)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;
+
+-- a year before
+-- {"metrics": ["events"], "dimensions": ["time:month"], "date_range": "this_month", "compare": "year", "other": true}
+SELECT
+  YEAR(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+    0
+  ))) * 12 + MONTH(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+    0
+  ))) - 1 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1735689600000000) AND ts < MAKE_TIMESTAMP(1738368000000000)
+GROUP BY
+  1;
+
+-- metric samples
+-- {"metrics": ["samples", "mean_value", "p95_value"], "dimensions": ["name", "labels.queue"], "dataset": "samples"}
+SELECT
+  name AS d0,
+  CASE
+    WHEN JSON_TYPE(labels, '/queue') = 'NULL'
+    THEN NULL
+    WHEN JSON_TYPE(labels, '/queue') = 'DOUBLE'
+    AND ABS(
+      CASE
+        WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
+      END
+    ) < 9007199254740992
+    AND FLOOR(
+      CASE
+        WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
+      END
+    ) = CASE
+      WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+      THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
+    END
+    THEN CAST(CAST(CASE
+      WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+      THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
+    END AS BIGINT) AS TEXT)
+    ELSE CAST(JSON_EXTRACT(labels, '/queue') AS TEXT)
+  END AS d1,
+  COUNT(*) AS m0,
+  AVG(value) AS m1,
+  QUANTILE_DISC(value, 0.95) AS m2
+FROM samples
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1,
+  2
+ORDER BY
+  m0 DESC,
+  d0 ASC,
+  d1 ASC
+LIMIT 10001;
+
+-- weighted counts, sums, means and rates
+-- {"metrics": ["events", "sum_bytes_sent", "mean_duration_ms", "success_rate"], "dimensions": ["source"], "weighted": true}
+SELECT
+  source AS d0,
+  COALESCE(SUM(weight), 0.0) AS m0,
+  COALESCE(SUM(bytes_sent * weight), 0) AS m1,
+  SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+    NOT duration_ms IS NULL), 0) AS m2,
+  CAST(COALESCE(SUM(weight) FILTER(WHERE
+    success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+    NOT success IS NULL), 0.0), 0) AS m3,
+  CAST('1.959963984540054' AS DOUBLE) * SQRT(
+    CASE
+      WHEN COALESCE(SUM(weight * (
+        weight - 1
+      ) * 1.0 * 1.0), 0) IS NULL OR 0 IS NULL
+      THEN NULL
+      ELSE GREATEST(COALESCE(SUM(weight * (
+        weight - 1
+      ) * 1.0 * 1.0), 0), 0)
+    END
+  ) AS e0,
+  CAST('1.959963984540054' AS DOUBLE) * SQRT(
+    CASE
+      WHEN COALESCE(SUM(weight * (
+        weight - 1
+      ) * bytes_sent * bytes_sent), 0) IS NULL OR 0 IS NULL
+      THEN NULL
+      ELSE GREATEST(COALESCE(SUM(weight * (
+        weight - 1
+      ) * bytes_sent * bytes_sent), 0), 0)
+    END
+  ) AS e1,
+  CAST('1.959963984540054' AS DOUBLE) * SQRT(
+    CASE
+      WHEN (
+        (
+          COALESCE(SUM(weight * (
+            weight - 1
+          ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * duration_ms * 1.0) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0)
+        ) / NULLIF(
+          COALESCE(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0),
+          0
+        )
+      ) IS NULL
+      OR 0 IS NULL
+      THEN NULL
+      ELSE GREATEST(
+        (
+          COALESCE(SUM(weight * (
+            weight - 1
+          ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * duration_ms * 1.0) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0)
+        ) / NULLIF(
+          COALESCE(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+            NOT duration_ms IS NULL), 0.0),
+          0
+        ),
+        0
+      )
+    END
+  ) AS e2,
+  CAST('1.959963984540054' AS DOUBLE) * SQRT(
+    CASE
+      WHEN (
+        (
+          COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            success = TRUE), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            success = TRUE AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            NOT success IS NULL), 0.0)
+        ) / NULLIF(
+          COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0),
+          0
+        )
+      ) IS NULL
+      OR 0 IS NULL
+      THEN NULL
+      ELSE GREATEST(
+        (
+          COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            success = TRUE), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            success = TRUE AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+            weight - 1
+          ) * 1.0 * 1.0) FILTER(WHERE
+            NOT success IS NULL), 0.0)
+        ) / NULLIF(
+          COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+            NOT success IS NULL), 0.0),
+          0
+        ),
+        0
+      )
+    END
+  ) AS e3
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;
+
+-- weighted quantiles
+-- {"metrics": ["p50_duration_ms", "p95_bytes_sent"], "dimensions": ["source"], "weighted": true}
+SELECT
+  source AS d0,
+  MIN(duration_ms) FILTER(WHERE
+    run0 >= CAST('0.4999999999995' AS DOUBLE) * run0_all AND NOT duration_ms IS NULL) AS m0,
+  MIN(bytes_sent) FILTER(WHERE
+    run1 >= CAST('0.9499999999990499' AS DOUBLE) * run1_all AND NOT bytes_sent IS NULL) AS m1
+FROM (
+  SELECT
+    *,
+    SUM(CASE WHEN NOT duration_ms IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source ORDER BY duration_ms) AS run0,
+    SUM(CASE WHEN NOT duration_ms IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source) AS run0_all,
+    SUM(CASE WHEN NOT bytes_sent IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source ORDER BY bytes_sent) AS run1,
+    SUM(CASE WHEN NOT bytes_sent IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source) AS run1_all
+  FROM events
+  WHERE
+    project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+) AS weighed
+GROUP BY
+  1
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;
+
+-- weighted quantile of a filtered property
+-- {"metrics": [{"agg": "p90", "field": "properties.price", "where": ["is", "type", ["request"]]}], "weighted": true}
+SELECT
+  MIN(
+    CASE
+      WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+    END
+  ) FILTER(WHERE
+    type = 'request'
+    AND (
+      run0 >= CAST('0.8999999999991001' AS DOUBLE) * run0_all
+      AND NOT CASE
+        WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+      END IS NULL
+    )) AS m0
+FROM (
+  SELECT
+    *,
+    SUM(
+      CASE
+        WHEN NOT CASE
+          WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+        END IS NULL
+        AND type = 'request'
+        THEN weight
+        ELSE 0.0
+      END
+    ) OVER (
+      ORDER BY CASE
+        WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+      END
+    ) AS run0,
+    SUM(
+      CASE
+        WHEN NOT CASE
+          WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+        END IS NULL
+        AND type = 'request'
+        THEN weight
+        ELSE 0.0
+      END
+    ) OVER () AS run0_all
+  FROM events
+  WHERE
+    project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+) AS weighed;
+
+-- weighted people
+-- {"metrics": ["people", "min_duration_ms", "max_duration_ms"], "weighted": true}
+SELECT
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m0,
+  MIN(duration_ms) AS m1,
+  MAX(duration_ms) AS m2
+FROM events
+WHERE
+  project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001);
+
+-- text that looks like SQL
+-- {"metrics": [{"agg": "count", "as": "'; --"}], "dimensions": ["properties.'; DROP TABLE events; --"], "filters": [["is", "type", ["'; DROP TABLE events; --", "\\' OR 1=1 --"]]]}
+SELECT
+  CASE
+    WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') = 'NULL'
+    THEN NULL
+    WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') = 'DOUBLE'
+    AND ABS(
+      CASE
+        WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
+      END
+    ) < 9007199254740992
+    AND FLOOR(
+      CASE
+        WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
+      END
+    ) = CASE
+      WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
+    END
+    THEN CAST(CAST(CASE
+      WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
+    END AS BIGINT) AS TEXT)
+    ELSE CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT)
+  END AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= MAKE_TIMESTAMP(1736942400000000)
+  AND ts < MAKE_TIMESTAMP(1768478400000001)
+  AND type IN ('''; DROP TABLE events; --', '\'' OR 1=1 --')
+GROUP BY
+  1
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;

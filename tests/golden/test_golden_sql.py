@@ -1,0 +1,253 @@
+"""The SQL of each kind of question, to be read and compared: `duckdb.sql` beside this file.
+
+A change of the compiler shows there as a diff. When the change is meant, write the file anew and read the diff:
+
+    REGENERATE_GOLDEN=1 .venv/bin/python -m pytest tests/golden
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import sqlglot
+
+from gnomon.config import Settings
+from gnomon.query import compile as compiler
+from gnomon.query.compile import Cursor, compile_plan
+from gnomon.query.model import Query
+from gnomon.query.plan import Facts, make_plan, shifted
+from gnomon.store.dialect import DUCKDB
+from gnomon.store.duckdb import DuckDBStore
+
+FILE = Path(__file__).with_name("duckdb.sql")
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+REQUEST = ["is", "type", ["request"]]
+WEEK = ["2026-03-25", "2026-04-01"]  # Europe changes its clocks on 29 March
+
+#: Name of the case -> the question. `weighted`, `cursor`, `totals` and `other` (period) belong to the case only.
+CASES = {
+    "count everything": {"metrics": ["events"]},
+    "requests by source": {
+        "metrics": ["requests", "success_rate", "mean_duration_ms", "p95_duration_ms"],
+        "dimensions": ["source"],
+    },
+    "people and sessions": {"metrics": ["people", "sessions"], "dimensions": ["type"]},
+    "derived dimensions": {"metrics": ["events"], "dimensions": ["actor", "status_class", "success"]},
+    "a series of hours": {"metrics": ["events"], "dimensions": ["time:hour"], "date_range": "24h"},
+    "a series of days in a zone of one offset": {
+        "metrics": ["events"],
+        "dimensions": ["time:day"],
+        "date_range": "7d",
+        "timezone": "Asia/Kathmandu",
+    },
+    "a series of days over a clock change": {
+        "metrics": ["events"],
+        "dimensions": ["time:day"],
+        "date_range": WEEK,
+        "timezone": "Europe/Paris",
+    },
+    "a series of hours over a clock change": {
+        "metrics": ["events"],
+        "dimensions": ["time:hour"],
+        "date_range": WEEK,
+        "timezone": "Australia/Lord_Howe",
+    },
+    "a series of weeks": {"metrics": ["events"], "dimensions": ["time:week"], "date_range": "4w"},
+    "a series of months": {
+        "metrics": ["events"],
+        "dimensions": ["time:month"],
+        "date_range": "this_year",
+        "timezone": "America/New_York",
+    },
+    "a series of quarters": {"metrics": ["events"], "dimensions": ["time:quarter"], "date_range": "this_year"},
+    "days before 1971": {
+        "metrics": ["events"],
+        "dimensions": ["time:day"],
+        "date_range": ["1970-01-01", "1970-02-01"],
+        "timezone": "America/New_York",
+    },
+    "hours of the day and days of the week": {
+        "metrics": ["events"],
+        "dimensions": ["time:hour_of_day", "time:day_of_week"],
+        "date_range": "4w",
+    },
+    "time and source": {"metrics": ["events"], "dimensions": ["time:day", "source"], "date_range": "7d"},
+    "every plain filter": {
+        "metrics": ["events"],
+        "filters": [
+            ["is", "source", ["a", "b", None]],
+            ["is_not", "type", ["x"]],
+            ["contains", "endpoint", ["/a"]],
+            ["contains_not", "endpoint", "'"],
+            ["matches", "domain", "^a.*"],
+            ["gt", "duration_ms", 1.5],
+            ["lte", "status_code", 399],
+            ["is_set", "error_code"],
+            ["is", "success", [True]],
+        ],
+    },
+    "and, or, not": {
+        "metrics": ["events"],
+        "filters": [["or", [REQUEST, ["not", ["and", [["is_set", "user_id"], ["gte", "bytes_sent", 5]]]]]]],
+    },
+    "filters on a property": {
+        "metrics": ["events"],
+        "filters": [
+            ["is", "properties.plan", ["pro", 1, True, None]],
+            ["gt", "properties.price", 10],
+            ["contains", "properties.a/b~c", "'x'"],
+            ["matches", "properties.plan", "p.o"],
+            ["gte", "properties.plan", "m"],
+            ["is_set", "properties.plan"],
+        ],
+    },
+    "group by a property": {
+        "metrics": ["events", {"agg": "sum", "field": "properties.price", "as": "revenue"}],
+        "dimensions": ["properties.plan"],
+    },
+    "every aggregate": {
+        "metrics": [
+            {"agg": agg, "field": "duration_ms", "as": agg}
+            for agg in ("count", "sum", "mean", "min", "max", "unique", "median", "p99.9")
+        ]
+        + [{"agg": "count", "where": REQUEST, "as": "r"}],
+    },
+    "order and limit": {
+        "metrics": ["events", "people"],
+        "dimensions": ["source", "domain"],
+        "order_by": [["people", "desc"], ["domain", "asc"]],
+        "limit": 20,
+    },
+    "the page behind a row": {
+        "metrics": ["events"],
+        "dimensions": ["source", "time:day"],
+        "date_range": "7d",
+        "limit": 2,
+        "order_by": [["events", "desc"]],
+        "cursor": [17, "b", 20_466],
+    },
+    "the page behind a null": {"metrics": ["events"], "dimensions": ["source"], "limit": 2, "cursor": [17, None]},
+    "totals": {"metrics": ["events", "people"], "dimensions": ["source"], "totals": True},
+    "the previous period": {
+        "metrics": ["events"],
+        "dimensions": ["source"],
+        "date_range": "7d",
+        "compare": "previous",
+        "other": True,
+    },
+    "a year before": {
+        "metrics": ["events"],
+        "dimensions": ["time:month"],
+        "date_range": "this_month",
+        "compare": "year",
+        "other": True,
+    },
+    "metric samples": {
+        "metrics": ["samples", "mean_value", "p95_value"],
+        "dimensions": ["name", "labels.queue"],
+        "dataset": "samples",
+    },
+    "weighted counts, sums, means and rates": {
+        "metrics": ["events", "sum_bytes_sent", "mean_duration_ms", "success_rate"],
+        "dimensions": ["source"],
+        "weighted": True,
+    },
+    "weighted quantiles": {
+        "metrics": ["p50_duration_ms", "p95_bytes_sent"],
+        "dimensions": ["source"],
+        "weighted": True,
+    },
+    "weighted quantile of a filtered property": {
+        "metrics": [{"agg": "p90", "field": "properties.price", "where": REQUEST}],
+        "weighted": True,
+    },
+    "weighted people": {"metrics": ["people", "min_duration_ms", "max_duration_ms"], "weighted": True},
+    "text that looks like SQL": {
+        "metrics": [{"agg": "count", "as": "'; --"}],
+        "dimensions": ["properties.'; DROP TABLE events; --"],
+        "filters": [["is", "type", ["'; DROP TABLE events; --", "\\' OR 1=1 --"]]],
+    },
+}
+
+
+def facts(weighted):
+    spans = ((0, 4_000_000_000_000_000),) if weighted else ()
+    return Facts(NOW, ZoneInfo("UTC"), lambda: 1_736_942_400_000_000, spans, 7, 50_000, 10_000)
+
+
+def statement(case):
+    case = dict(case)
+    weighted, cursor, totals, other = (
+        case.pop("weighted", False),
+        case.pop("cursor", None),
+        case.pop("totals", False),
+        case.pop("other", False),
+    )
+    case["dataset_name"] = case.pop("dataset", "events")
+    known = facts(weighted)
+    plan = make_plan(Query.build(**case), "shop", known)
+    plan = shifted(plan, known) if other else plan
+    return compile_plan(plan, DUCKDB, Cursor(tuple(cursor), 5) if cursor else None, totals=totals)
+
+
+def readable(sql):
+    """The same statement in lines; nothing but white space changes (tested below)."""
+    kept = re.sub(r"\b(JSON_EXTRACT(?:_STRING)?)\(", r"\1__(", sql)  # sqlglot would write them as arrows
+    lines = sqlglot.parse_one(kept, read="duckdb").sql("duckdb", pretty=True, max_text_width=110)
+    return lines.replace("__(", "(")
+
+
+def section(name, case):
+    return f"-- {name}\n-- {json.dumps(case, ensure_ascii=False)}\n{readable(statement(case))};\n"
+
+
+def written():
+    head = "-- Written by test_golden_sql.py, see there. Times are UTC microseconds; now is 2026-01-15T12:00:00Z.\n\n"
+    return head + "\n".join(section(name, case) for name, case in CASES.items())
+
+
+def sections(text):
+    return {found.split("\n", 1)[0]: found for found in re.split(r"(?m)^-- (?=[^{W].*\n-- \{)", text)[1:]}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    if os.environ.get("REGENERATE_GOLDEN"):
+        FILE.write_text(written(), "utf-8")
+    return sections(FILE.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_statement_is_the_one_in_the_file(expected, name):
+    assert expected[name].rstrip() == section(name, CASES[name]).removeprefix("-- ").rstrip()
+
+
+def test_the_file_holds_no_other(expected):
+    assert list(expected) == list(CASES)
+
+
+@pytest.fixture(scope="module")
+def store():
+    opened = DuckDBStore(":memory:", Settings())
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_store_takes_the_statement(store, name):
+    store.ask([statement(CASES[name])], 10.0)
+    assert re.sub(r"\s+", "", readable(statement(CASES[name]))) == re.sub(r"\s+", "", statement(CASES[name]))
+
+
+def test_a_change_of_the_compiler_would_be_seen(expected, monkeypatch):
+    monkeypatch.setattr(compiler, "_NORMAL_95", 2.0)
+    changed = [
+        name for name in CASES if expected[name].rstrip() != section(name, CASES[name]).removeprefix("-- ").rstrip()
+    ]
+    assert changed == ["weighted counts, sums, means and rates"]

@@ -1,0 +1,292 @@
+"""The journal: it gives back what it acknowledged, never uses a position twice, and one failure sinks one call only."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gnomon.errors import DiskFull, GnomonError, StoreDamaged, StoreUnavailable
+from gnomon.event import ROW, SAMPLE_ROW, Batch
+from gnomon.ingest import journal as journals
+from gnomon.ingest.journal import Journal, _sealed, _translated, check, holds, open_sealed, salvage, summary_of
+
+MB = 1024 * 1024
+
+
+@pytest.fixture
+def journal(tmp_path):
+    opened = Journal(tmp_path / "x.journal", max_bytes=64 * MB)
+    yield opened
+    opened.close()
+
+
+def row(n=0, source=None):
+    values = {"id": f"id{n}", "ts": n, "received_at": n, "type": "t", "source": source, "weight": 1.0}
+    return tuple(values.get(name) for name in ROW)
+
+
+def batch(*rows, **more):
+    return Batch("p", rows=list(rows), **more)
+
+
+def stored(journal, after=0):
+    return [(position, open_sealed(crc, body)) for position, crc, body in journal.read(after, 10_000)]
+
+
+VALUE = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+)
+ANY_ROW = st.tuples(*[VALUE] * len(ROW))
+ANY_BATCH = st.builds(
+    Batch,
+    st.text(min_size=1),
+    st.lists(ANY_ROW, max_size=3),
+    st.lists(st.tuples(*[VALUE] * len(SAMPLE_ROW)), max_size=2),
+    st.lists(st.lists(VALUE, min_size=6, max_size=6), max_size=2),
+    st.lists(st.lists(VALUE, min_size=5, max_size=5), max_size=2),
+    st.booleans(),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANY_BATCH)
+def test_a_sealed_batch_opens_as_it_was(one):
+    crc, summary, body = _sealed(one)
+    back = open_sealed(crc, body)
+    assert repr((back.project, back.rows, back.samples, back.refused, back.counts, back.checked_ids)) == repr(
+        (one.project, one.rows, one.samples, one.refused, one.counts, one.checked_ids)
+    )
+    assert journals._decode_counts(summary) == [list(entry) for entry in summary_of(one)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANY_BATCH, st.data())
+def test_a_changed_byte_is_noticed(one, data):
+    crc, _, body = _sealed(one)
+    place = data.draw(st.integers(0, len(body) - 1))
+    changed = body[:place] + bytes([body[place] ^ data.draw(st.integers(1, 255))]) + body[place + 1 :]
+    with pytest.raises(StoreDamaged):
+        open_sealed(crc, changed)
+
+
+def test_what_is_acknowledged_is_read_back_in_order_and_after_reopening(journal):
+    assert journal.append([batch(row(1)), batch(row(2))]) == [1, 2]
+    assert journal.append([batch(row(3))]) == [3]
+    assert [(position, found.rows) for position, found in stored(journal)] == [
+        (1, [row(1)]),
+        (2, [row(2)]),
+        (3, [row(3)]),
+    ]
+    assert journal.positions(1, 10) == [2, 3] and journal.positions(0, 1) == [1]
+    again = Journal(journal.path, max_bytes=MB)
+    assert again.id == journal.id
+    assert [position for position, _ in stored(again, 2)] == [3]
+    again.close()
+
+
+def test_the_summary_says_what_a_batch_will_add(journal):
+    journal.append(
+        [
+            batch(
+                row(1, "s"),
+                row(2),
+                row(3),
+                samples=[(1, 1, "m", "gauge", 1.0, None)],
+                counts=[["event", None, "received", "", 3]],
+            )
+        ]
+    )
+    expected = [
+        ["p", "event", "s", "pending", "", 1],
+        ["p", "event", None, "pending", "", 2],
+        ["p", "sample", None, "pending", "", 1],
+        ["p", "event", None, "received", "", 3],
+    ]
+    assert sorted(journal.summary(1), key=str) == sorted(expected, key=str) == sorted(journal.pending(0), key=str)
+    assert journal.pending(1) == []
+
+
+def test_positions_are_never_used_twice(journal):
+    journal.append([batch(row(n)) for n in range(5)])
+    journal.forget_up_to(5)
+    assert journal.sizes()["batches"] == 0
+    assert journal.append([batch(row(9))]) == [6]
+    journal.continue_after(100)
+    journal.continue_after(50)
+    assert journal.append([batch(row(10))]) == [101]
+    again = Journal(journal.path, max_bytes=MB)
+    assert again.append([batch(row(11))]) == [102]
+    again.close()
+
+
+def test_forgotten_batches_give_their_space_back(journal):
+    journal.append([batch(*(row(n) for n in range(2_000))) for _ in range(10)])
+    full = journal.sizes()["bytes"]
+    journal.forget_up_to(10)
+    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert journal.sizes()["bytes"] < full / 10
+    assert journal.file_bytes() > 0
+
+
+def test_calls_that_meet_are_committed_together_each_with_its_own_positions(journal):
+    got, started = {}, threading.Barrier(8)
+
+    def work(n):
+        started.wait()
+        for i in range(20):
+            got[n, i] = journal.append([batch(row(n * 100 + i)), batch(row(n * 100 + i + 50))])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(position for positions in got.values() for position in positions) == list(range(1, 321))
+    kept = {position: found.rows for position, found in stored(journal)}
+    for (n, i), positions in got.items():
+        assert [kept[position] for position in positions] == [[row(n * 100 + i)], [row(n * 100 + i + 50)]]
+
+
+def together(journal, calls):
+    """Let all calls wait for the same commit; their results or errors in order."""
+    results = [None] * len(calls)
+
+    def work(n):
+        try:
+            results[n] = journal.append(calls[n])
+        except BaseException as error:
+            results[n] = error
+
+    journal._lock.acquire()
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    while len(journal._queue) < len(calls):
+        time.sleep(0.001)
+    journal._lock.release()
+    for thread in threads:
+        thread.join(10.0)
+        assert not thread.is_alive(), "a call waits for ever"
+    return results
+
+
+def test_a_batch_that_does_not_fit_fails_alone(tmp_path):
+    journal = Journal(tmp_path / "x.journal", max_bytes=MB)
+    big = batch(*(row(n) for n in range(20_000)))
+    results = together(journal, [[batch(row(1))], [big], [batch(row(2))]])
+    assert isinstance(results[1], DiskFull)
+    assert sorted(results[0] + results[2]) == [position for position, _ in stored(journal)]
+    assert {found.rows[0] for _, found in stored(journal)} == {row(1), row(2)}
+    assert journal.append([batch(row(3))])
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, MemoryError, StoreUnavailable("x"), sqlite3.OperationalError("x")]
+)
+def test_whatever_breaks_a_commit_nobody_waits_for_ever(journal, monkeypatch, error):
+    write, calls = journal._write, []
+
+    def failing(group):
+        calls.append(len(group))
+        raise error
+
+    monkeypatch.setattr(journal, "_write", failing)
+    results = together(journal, [[batch(row(1))], [batch(row(2))], [batch(row(3))]])
+    assert all(isinstance(result, BaseException) for result in results)
+    assert calls[0] == 3
+    assert sum(isinstance(result, GnomonError) for result in results) >= 2
+    monkeypatch.setattr(journal, "_write", write)
+    assert journal.append([batch(row(4))]) and len(stored(journal)) == 1
+
+
+def test_all_or_none_of_one_call(journal, monkeypatch):
+    insert, places = journal._insert, iter([1, 0])
+
+    def failing(entry):
+        if not next(places):
+            raise sqlite3.OperationalError("disk I/O error")
+        return insert(entry)
+
+    monkeypatch.setattr(journal, "_insert", failing)
+    with pytest.raises(StoreUnavailable):
+        journal.append([batch(row(1)), batch(row(2))])
+    assert stored(journal) == []
+
+
+def test_a_journal_that_is_replaced_under_its_users_is_followed(journal, tmp_path):
+    journal.append([batch(row(1))])
+    assert len(stored(journal)) == 1
+    old = journal.id
+    for ending in ("", "-wal", "-shm"):
+        Path(f"{journal.path}{ending}").rename(f"{tmp_path}/aside{ending}")
+    fresh = Journal(journal.path, max_bytes=MB)
+    one = batch(row(2))
+    journal.append([one])
+    assert one.replayed
+    assert [found.rows for _, found in stored(fresh)] == [[row(2)]]
+    assert [found.rows for _, found in stored(journal)] == [[row(2)]]
+    assert journal.id == fresh.id != old
+    fresh.close()
+
+
+def test_damage_is_found_and_the_rest_is_saved(tmp_path):
+    path = tmp_path / "a b?c%20d#.journal"
+    check(path)  # what is not there is not damaged
+    journal = Journal(path, max_bytes=64 * MB)
+    journal.append([batch(row(n)) for n in range(5)])
+    journal._db.execute("UPDATE batch SET body = substr(body, 2) WHERE position = 3")
+    journal.close()
+    check(path)
+    found = dict(salvage(path))
+    assert [position for position, sealed in found.items() if not holds(sealed)] == [3]
+    rows = [open_sealed(sealed[0], sealed[2]).rows[0] for sealed in found.values() if holds(sealed)]
+    assert rows == [row(n) for n in (0, 1, 3, 4)]
+    path.write_bytes(b"no database at all, and longer than a header" * 100)
+    with pytest.raises(StoreDamaged):
+        check(path)
+    assert list(salvage(path)) == []
+
+
+def test_a_path_that_cannot_be_opened(tmp_path):
+    with pytest.raises(StoreUnavailable):
+        Journal(tmp_path / "no" / "x.journal", max_bytes=MB)
+    with pytest.raises(StoreDamaged):
+        (tmp_path / "bad").write_bytes(b"x" * 10_000)
+        Journal(tmp_path / "bad", max_bytes=MB)
+
+
+def test_errors_in_our_words():
+    assert isinstance(_translated(OSError(28, "No space left")), DiskFull)
+    assert isinstance(_translated(OSError(122, "quota")), DiskFull)
+    assert isinstance(_translated(OSError(5, "I/O")), StoreUnavailable)
+    assert isinstance(_translated(sqlite3.OperationalError("locked")), StoreUnavailable)
+    plain = RuntimeError()
+    assert _translated(plain) is plain
+
+
+def test_holding_keeps_everybody_out(journal):
+    journal.hold()
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (journal.append([batch(row(1))]), done.set()))
+    thread.start()
+    assert not done.wait(0.1)
+    journal.let_go()
+    assert done.wait(10.0)
+    thread.join()
+
+
+def test_an_append_that_is_not_durable_would_be_found(journal, monkeypatch):
+    monkeypatch.setattr(Journal, "_insert", lambda self, entry: 1)
+    assert journal.append([batch(row(1))]) == [1]
+    assert stored(journal) == []  # what the tests above would not accept
