@@ -23,8 +23,8 @@ demo: $(STAMP)  ## import the sample data and print a report
 	SERVE=$(SERVE) $(BIN)/gnomon demo
 
 check: $(STAMP)  ## style, types, import contracts
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check src tests bench examples
+	$(BIN)/ruff format --check src tests bench examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

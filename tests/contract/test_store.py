@@ -6,6 +6,7 @@ says that a second opening finds what the first one wrote.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -54,6 +55,24 @@ def store(kind, tmp_path):
     opened = kind.open(tmp_path)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module", params=STORES, ids=lambda kind: kind.name.replace(" ", "-"))
+def shared(request, tmp_path_factory):
+    """One store for the many small tests of its words."""
+    opened = request.param.open(tmp_path_factory.mktemp("shared"))
+    yield opened
+    opened.close()
+
+
+PROJECTS = map("project {}".format, itertools.count())
+
+
+def alone(store: Store, *rows: tuple[Any, ...]) -> str:
+    """Write rows into a project of their own and return its name."""
+    project = next(PROJECTS)
+    store.write([(1, batch(*rows, project=project))], project)
+    return project
 
 
 NOW = 1_768_478_400_000_000
@@ -354,9 +373,9 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("word", "expected"), WORDS, ids=range(len(WORDS)))
-def test_words_of_time(store, word, expected):
-    statement = exp.select(word(store.dialect)).sql(dialect=store.dialect.sqlglot)
-    assert store.ask([statement], 20.0)[0].rows == [(expected,)]
+def test_words_of_time(shared, word, expected):
+    statement = exp.select(word(shared.dialect)).sql(dialect=shared.dialect.sqlglot)
+    assert shared.ask([statement], 20.0)[0].rows == [(expected,)]
 
 
 @pytest.mark.parametrize(
@@ -377,13 +396,14 @@ def test_words_of_time(store, word, expected):
         ('{"a":"x"}', "*", None),
     ],
 )
-def test_words_of_json(store, stored, key, text):
-    store.write([(1, batch(row("a", properties=stored)))], "j")
-    dialect = store.dialect
+def test_words_of_json(shared, stored, key, text):
+    project = alone(shared, row("a", properties=stored))
+    dialect = shared.dialect
     found = select(
-        store,
+        shared,
         dialect.json_text(exp.column("properties"), key),
         exp.Is(this=dialect.json_at(exp.column("properties"), key), expression=exp.null()),
+        project=project,
     )
     assert found == [(text, text is None)]
 
@@ -400,10 +420,10 @@ def test_words_of_json(store, stored, key, text):
         ("null", "NULL"),
     ],
 )
-def test_types_of_json(store, value, kind_of):
-    store.write([(1, batch(row("a", properties=f'{{"k":{value}}}')))], "j")
-    ((found,),) = select(store, store.dialect.json_type(exp.column("properties"), "k"))
-    assert found in store.dialect.json_number_types if kind_of == "number" else found == kind_of
+def test_types_of_json(shared, value, kind_of):
+    project = alone(shared, row("a", properties=f'{{"k":{value}}}'))
+    ((found,),) = select(shared, shared.dialect.json_type(exp.column("properties"), "k"), project=project)
+    assert found in shared.dialect.json_number_types if kind_of == "number" else found == kind_of
 
 
 @pytest.mark.parametrize(
@@ -419,18 +439,18 @@ def test_types_of_json(store, value, kind_of):
         ("", "x", True),
     ],
 )
-def test_words_of_search(store, pattern, text, hit):
-    store.write([(1, batch(row("a", endpoint=text)))], "j")
+def test_words_of_search(shared, pattern, text, hit):
+    project = alone(shared, row("a", endpoint=text))
     column = exp.column("endpoint")
-    assert select(store, store.dialect.matches(column, pattern)) == [(hit,)]
-    assert select(store, store.dialect.contains(column, text[-1])) == [(True,)]
-    assert select(store, store.dialect.contains(column, "no such part")) == [(False,)]
+    assert select(shared, shared.dialect.matches(column, pattern), project=project) == [(hit,)]
+    assert select(shared, shared.dialect.contains(column, text[-1]), project=project) == [(True,)]
+    assert select(shared, shared.dialect.contains(column, "no such part"), project=project) == [(False,)]
 
 
 @pytest.mark.parametrize(("q", "expected"), [(0.5, 2.0), (0.01, 1.0), (0.75, 3.0), (0.76, 4.0), (0.95, 4.0)])
-def test_the_quantile_is_the_smallest_value_that_reaches_it(store, q, expected):
-    store.write([(1, batch(*(row(str(n), duration_ms=n) for n in (4.0, 2.0, 3.0, 1.0)), row("none")))], "j")
-    assert select(store, store.dialect.quantile(exp.column("duration_ms"), q)) == [(expected,)]
+def test_the_quantile_is_the_smallest_value_that_reaches_it(shared, q, expected):
+    project = alone(shared, *(row(str(n), duration_ms=n) for n in (4.0, 2.0, 3.0, 1.0)), row("none"))
+    assert select(shared, shared.dialect.quantile(exp.column("duration_ms"), q), project=project) == [(expected,)]
 
 
 # -- what opening refuses ---------------------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def ask(engine, question):
 
 
 QUIET = settings(
-    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -351,13 +351,13 @@ def test_a_likely_question_is_answered_or_refused(engine, question):
     ask(engine, question)
 
 
-@settings(QUIET, max_examples=400)
+@settings(QUIET, max_examples=200)
 @given(st.dictionaries(st.sampled_from(ARGUMENTS), JUNK, min_size=1, max_size=3))
 def test_junk_in_any_argument_is_refused_or_harmless(engine, junk):
     ask(engine, {"metrics": ["events"], **junk})
 
 
-@settings(QUIET, max_examples=150)
+@settings(QUIET, max_examples=50)
 @given(JUNK, JUNK, JUNK, JUNK)
 def test_the_shorter_questions_refuse_as_well(engine, span, filters, groups, metrics):
     for question in (

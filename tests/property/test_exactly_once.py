@@ -131,7 +131,7 @@ FOLDERS = itertools.count()
 
 
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.lists(STEP, min_size=3, max_size=25))
 def test_every_event_counts_once_and_the_books_close(tmp_path, steps):
@@ -192,7 +192,7 @@ def row(id_, ts, received):
 SENDING = st.tuples(st.sampled_from("ab"), st.integers(0, 2))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.lists(SENDING, max_size=4), min_size=1, max_size=8), st.data())
 def test_it_does_not_matter_which_batches_share_a_transaction(batches, data):
     """Batches received within 24 hours give the same rows and repeats one by one, all at once or in any groups."""

@@ -389,13 +389,13 @@ ANY_CALL = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(st.one_of(GOOD_CALL, GOOD_CALL, ANY_CALL), min_size=1, max_size=6), st.booleans())
 def test_the_proof_and_the_rules_and_the_design_agree(calls, imported):
     check_agreement(calls, imported)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(ANY_CALL)
 def test_they_agree_on_one_event_that_something_is_odd_about(one):
     check_agreement([one])
@@ -665,7 +665,7 @@ def kept_as(row):
     return tuple(float(v) if v is not None and n in reals else v for n, v in zip(ROW, row, strict=True))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.one_of(GOOD_CALL, ANY_CALL), min_size=1, max_size=12))
 def test_what_passes_is_kept_as_it_was(store, calls):
     place = CALL.index("id")
@@ -731,7 +731,7 @@ def test_every_id_is_kept_and_told_apart(store):
     assert sorted(found) == sorted(ODD_IDS) == sorted(row[0] for row in rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.sets(
         st.text(min_size=1, max_size=40) | st.uuids().map(str) | st.uuids().map(lambda u: u.hex.upper()), max_size=30

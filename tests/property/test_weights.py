@@ -78,7 +78,7 @@ def by_hand(rows):
 PLACES = itertools.count()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=12))
 def test_every_aggregate_is_weighted(engine, rows):
     source = f"s{next(PLACES)}"

@@ -156,7 +156,7 @@ def test_pages_that_drift_would_be_found(engine, clock, monkeypatch, broken):
         check_one_moment(engine, clock, question, write)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_order_pages_through(engine, data):
     if not engine.books().received:

@@ -159,7 +159,7 @@ def test_a_full_buffer_and_an_odd_source_do_not_raise_either(engine):
     assert engine.books("sample").shed["recorder-fault"] == len(ODD)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.sampled_from(FIELDS),

@@ -58,7 +58,7 @@ ANY_BATCH = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ANY_BATCH)
 def test_a_sealed_batch_opens_as_it_was(one):
     crc, summary, body = _sealed(one)
@@ -69,7 +69,7 @@ def test_a_sealed_batch_opens_as_it_was(one):
     assert journals._decode_counts(summary) == [list(entry) for entry in summary_of(one)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(ANY_BATCH, st.data())
 def test_a_changed_byte_is_noticed(one, data):
     crc, _, body = _sealed(one)

@@ -167,11 +167,12 @@ class Writer:
         """Make the store durable by itself, then let the journal forget what it holds."""
         with self._work:
             self._follow_journal()
-            position = self._position
             self._checkpointed = time.monotonic()
             self._since_checkpoint = 0  # also when it fails: the next try is for the next due time
+            self._in_doubt = True  # a failed one takes the store back to the one before
             self._store.checkpoint()
-            self._journal.forget_up_to(position)
+            self._journal.forget_up_to(self._store.position(self._journal.id))
+            self._in_doubt = False
 
     def _checkpoint_if_due(self) -> None:
         age = time.monotonic() - self._checkpointed
