@@ -22,6 +22,7 @@ from pathlib import Path
 
 CACHE = Path(tempfile.gettempdir()) / "gnomon-bench"
 DAYS = 30
+KEPT = (1, 3, 10, DAYS)  #: days after which the file is copied
 START = datetime(2025, 3, 15, tzinfo=UTC)  # Berlin's clocks change within the 30 days
 END = START + timedelta(days=DAYS)
 TRANSACTION, CHECKPOINT = 20_000, 262_144
@@ -83,19 +84,19 @@ def clock() -> datetime:
     return END
 
 
-def stores(per_day: int, keep_days: tuple[int, ...], tell: Callable[[str], None] = print) -> list[Store]:
-    """Stores that hold the first so many days of one and the same data, made where they do not exist yet."""
+def stores(per_day: int, tell: Callable[[str], None] = print) -> dict[int, Store]:
+    """Stores that hold the first 1, 3, 10 and 30 days of the same data, by days; made where they are missing."""
     from gnomon.store import migrations
 
     steps = sorted(path for path in resources.files(migrations).iterdir() if path.name.startswith("duckdb_"))
     recipe = _DAY + _INSERT + "".join(step.read_text("utf-8") for step in steps)
     key = hashlib.sha256(recipe.encode()).hexdigest()[:10]
-    found = [Store(CACHE / f"{key}-{per_day}x{days}.duckdb", per_day * days) for days in keep_days]
-    if not all(store.path.exists() for store in found):
+    found = {days: Store(CACHE / f"{key}-{per_day}x{days}.duckdb", per_day * days) for days in KEPT}
+    if not all(store.path.exists() for store in found.values()):
         CACHE.mkdir(parents=True, exist_ok=True)
-        tell(f"  generating {per_day * max(keep_days):,} events in {CACHE} ...")
+        tell(f"  generating {per_day * DAYS:,} events in {CACHE} ...")
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            _generate(Path(folder) / "new.duckdb", per_day, dict(zip(keep_days, found, strict=True)))
+            _generate(Path(folder) / "new.duckdb", per_day, found)
     return found
 
 
@@ -107,7 +108,7 @@ def _generate(path: Path, per_day: int, wanted: dict[int, Store]) -> None:
 
     gnomon.open(path, settings=Settings(), clock=clock).close()
     version = since = 0
-    for day in range(max(wanted)):
+    for day in range(DAYS):
         with duckdb.connect(str(path)) as con:
             con.execute(_DAY.format(per_day=per_day, day_us=_START_US + day * 86_400_000_000))
             for first in range(0, per_day, TRANSACTION):

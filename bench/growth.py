@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
-from bench.dataset import CACHE, END, Store, stores
+from bench.dataset import CACHE, DAYS, END, Store, stores
 from bench.figures import Figure, Size
 from bench.timing import median, seconds
 
@@ -23,7 +23,8 @@ def run(size: Size) -> list[Figure]:
     rounds = size.pick(30, 10)
     figures: list[Figure] = []
     first: dict[str, float] = {}
-    for store in stores(per_day, (1, 10, 30)):
+    made = stores(per_day)
+    for store in (made[days] for days in (1, 10, DAYS)):
         for kind in KINDS:
             times = _flushes(store, rounds, kind)
             usual = median(times) * 1_000

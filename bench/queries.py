@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from bench.dataset import END, START, Store, clock, stores
+from bench.dataset import DAYS, END, START, Store, clock, stores
 from bench.figures import Figure, Size
 from bench.timing import interleaved
 
@@ -130,7 +130,7 @@ QUESTIONS = (
 
 def run(size: Size) -> list[Figure]:
     """Each question in turns with its SQL, after one run of each to warm the cache and to compare the rows."""
-    (store,) = stores(size.pick(1_000_000, 66_667), (30,))
+    store = stores(size.pick(1_000_000, 66_667))[DAYS]
     return [_events(store), *(figure for figure in _asked(store, rounds=7))]
 
 

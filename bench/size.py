@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench.dataset import Store, clock, stores
+from bench.dataset import DAYS, Store, clock, stores
 from bench.figures import Figure, Size
 
 TITLE = "Bytes an event in the closed file (16 of them a random id)"
@@ -17,15 +17,15 @@ _COLUMNS = (
 
 def run(size: Size) -> list[Figure]:
     """The same first day twice: generated, and recorded through `track()`."""
-    per_day = size.pick(1_000_000, 66_667)
-    days = size.pick(1, 3)
-    part, whole = stores(per_day, (days, 30))
+    made = stores(size.pick(1_000_000, 66_667))
+    part, whole = made[size.pick(1, 3)], made[DAYS]
     pushed, stored = _pushed(part)
     generated = part.path.stat().st_size / part.events
+    goal = None if size.quick else 45  # a small file has much of its size in blocks that are not full
     return [
-        Figure(f"generated, {whole.events:,} events", whole.path.stat().st_size / whole.events, "B", 45),
+        Figure(f"generated, {whole.events:,} events", whole.path.stat().st_size / whole.events, "B", goal),
         Figure(f"generated, {part.events:,} events", generated, "B", note="the file grows in blocks of 256 KiB"),
-        Figure(f"the same through track(), {stored:,} events", pushed, "B", 45,
+        Figure(f"the same through track(), {stored:,} events", pushed, "B", goal,
                note=f"{pushed / generated:.2f} of the generated file"),
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
 
 def python(code: str, *arguments: str) -> str:
     """What a fresh interpreter prints for `code`. Raises when it fails."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-400:])
     return done.stdout.strip()

@@ -1,7 +1,7 @@
 """A child that kills itself at a named step, and the ledger of what `flush()` returned for before.
 
-Run as a program: `python crashing.py STORE LEDGER STEP NTH FIRST`. STEP is `module:owner.name@when`, `when` one of before,
-during and after; the NTH call of it is fatal. FIRST is the number of the first event.
+Run as a program: `python crashing.py STORE LEDGER STEP NTH FIRST`. STEP is `module:owner.name@when`, `when` one of
+before, during and after; the NTH call of it is fatal. FIRST is the number of the first event.
 """
 
 from __future__ import annotations

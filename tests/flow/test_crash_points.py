@@ -1,5 +1,5 @@
-"""Promises 1, 2, 4 and 6 at the moments that matter: the process dies right before, in and right after each step between
-the buffer and the checkpoint, and in the middle of a repair."""
+"""Promises 1, 2, 4 and 6 at the moments that matter: the process dies right before, in and right after each step
+between the buffer and the checkpoint, and in the middle of a repair."""
 
 from __future__ import annotations
 

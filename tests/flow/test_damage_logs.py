@@ -1,5 +1,5 @@
-"""Promise 6, the journal's log and what is left of a checkpoint: SQLite drops what follows a damaged frame without a word,
-and DuckDB crashes on a log that it left itself. Neither may cost more than the batch that was hit, or go unnoticed."""
+"""Promise 6, the journal's log and what is left of a checkpoint: SQLite drops what follows a damaged frame without a
+word, and DuckDB crashes on a log that it left itself. Neither may go unnoticed or cost more than the batch it hit."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_log_that_is_being_written_is_no_damage(tmp_path):
     assert not found_damage(store)
 
 
-# -- the store file -----------------------------------------------------------------------------------------------------
+# -- the store file ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.6, 0.99])
@@ -179,7 +179,7 @@ def test_a_store_with_flipped_bytes_is_rebuilt(crashed, seed):
 
 
 def reopened(store: Path) -> tuple[Counter[str], int]:
-    """What is there at last. Damage in a block that opening does not read is met by a question; then one more opening."""
+    """What is there at last: damage that opening does not read is met by a question; one more opening repairs it."""
     for _ in range(2):
         try:
             with gnomon.open(store, settings=LAZY) as engine:

@@ -65,7 +65,7 @@ OUTLIVE = """
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(master, 0)
     if "heir" in how:
-        code = "import gnomon, sys; e = gnomon.open(sys.argv[1]); e.track('heir'); e.flush(); assert e.owns_store; e.close()"
+        code = "import gnomon, sys; e = gnomon.open(sys.argv[1]); assert e.owns_store; e.track('heir'); e.close()"
         subprocess.run([sys.executable, "-c", code, store], check=True)
     time.sleep(0.5)
 """
@@ -213,7 +213,8 @@ def test_fifty_forks_while_others_record_flush_and_ask(tmp_path):
                 engine.query(["events", "people"], ["source"])
                 time.sleep(0.01)
 
-        threads = [threading.Thread(target=record, args=(place,)) for place in range(2)] + [threading.Thread(target=ask)]
+        threads = [threading.Thread(target=record, args=(place,)) for place in range(2)]
+        threads.append(threading.Thread(target=ask))
         for thread in threads:
             thread.start()
         for number in range(50):

@@ -49,7 +49,7 @@ LIMIT 10001;
 -- {"metrics": ["events"], "dimensions": ["actor", "status_class", "success"]}
 SELECT
   COALESCE(user_id, device_id) AS d0,
-  CAST(status_code // 100 AS TEXT) || 'xx' AS d1,
+  CASE status_code // 100 WHEN 1 THEN '1xx' WHEN 2 THEN '2xx' WHEN 3 THEN '3xx' WHEN 4 THEN '4xx' WHEN 5 THEN '5xx' END AS d1,
   success AS d2,
   COUNT(*) AS m0
 FROM events
@@ -458,8 +458,8 @@ SELECT
   MIN(duration_ms) AS m3,
   MAX(duration_ms) AS m4,
   COUNT(DISTINCT duration_ms) AS m5,
-  QUANTILE_DISC(duration_ms, 0.5) AS m6,
-  QUANTILE_DISC(duration_ms, 0.999) AS m7,
+  LIST_EXTRACT(QUANTILE_DISC(duration_ms, [0.5, 0.999]), 1) AS m6,
+  LIST_EXTRACT(QUANTILE_DISC(duration_ms, [0.5, 0.999]), 2) AS m7,
   COUNT(*) FILTER(WHERE
     type = 'request') AS m8
 FROM events

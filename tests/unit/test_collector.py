@@ -300,7 +300,7 @@ def test_memory_stays_bounded_while_the_journal_fails(monkeypatch):
             engine.track("t")
             if n % 100 == 0:
                 time.sleep(0.005)
-        assert len(engine._buffer) + sum(len(batch.rows) for batch in engine._stuck) <= 2 * 100 + 10
+        assert engine.waiting().total() <= 2 * 100 + 10
         monkeypatch.setattr(engine._journal, "append", append)
         engine.flush()
         books = engine.books()

@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from itertools import repeat
+from itertools import islice
 from typing import Any
 
 from gnomon.config import Settings
@@ -26,6 +26,8 @@ BATCH_EVENTS = 5_000
 
 #: Rounds without any event after which the background thread sleeps until the next one.
 QUIET_ROUNDS = 5
+
+_NEVER = object()
 
 #: Called with the positions of batches that are durable, and the batches themselves.
 OnDurable = Callable[[list[int], list[Batch]], None]
@@ -64,8 +66,9 @@ class Collector:
         # Re-entrant, as a recording call may come out of a garbage collection inside another one.
         self._shed_lock = threading.RLock()
         self._flush_lock = threading.RLock()
-        self._stuck: deque[Batch] = deque()
-        self._in_hand = 0
+        # What is on its way: calls, samples, and the batch once it is made of them. Always replaced whole, as a signal
+        # may raise in the main thread between any two steps, and what is in hand may be that of other threads.
+        self._turn: tuple[list[Row], list[Row], Batch | None] = ([], [], None)
         self._thread: threading.Thread | None = None
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: at once; its put() is re-entrant
         self._stop = threading.Event()
@@ -205,32 +208,39 @@ class Collector:
             if self._settings.enabled:
                 self._busy_at = 0
             for _ in range(max(len(self._buffer), len(self._samples)) // BATCH_EVENTS + 2):
-                self._send_stuck()
+                self._send()
                 try:
                     batch = self._next_batch()
                 except Exception:
-                    for _ in range(self._in_hand):  # taken from the buffer and gone, so that the books must say it
+                    calls, _, _ = self._turn  # gone, so that the books must say it
+                    self._turn = ([], [], None)
+                    for _ in calls:
                         self._lost("recorder-fault", None)
                     raise
                 if batch is None:
                     return found
                 found = True
-                self._stuck.append(batch)
-            self._send_stuck()
+                self._turn = ([], [], batch)
+            self._send()
             return found
 
-    def _send_stuck(self) -> None:
-        while self._stuck:
-            batch = self._stuck[0]
+    def _send(self) -> None:
+        batch = self._turn[2]
+        if batch is None:
+            return
+        try:
             positions = self._journal.append([batch])
-            self._stuck.popleft()
             self._last_position = max(self._last_position, positions[-1])
-            self._on_durable(positions, [batch])
+            self._turn = ([], [], None)
+        except BaseException:
+            batch.replayed = True  # it may be there all the same
+            raise
+        self._on_durable(positions, [batch])
 
     def _next_batch(self) -> Batch | None:
-        calls = _take(self._buffer, BATCH_EVENTS)
-        self._in_hand = len(calls)
-        samples = _take(self._samples, BATCH_EVENTS)
+        calls, samples, _ = self._turn
+        _top_up(calls, self._buffer, BATCH_EVENTS)
+        _top_up(samples, self._samples, BATCH_EVENTS)
         if not (calls or samples or self._shed):
             return None
         batch = Batch(self._project)
@@ -287,9 +297,9 @@ class Collector:
 
     def waiting(self) -> Counter[str | None]:
         """Events recorded but not yet durable, by source."""
-        stuck = [row for batch in list(self._stuck) for row in batch.rows]
-        found = Counter(source_of(call[CALL_SOURCE]) for call in list(self._buffer))
-        found.update(row[7] for row in stuck)
+        calls, _, batch = self._turn
+        found = Counter(source_of(call[CALL_SOURCE]) for call in [*calls, *self._buffer])
+        found.update(row[7] for row in (batch.rows if batch is not None else ()))
         return found
 
     def _make_durable(self) -> int:
@@ -314,9 +324,9 @@ def _note_refused(batch: Batch, refused: list[Refused], now_us: int, kind: str) 
     batch.counts += [[kind, source, "rejected", code, n] for (source, code), n in counted.items()]
 
 
-def _take(queue: deque[Row], most: int) -> list[Row]:
-    pop = queue.popleft
-    return [pop() for _ in repeat(None, min(len(queue), most))]
+def _top_up(hand: list[Row], queue: deque[Row], most: int) -> None:
+    """Move items from the queue to the hand, all of them in one step of the interpreter."""
+    hand.extend(islice(iter(queue.popleft, _NEVER), min(len(queue), most - len(hand))))
 
 
 def _ignore(_row: Row) -> None:

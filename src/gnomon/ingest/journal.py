@@ -233,8 +233,10 @@ class Journal:
     def _write(self, group: list[_Waiting]) -> None:
         while True:
             db = self._writing()
-            db.execute("BEGIN IMMEDIATE")
             try:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")  # an interrupt came between this and the clean-up below
+                db.execute("BEGIN IMMEDIATE")
                 for waiting in group:
                     waiting.positions = [self._insert(entry) for entry in waiting.encoded]
                 db.execute("COMMIT")

@@ -128,7 +128,11 @@ class _Compiler:
 
     def _quantile(self, node: Quantile, value: exp.Expr) -> exp.Expr:
         if self.weight is None:
-            return self._filtered(self.dialect.quantile(value, node.q), node.where)
+            wanted = sorted({n.q for n in self._quantiles() if (n.field, n.where) == (node.field, node.where)})
+            if len(wanted) == 1:
+                return self._filtered(self.dialect.quantile(value, node.q), node.where)
+            several = self._filtered(self.dialect.quantiles(value, wanted), node.where)  # one state for all of them
+            return self.dialect.nth(several, wanted.index(node.q) + 1)
         # With weights: the smallest value whose running weight reaches q of the total, see _join_quantiles.
         reached = exp.GTE(
             this=column(self._running(node)),

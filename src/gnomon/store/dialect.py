@@ -22,6 +22,12 @@ def _literal(value: str | int | float) -> exp.Expr:
     return exp.Literal.string(value) if isinstance(value, str) else exp.Literal.number(value)
 
 
+def _array(items: list[exp.Expr]) -> exp.Expr:
+    from sqlglot import exp
+
+    return exp.Array(expressions=items)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """The words of one store. Every function takes and returns sqlglot expressions.
@@ -30,7 +36,8 @@ class Dialect:
     floor_div: integer division for operands that are not negative. year, month: of a timestamp.
     json_at: the JSON text at a top-level key of a JSON column, SQL NULL when absent. json_type: one of the JSON type
     words below for the same. json_text: a JSON string's text. quantile: the smallest value at which the count
-    reaches q of the total. matches: RE2 search, `.` matching a line break as well. id_text: the event id as text.
+    reaches q of the total; quantiles: a list of several, from one pass; nth: its item, from 1. matches: RE2 search,
+    `.` matching a line break as well. id_text: the event id as text.
     """
 
     name: str
@@ -45,6 +52,8 @@ class Dialect:
     json_number_types: tuple[str, ...]
     json_integer_types: tuple[str, ...]
     quantile: Callable[[exp.Expr, float], exp.Expr]
+    quantiles: Callable[[exp.Expr, list[float]], exp.Expr]
+    nth: Callable[[exp.Expr, int], exp.Expr]
     matches: Callable[[exp.Expr, str], exp.Expr]
     contains: Callable[[exp.Expr, str], exp.Expr]
     id_text: str
@@ -70,6 +79,8 @@ DUCKDB = Dialect(
     json_number_types=("UBIGINT", "BIGINT", "DOUBLE"),
     json_integer_types=("UBIGINT", "BIGINT"),
     quantile=lambda value, q: _call("quantile_disc", value, _literal(q)),
+    quantiles=lambda value, qs: _call("quantile_disc", value, _array([_literal(q) for q in qs])),
+    nth=lambda values, place: _call("list_extract", values, _literal(place)),
     matches=lambda text, pattern: _call("regexp_matches", text, _literal(pattern), _literal("s")),
     contains=lambda text, part: _call("contains", text, _literal(part)),
     id_text="coalesce(id_text, id::VARCHAR)",
