@@ -16,21 +16,23 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.collector import Collector
 from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
-from gnomon.ingest.importers import Progress
-from gnomon.ingest.load import ImportReport, Loader
 from gnomon.ingest.recovery import found_damage
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.query.health import Health, examine
 from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
+
+if TYPE_CHECKING:
+    from gnomon.ingest.importers import Progress
+    from gnomon.ingest.load import ImportReport
 
 log = logging.getLogger("gnomon.engine")
 
@@ -109,6 +111,8 @@ class AnalyticsEngine(Collector, Asking):
         """
         if self._closed:
             raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
+        from gnomon.ingest.load import Loader  # deferred: most processes never import a file
+
         loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._hold.writer)
         return loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
 
