@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from bench.figures import Figure, Size
-from bench.timing import python
+from bench.timing import median, python
 
 TITLE = "Resident memory of a process that records at a steady pace"
 PACE = 40_000  #: events a second
@@ -19,7 +19,8 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 events, pace = int(sys.argv[1]), int(sys.argv[2])
-with tempfile.TemporaryDirectory() as folder, gnomon.open(folder + "/store.duckdb", settings=Settings()) as engine:
+settings = Settings(memory_limit="200MB")
+with tempfile.TemporaryDirectory() as folder, gnomon.open(folder + "/store.duckdb", settings=settings) as engine:
     track, step = engine.track, pace // 100
     seen, begun = [], time.monotonic()
     for done in range(0, events, step):
@@ -38,14 +39,14 @@ print(json.dumps([seen, took, books.stored, books.shed.total()]))
 
 
 def run(size: Size) -> list[Figure]:
-    """A process of its own; the first quarter is its warm-up."""
+    """A process of its own. The store may keep pages up to its `memory_limit`, so that is set low."""
     events = size.pick(2_000_000, 400_000)
     seen, took, stored, shed = json.loads(python(_CODE, str(events), str(PACE)))
-    warm, rest = seen[: len(seen) // 4], seen[len(seen) // 4 :]
-    growth = max(rest) - max(warm)
+    third = len(seen) // 3
+    growth = median(seen[2 * third :]) - median(seen[third : 2 * third])
     kept = f"{stored:,} stored, {events / took:,.0f} events/s"
     return [
-        Figure("largest resident memory", max(seen) / 2**20, "MiB", 512, note=kept),
-        Figure("growth after the first quarter", growth / 2**20, "MiB", note=f"{growth / (events * 0.75):.0f} B/event"),
+        Figure("largest resident memory", max(seen) / 2**20, "MiB", 400, note=f"{kept}; memory_limit 200 MB"),
+        Figure("median, middle third to last third", growth / 2**20, "MiB", note=f"{growth * 3 / events:.0f} B/event"),
         Figure("events shed", shed, "", 0),
     ]

@@ -101,7 +101,7 @@ def test_a_journal_that_forgets_before_the_checkpoint_would_be_found(tmp_path, m
         "    arm(step, nth)\n",
     )
     broken = tmp_path / "broken.py"
-    broken.write_text(program)
+    broken.write_text(program.replace("checkpoint_seconds=0.02", "checkpoint_seconds=1.0"))  # some flushes before it
     monkeypatch.setattr(sys.modules[__name__], "PROGRAM", broken)
     victim.die_at(f"{STORE}.checkpoint@before", 1)
     assert victim.check()["lost"] > 0
