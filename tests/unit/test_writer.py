@@ -205,7 +205,7 @@ def test_an_idle_writer_rests(parts, monkeypatch):
     store, journal = parts
     turns = []
     drain = Writer.drain
-    monkeypatch.setattr(Writer, "drain", lambda self: (turns.append(1), drain(self))[1])
+    monkeypatch.setattr(Writer, "drain", lambda self: (turns.append(self), drain(self))[1])
     writer = Writer(store, journal, DEFAULTS)
     positions = journal.append([one := batch("a")])
     writer.catch_up()
@@ -214,7 +214,8 @@ def test_an_idle_writer_rests(parts, monkeypatch):
     writer.start()
     time.sleep(0.5)
     writer.stop()
-    assert len(turns) < 5 + 2 * (time.monotonic() - started) / writers.POLL_SECONDS
+    own = sum(one is writer for one in turns)  # engines that other tests left open drain as well
+    assert own < 5 + 2 * (time.monotonic() - started) / writers.POLL_SECONDS
 
 
 def test_a_writer_that_loses_a_batch_would_be_found(parts, monkeypatch):
