@@ -18,7 +18,7 @@ from typing import Any
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed
 from gnomon.event import Batch, Row
-from gnomon.ingest.gate import CALL, CALL_SOURCE, Admitted, Gate, Refused, source_of
+from gnomon.ingest.gate import Admitted, Call, Gate, Refused, source_of
 from gnomon.ingest.journal import Journal
 
 #: Events in one journal batch: each step over it keeps the interpreter for a millisecond or two at most.
@@ -57,7 +57,7 @@ class Collector:
 
     def _reset(self) -> None:
         """Fresh buffers and locks: at the start, and in a forked child."""
-        self._buffer: deque[Row] = deque()
+        self._buffer: deque[Any] = deque()  # of gate.Call
         self._samples: deque[Row] = deque()
         self._append_sample = self._samples.append
         self._append = self._buffer.append if self._settings.enabled else _ignore
@@ -92,7 +92,7 @@ class Collector:
                 return
             if properties is not None:
                 properties = {**properties}
-            self._append((type, user_id, device_id, session_id, source, application, domain, endpoint, method,
+            self._append(Call(type, user_id, device_id, session_id, source, application, domain, endpoint, method,
                           status_code, duration_ms, bytes_sent, bytes_received, success, error_code, weight,
                           properties, id, ts, self._now_ns(), None))  # fmt: skip
         except Exception:
@@ -114,7 +114,7 @@ class Collector:
                 return
             if properties is not None:
                 properties = {**properties}
-            self._append((type, user_id, device_id, session_id, source, application, domain, endpoint, method,
+            self._append(Call(type, user_id, device_id, session_id, source, application, domain, endpoint, method,
                           status_code, duration_ms, bytes_sent, bytes_received, success, error_code, weight,
                           properties, id, ts, self._now_ns(), url))  # fmt: skip
         except Exception:
@@ -298,7 +298,7 @@ class Collector:
     def waiting(self) -> Counter[str | None]:
         """Events recorded but not yet durable, by source."""
         calls, _, batch = self._turn
-        found = Counter(source_of(call[CALL_SOURCE]) for call in [*calls, *self._buffer])
+        found = Counter(source_of(call.source) for call in [*calls, *self._buffer])
         found.update(row[7] for row in (batch.rows if batch is not None else ()))
         return found
 
@@ -329,8 +329,5 @@ def _top_up(hand: list[Row], queue: deque[Row], most: int) -> None:
     hand.extend(islice(iter(queue.popleft, _NEVER), min(len(queue), most - len(hand))))
 
 
-def _ignore(_row: Row) -> None:
+def _ignore(_call: Any) -> None:
     """What recording does when Gnomon is switched off."""
-
-
-assert CALL[CALL_SOURCE] == "source"
