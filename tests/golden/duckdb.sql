@@ -12,11 +12,8 @@ WHERE
 -- {"metrics": ["requests", "success_rate", "mean_duration_ms", "p95_duration_ms"], "dimensions": ["source"]}
 SELECT
   source AS d0,
-  COUNT(*) FILTER(WHERE
-    type = 'request') AS m0,
-  CAST(COUNT(*) FILTER(WHERE
-    success = TRUE) AS DOUBLE) / NULLIF(COUNT(*) FILTER(WHERE
-    NOT success IS NULL), 0) AS m1,
+  CAST(COALESCE(COUNT_IF(type = 'request'), 0) AS BIGINT) AS m0,
+  CAST(CAST(COALESCE(COUNT_IF(success), 0) AS BIGINT) AS DOUBLE) / NULLIF(COUNT(success), 0) AS m1,
   AVG(duration_ms) AS m2,
   QUANTILE_DISC(duration_ms, 0.95) AS m3
 FROM events
@@ -49,7 +46,7 @@ LIMIT 10001;
 -- {"metrics": ["events"], "dimensions": ["actor", "status_class", "success"]}
 SELECT
   COALESCE(user_id, device_id) AS d0,
-  CASE status_code // 100 WHEN 1 THEN '1xx' WHEN 2 THEN '2xx' WHEN 3 THEN '3xx' WHEN 4 THEN '4xx' WHEN 5 THEN '5xx' END AS d1,
+  status_code // 100 AS d1,
   success AS d2,
   COUNT(*) AS m0
 FROM events
@@ -70,12 +67,8 @@ LIMIT 10001;
 -- {"metrics": ["events"], "dimensions": ["time:hour"], "date_range": "24h"}
 SELECT
   (
-    EPOCH_US(ts) + (
-      0
-    )
-  ) // 3600000000 * 3600000000 - (
-    0
-  ) AS d0,
+    EPOCH_US(ts)
+  ) // 3600000000 * 3600000000 AS d0,
   COUNT(*) AS m0
 FROM events
 WHERE
@@ -135,9 +128,7 @@ GROUP BY
 SELECT
   (
     (
-      EPOCH_US(ts) + (
-        0
-      )
+      EPOCH_US(ts)
     ) // 86400000000 + 3
   ) // 7 AS d0,
   COUNT(*) AS m0
@@ -219,17 +210,13 @@ GROUP BY
 SELECT
   (
     (
-      EPOCH_US(ts) + (
-        0
-      )
+      EPOCH_US(ts)
     ) // 3600000000
   ) % 24 AS d0,
   (
     (
       (
-        EPOCH_US(ts) + (
-          0
-        )
+        EPOCH_US(ts)
       ) // 86400000000 + 3
     )
   ) % 7 + 1 AS d1,
@@ -249,9 +236,7 @@ LIMIT 10001;
 -- {"metrics": ["events"], "dimensions": ["time:day", "source"], "date_range": "7d"}
 SELECT
   (
-    EPOCH_US(ts) + (
-      0
-    )
+    EPOCH_US(ts)
   ) // 86400000000 AS d0,
   source AS d1,
   COUNT(*) AS m0
@@ -290,7 +275,7 @@ WHERE
       status_code <= 399
     )
     AND NOT error_code IS NULL
-    AND success = TRUE
+    AND success
   );
 
 -- and, or, not
@@ -322,28 +307,16 @@ WHERE
   AND (
     (
       CASE
-        WHEN JSON_TYPE(properties, '/plan') = 'NULL'
-        THEN NULL
-        WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
-        AND ABS(
-          CASE
-            WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-            THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-          END
-        ) < 9007199254740992
-        AND FLOOR(
-          CASE
-            WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-            THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-          END
-        ) = CASE
-          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+        WHEN CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) >= '#'
+        THEN CASE
+          WHEN CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) = 'null'
+          THEN NULL
+          WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
+          AND ABS(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)) < 9007199254740992
+          AND FLOOR(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)) = TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+          THEN CAST(CAST(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE) AS BIGINT) AS TEXT)
+          ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
         END
-        THEN CAST(CAST(CASE
-          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-        END AS BIGINT) AS TEXT)
         ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
       END IS NULL
       OR CASE WHEN JSON_TYPE(properties, '/plan') = 'VARCHAR' THEN JSON_EXTRACT_STRING(properties, '/plan') END IN ('pro')
@@ -374,28 +347,16 @@ WHERE
       CASE WHEN JSON_TYPE(properties, '/plan') = 'VARCHAR' THEN JSON_EXTRACT_STRING(properties, '/plan') END >= 'm'
     )
     AND NOT CASE
-      WHEN JSON_TYPE(properties, '/plan') = 'NULL'
-      THEN NULL
-      WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
-      AND ABS(
-        CASE
-          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-        END
-      ) < 9007199254740992
-      AND FLOOR(
-        CASE
-          WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-        END
-      ) = CASE
-        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+      WHEN CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) >= '#'
+      THEN CASE
+        WHEN CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) = 'null'
+        THEN NULL
+        WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
+        AND ABS(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)) < 9007199254740992
+        AND FLOOR(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)) = TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+        THEN CAST(CAST(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE) AS BIGINT) AS TEXT)
+        ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
       END
-      THEN CAST(CAST(CASE
-        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-      END AS BIGINT) AS TEXT)
       ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
     END IS NULL
   );
@@ -404,28 +365,16 @@ WHERE
 -- {"metrics": ["events", {"agg": "sum", "field": "properties.price", "as": "revenue"}], "dimensions": ["properties.plan"]}
 SELECT
   CASE
-    WHEN JSON_TYPE(properties, '/plan') = 'NULL'
-    THEN NULL
-    WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
-    AND ABS(
-      CASE
-        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-      END
-    ) < 9007199254740992
-    AND FLOOR(
-      CASE
-        WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-      END
-    ) = CASE
-      WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+    WHEN CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) >= '#'
+    THEN CASE
+      WHEN CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) = 'null'
+      THEN NULL
+      WHEN JSON_TYPE(properties, '/plan') = 'DOUBLE'
+      AND ABS(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)) < 9007199254740992
+      AND FLOOR(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)) = TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
+      THEN CAST(CAST(TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE) AS BIGINT) AS TEXT)
+      ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
     END
-    THEN CAST(CAST(CASE
-      WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)
-    END AS BIGINT) AS TEXT)
     ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
   END AS d0,
   COUNT(*) AS m0,
@@ -451,8 +400,7 @@ LIMIT 10001;
 -- every aggregate
 -- {"metrics": [{"agg": "count", "field": "duration_ms", "as": "count"}, {"agg": "sum", "field": "duration_ms", "as": "sum"}, {"agg": "mean", "field": "duration_ms", "as": "mean"}, {"agg": "min", "field": "duration_ms", "as": "min"}, {"agg": "max", "field": "duration_ms", "as": "max"}, {"agg": "unique", "field": "duration_ms", "as": "unique"}, {"agg": "median", "field": "duration_ms", "as": "median"}, {"agg": "p99.9", "field": "duration_ms", "as": "p99.9"}, {"agg": "count", "where": ["is", "type", ["request"]], "as": "r"}]}
 SELECT
-  COUNT(*) FILTER(WHERE
-    NOT duration_ms IS NULL) AS m0,
+  COUNT(duration_ms) AS m0,
   COALESCE(SUM(duration_ms), 0) AS m1,
   AVG(duration_ms) AS m2,
   MIN(duration_ms) AS m3,
@@ -460,8 +408,7 @@ SELECT
   COUNT(DISTINCT duration_ms) AS m5,
   LIST_EXTRACT(QUANTILE_DISC(duration_ms, [0.5, 0.999]), 1) AS m6,
   LIST_EXTRACT(QUANTILE_DISC(duration_ms, [0.5, 0.999]), 2) AS m7,
-  COUNT(*) FILTER(WHERE
-    type = 'request') AS m8
+  CAST(COALESCE(COUNT_IF(type = 'request'), 0) AS BIGINT) AS m8
 FROM events
 WHERE
   project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001);
@@ -491,9 +438,7 @@ WITH answer AS MATERIALIZED (
   SELECT
     source AS d0,
     (
-      EPOCH_US(ts) + (
-        0
-      )
+      EPOCH_US(ts)
     ) // 86400000000 AS d1,
     COUNT(*) AS m0
   FROM events
@@ -600,28 +545,16 @@ GROUP BY
 SELECT
   name AS d0,
   CASE
-    WHEN JSON_TYPE(labels, '/queue') = 'NULL'
-    THEN NULL
-    WHEN JSON_TYPE(labels, '/queue') = 'DOUBLE'
-    AND ABS(
-      CASE
-        WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
-      END
-    ) < 9007199254740992
-    AND FLOOR(
-      CASE
-        WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
-      END
-    ) = CASE
-      WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-      THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
+    WHEN CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) >= '#'
+    THEN CASE
+      WHEN CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) = 'null'
+      THEN NULL
+      WHEN JSON_TYPE(labels, '/queue') = 'DOUBLE'
+      AND ABS(TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)) < 9007199254740992
+      AND FLOOR(TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)) = TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
+      THEN CAST(CAST(TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE) AS BIGINT) AS TEXT)
+      ELSE CAST(JSON_EXTRACT(labels, '/queue') AS TEXT)
     END
-    THEN CAST(CAST(CASE
-      WHEN JSON_TYPE(labels, '/queue') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-      THEN TRY_CAST(CAST(JSON_EXTRACT(labels, '/queue') AS TEXT) AS DOUBLE)
-    END AS BIGINT) AS TEXT)
     ELSE CAST(JSON_EXTRACT(labels, '/queue') AS TEXT)
   END AS d1,
   COUNT(*) AS m0,
@@ -648,7 +581,7 @@ SELECT
   SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
     NOT duration_ms IS NULL), 0) AS m2,
   CAST(COALESCE(SUM(weight) FILTER(WHERE
-    success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+    success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
     NOT success IS NULL), 0.0), 0) AS m3,
   CAST('1.959963984540054' AS DOUBLE) * SQRT(
     CASE
@@ -728,15 +661,15 @@ SELECT
           COALESCE(SUM(weight * (
             weight - 1
           ) * 1.0 * 1.0) FILTER(WHERE
-            success = TRUE), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
             NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
             weight - 1
           ) * 1.0 * 1.0) FILTER(WHERE
-            success = TRUE AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
             NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
             NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
             weight - 1
           ) * 1.0 * 1.0) FILTER(WHERE
@@ -755,15 +688,15 @@ SELECT
           COALESCE(SUM(weight * (
             weight - 1
           ) * 1.0 * 1.0) FILTER(WHERE
-            success = TRUE), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
             NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
             weight - 1
           ) * 1.0 * 1.0) FILTER(WHERE
-            success = TRUE AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
             NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success = TRUE), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
             NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
             weight - 1
           ) * 1.0 * 1.0) FILTER(WHERE
@@ -880,28 +813,16 @@ WHERE
 -- {"metrics": [{"agg": "count", "as": "'; --"}], "dimensions": ["properties.'; DROP TABLE events; --"], "filters": [["is", "type", ["'; DROP TABLE events; --", "\\' OR 1=1 --"]]]}
 SELECT
   CASE
-    WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') = 'NULL'
-    THEN NULL
-    WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') = 'DOUBLE'
-    AND ABS(
-      CASE
-        WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
-      END
-    ) < 9007199254740992
-    AND FLOOR(
-      CASE
-        WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
-      END
-    ) = CASE
-      WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
+    WHEN CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) >= '#'
+    THEN CASE
+      WHEN CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) = 'null'
+      THEN NULL
+      WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') = 'DOUBLE'
+      AND ABS(TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)) < 9007199254740992
+      AND FLOOR(TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)) = TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
+      THEN CAST(CAST(TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE) AS BIGINT) AS TEXT)
+      ELSE CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT)
     END
-    THEN CAST(CAST(CASE
-      WHEN JSON_TYPE(properties, '/''; DROP TABLE events; --') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT) AS DOUBLE)
-    END AS BIGINT) AS TEXT)
     ELSE CAST(JSON_EXTRACT(properties, '/''; DROP TABLE events; --') AS TEXT)
   END AS d0,
   COUNT(*) AS m0

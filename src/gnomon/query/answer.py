@@ -112,6 +112,8 @@ class Answer:
             return None
         if dimension.kind == "json":
             return msgspec.json.decode(value)
+        if dimension.column == "status_class":
+            return f"{value}xx"
         if dimension.grain is None or dimension.grain in ("hour_of_day", "day_of_week"):
             return value
         zone = self.plan.range.zone

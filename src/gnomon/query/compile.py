@@ -15,7 +15,7 @@ from gnomon.errors import InvalidValue
 from gnomon.metrics import Count, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query.filters import FilterWords, column, literal
-from gnomon.query.model import Filter, parse_filters
+from gnomon.query.model import Filter, Test, parse_filters
 from gnomon.query.plan import Plan
 from gnomon.query.zones import TimeWords
 from gnomon.store.dialect import Dialect
@@ -110,13 +110,29 @@ class _Compiler:
         return self._filtered((exp.Min if isinstance(node, Min) else exp.Max)(this=value), node.where)
 
     def _count(self, node: Count) -> exp.Expr:
+        if self.weight is None:
+            return self._plain_count(node)
         present = None
         if node.field is not None:
             present = exp.Not(this=exp.Is(this=self._identity(node.field), expression=exp.Null()))
-        if self.weight is None:
-            return self._filtered(exp.Count(this=exp.Star()), node.where, present)
         total = self._filtered(exp.Sum(this=self.weight.copy()), node.where, present)
         return exp.Coalesce(this=total, expressions=[exp.Literal.number("0.0")])
+
+    def _plain_count(self, node: Count) -> exp.Expr:
+        """The number of rows. What is only asked to be there is counted as a column, which no store has to compare."""
+        where = self._condition(node.where)
+        if where is None:
+            return exp.Count(this=exp.Star() if node.field is None else self._identity(node.field))
+        if node.field is None and isinstance(where, Test) and where.op == "is_set":
+            return exp.Count(this=self.filters.identity_of(where.dimension))
+        condition = self.filters.condition(where)
+        if node.field is not None:
+            present = exp.Not(this=exp.Is(this=self._identity(node.field), expression=exp.Null()))
+            condition = exp.and_(condition, present)
+        if self.plan.query.dimensions and isinstance(where, Test) and where.values == (False,):
+            # Failures are few: picking them out first costs less than a look at every row of every group.
+            return exp.Filter(this=exp.Count(this=exp.Star()), expression=exp.Where(this=condition))
+        return self.dialect.count_if(condition)
 
     def _mean(self, node: Mean, value: exp.Expr) -> exp.Expr:
         if self.weight is None:

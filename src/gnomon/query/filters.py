@@ -71,11 +71,22 @@ class FilterWords:
             parts += self._json_is(dimension, given)
         elif given:
             found = self.plain(dimension)
-            if len(given) == 1:
+            if dimension.kind == "boolean" and len(given) == 1:
+                parts.append(found if given[0] else exp.Not(this=found))
+            elif dimension.column == "status_class":
+                parts += [self._of_class(value) for value in given]
+            elif len(given) == 1:
                 parts.append(exp.EQ(this=found, expression=literal(given[0])))
             else:
                 parts.append(exp.In(this=found, expressions=[literal(value) for value in given]))
         return _any(parts)
+
+    def _of_class(self, name: str) -> exp.Expr:
+        """The status codes of a class such as `5xx`, as a range that needs no text."""
+        if len(name) != 3 or name[0] not in "12345" or name[1:] != "xx":
+            return exp.false()
+        first = int(name[0]) * 100
+        return exp.Between(this=column("status_code"), low=literal(first), high=literal(first + 99))
 
     def _json_is(self, dimension: Dimension, given: list[Any]) -> list[exp.Expr]:
         parts: list[exp.Expr] = []
@@ -130,24 +141,29 @@ class FilterWords:
         return column(dimension.column)
 
     def group_key(self, dimension: Dimension) -> exp.Expr:
-        """What to group by. A JSON key groups by canonical JSON text, so types stay apart; JSON null is null."""
+        """What to group by. A JSON key groups by canonical JSON text, so types stay apart; JSON null is null.
+        A status class groups by its first digit; `gnomon.query.answer` writes the rest of its name."""
+        if dimension.column == "status_class":
+            return exp.IntDiv(this=column("status_code"), expression=literal(100))
         if dimension.kind != "json":
             return self.plain(dimension)
-        raw = self._json(self.dialect.json_at, dimension)
-        number = self.number_of(dimension)
+        raw = _as_text(self._json(self.dialect.json_at, dimension))
+        number = exp.TryCast(this=raw.copy(), to=exp.DataType.build("DOUBLE"))
         whole = exp.Cast(this=number.copy(), to=exp.DataType.build("BIGINT"))
         is_whole = exp.and_(
             self._type_in(dimension, ("DOUBLE",)),
             exp.LT(this=exp.Abs(this=number.copy()), expression=literal(2**53)),
             exp.EQ(this=exp.Floor(this=number.copy()), expression=number.copy()),
         )
-        return exp.Case(
+        rare = exp.Case(
             ifs=[
-                exp.If(this=self._type_in(dimension, ("NULL",)), true=exp.null()),
+                exp.If(this=exp.EQ(this=raw.copy(), expression=literal("null")), true=exp.null()),
                 exp.If(this=is_whole, true=_as_text(whole)),
             ],
-            default=_as_text(raw),
+            default=raw.copy(),
         )
+        # A text begins with a quotation mark, which stands before all that JSON values of other types begin with.
+        return exp.Case(ifs=[exp.If(this=exp.GTE(this=raw.copy(), expression=literal("#")), true=rare)], default=raw)
 
     def identity(self, data: Dataset, name: str) -> exp.Expr:
         """What tells values apart, null where there is none: for unique counts."""

@@ -43,8 +43,9 @@ class TimeWords:
         return self._calendar(grain)
 
     def _clock(self, width: int) -> exp.Expr:
-        local = exp.Mul(this=_div(self._local(), width), expression=literal(width))
-        start = exp.Sub(this=local, expression=exp.Paren(this=self._offset()))
+        start: exp.Expr = exp.Mul(this=_div(self._local(), width), expression=literal(width))
+        if not _is_zero(offset := self._offset()):
+            start = exp.Sub(this=start, expression=exp.Paren(this=offset))
         aligned = all((piece.start_us + piece.offset_us) % width == 0 for piece in self.pieces[1:])
         if aligned:
             return start
@@ -68,7 +69,8 @@ class TimeWords:
         return self.dialect.epoch_us(column("ts"))
 
     def _local(self) -> exp.Expr:
-        return exp.Add(this=self._us(), expression=exp.Paren(this=self._offset()))
+        offset = self._offset()
+        return self._us() if _is_zero(offset) else exp.Add(this=self._us(), expression=exp.Paren(this=offset))
 
     def _offset(self) -> exp.Expr:
         return self._by_piece([piece.offset_us + self.lift * US_DAY for piece in self.pieces])
@@ -86,6 +88,10 @@ class TimeWords:
             for piece, value in zip(self.pieces[:-1], found[:-1], strict=True)
         ]
         return exp.Case(ifs=ifs, default=found[-1])
+
+
+def _is_zero(value: exp.Expr) -> bool:
+    return isinstance(value, exp.Literal) and value.this == "0"
 
 
 def _div(value: exp.Expr, by: int) -> exp.Expr:
