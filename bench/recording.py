@@ -64,7 +64,7 @@ def run(size: Size) -> list[Figure]:
         own = [Subject(name, Loop(call, NAMES, **known), engine.flush, peer=False) for name, call in
                (("track()", TRACK), ("track(), no properties", BARE), ("record_request()", REQUEST))]  # fmt: skip
         subjects, missing = list(own), []
-        for peer in (_prometheus, _opentelemetry, _posthog, _sqlite):
+        for peer in (prometheus, _opentelemetry, _posthog, _sqlite):
             try:
                 subjects += stack.enter_context(peer(folder))
             except ImportError:
@@ -129,7 +129,7 @@ def work_of(count: int) -> list[tuple[Any, ...]]:
 
 
 @contextlib.contextmanager
-def _prometheus(_folder: Path) -> Iterator[list[Subject]]:
+def prometheus(_folder: Path) -> Iterator[list[Subject]]:
     from prometheus_client import CollectorRegistry, Counter, Histogram
 
     registry, labels = CollectorRegistry(), ["source", "method", "status"]

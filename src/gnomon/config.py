@@ -5,6 +5,7 @@ Nothing else in the package looks at the environment. An unknown or wrongly type
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ PLAIN_ALIASES = {
 #: Read elsewhere at the edge, or not a setting of the engine.
 NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
+#: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
+LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
+         "max_properties": 0, "checkpoint_seconds": 0, "journal_max_bytes": 1024**2}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,20 @@ def _checked(given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
             raise unknown_name("setting", name, known)
     try:
         typed = msgspec.convert(given, Settings, strict=strict)
-        return {name: getattr(typed, name) for name in given}
     except msgspec.ValidationError as error:
         raise InvalidValue(f"a setting has a value of the wrong type: {error}", code="bad-config") from error
+    checked = {name: getattr(typed, name) for name in given}
+    for name, value in checked.items():
+        _check_range(name, value)
+    return checked
+
+
+def _check_range(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    least = LEAST.get(name, 0 if isinstance(value, float) else 1)
+    if not (least <= value < math.inf) or (isinstance(value, float) and value == 0 and name not in LEAST):
+        more = "more than" if least == 0 and name not in LEAST else "at least"
+        raise InvalidValue(
+            f"the setting {name} is {value:g}", remedy=f"Give a number of {more} {least}.", code="bad-config"
+        )

@@ -85,3 +85,4 @@ class Batch(msgspec.Struct, array_like=True):
     counts: list[list[Any]] = msgspec.field(default_factory=list)
     checked_ids: bool = False
     replayed: bool = False
+    encoded: bytes | None = None  #: `rows` as JSON, from the gate's proof to the journal

@@ -35,12 +35,13 @@ def break_it(kind: str) -> None:
     elif kind == "no-position":
         from gnomon.ingest import journal
         from gnomon.store.duckdb import DuckDBStore
+        from gnomon.store.duckdb.writing import Writing
 
         set_state = DuckDBStore._set_state
         DuckDBStore._set_state = lambda self, key, value: (
             None if key.startswith("journal:") else set_state(self, key, value)
         )
-        DuckDBStore._repeats = lambda self, *args: set()
+        Writing._repeats = lambda self, *args: set()
         # The window between a checkpoint and the journal's forgetting is too short to be hit by ten kills.
         journal.Journal.forget_up_to = lambda self, position: None
 

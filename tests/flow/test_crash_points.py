@@ -21,7 +21,7 @@ STEPS = [
     (f"{JOURNAL}._write@before", 4),
     (f"{JOURNAL}._write@after", 5),  # durable, and nobody was told
     (f"{STORE}.write@before", 3),
-    (f"{STORE}._append@after", 4),  # within the transaction of the store
+    ("gnomon.store.duckdb.writing:Writing._append@after", 4),  # within the transaction of the store
     (f"{STORE}._set_state@before", 6),
     (f"{STORE}.write@after", 3),
     (f"{STORE}.checkpoint@before", 2),

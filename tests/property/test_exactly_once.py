@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 import gnomon
 from gnomon.config import Settings
 from gnomon.event import ROW, Batch
-from gnomon.store import duckdb as duckdb_store
-from gnomon.store.duckdb import DuckDBStore
+from gnomon.store.duckdb import DuckDBStore, writing
 from gnomon.testing import ManualClock
 
 START = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -169,14 +168,14 @@ def test_known_stories(tmp_path, story):
 )
 def test_a_store_that_forgets_to_look_is_found(tmp_path, monkeypatch, broken, story):
     monkeypatch.setattr(
-        duckdb_store, broken, getattr(duckdb_store, broken).replace("WHERE EXISTS", "WHERE s.id IS NULL AND EXISTS")
+        writing, broken, getattr(writing, broken).replace("WHERE EXISTS", "WHERE s.id IS NULL AND EXISTS")
     )
     with pytest.raises(AssertionError):
         run(tmp_path / "x.duckdb", STORIES[story])
 
 
 def test_a_store_that_does_not_look_within_a_batch_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(duckdb_store, "_without_own_repeats", lambda rows: (rows, []))
+    monkeypatch.setattr(writing, "_without_own_repeats", lambda rows: (rows, []))
     with pytest.raises(AssertionError):
         run(tmp_path / "x.duckdb", STORIES["in one batch"])
 

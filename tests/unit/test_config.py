@@ -189,6 +189,21 @@ def test_what_cannot_be_opened_is_refused(tmp_path):
         gnomon.open(":memory:", timezones=[])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("flush_events", 0), ("flush_seconds", 0.0), ("flush_seconds", float("nan")), ("threads", -1),
+     ("journal_max_bytes", 5), ("query_timeout_seconds", float("inf")), ("event_retention_days", 0)],
+)  # fmt: skip
+def test_a_number_that_cannot_work_is_refused(name, value):
+    with pytest.raises(InvalidValue, match=name) as caught:
+        Settings().but(**{name: value})
+    assert caught.value.code == "bad-config" and "Give a number of" in caught.value.remedy
+
+
+def test_zero_is_taken_where_it_means_something():
+    assert Settings().but(threads=0, cache_entries=0, checkpoint_seconds=0).cache_entries == 0
+
+
 # -- the off switch ---------------------------------------------------------------------------------------------------
 
 

@@ -205,4 +205,4 @@ def test_a_driver_is_imported_in_its_store_file_only():
             )
             for name in names:
                 if name.split(".")[0] in ("duckdb", "psycopg", "chdb", "clickhouse_connect"):
-                    assert file.parent.name == "store", file
+                    assert name.split(".")[0] in (file.stem, file.parent.name) and "store" in file.parts, file

@@ -10,7 +10,8 @@ from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, St
 from gnomon.event import ROW, Batch
 from gnomon.store import duckdb as module
 from gnomon.store import open_store, store_path
-from gnomon.store.duckdb import DuckDBStore, _translated
+from gnomon.store.duckdb import DuckDBStore
+from gnomon.store.duckdb.faults import translated
 
 DEFAULTS = Settings()
 
@@ -151,7 +152,7 @@ def test_a_checkpoint_folds_the_books_and_bounds_the_quarantine(tmp_path, monkey
     ],
 )
 def test_errors_in_our_words(error, meant, code):
-    found = _translated(error)
+    found = translated(error)
     assert (type(found), found.code) == (meant, code)
     assert "secret" not in str(found) and "checksum" not in str(found)
 

@@ -29,7 +29,6 @@ from gnomon.ingest.rules import (
     Refusal,
     check_event,
     check_sample,
-    encode_json,
     encode_properties,
     exact,
 )
@@ -70,11 +69,13 @@ class Admitted:
     rows: list[Row] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     received: Counter[str | None] = field(default_factory=Counter)
+    encoded: bytes | None = None  #: `rows` as JSON, where the proof has made it anyway
     checked_ids: bool = False  #: some ids came from outside, so a repeat may carry another time
 
     def add(self, other: Admitted) -> None:
         """Take over what another part of the batch became."""
         self.rows += other.rows
+        self.encoded = None
         self.refused += other.refused
         self.received += other.received
         self.checked_ids |= other.checked_ids
@@ -97,7 +98,7 @@ class Gate:
         """Check keyword calls (tuples in `CALL` order)."""
         now = self._clock_us()
         out = Admitted()
-        rows, properties = self._normalise(calls, now, out)
+        rows, properties = self._normalise(calls, now, out, imported)
         if rows and not self._all_clean(rows, properties, now, imported, out):
             rows = self._examine(calls, rows, properties, now, imported, out)
         out.rows = [row for row in rows if row is not None]
@@ -141,7 +142,8 @@ class Gate:
                 refused.append(_refused(index, refusal, shown, None))
         return rows, refused
 
-    def _normalise(self, calls: Sequence[Row], now: int, out: Admitted) -> tuple[list[Row | None], list[Any]]:
+    def _normalise(self, calls: Sequence[Row], now: int, out: Admitted,
+                   imported: bool) -> tuple[list[Row | None], list[Any]]:  # fmt: skip
         """Calls as rows, None where one cannot be made a row. Long on purpose: a call less here is 0.1 us an event."""
         rows: list[Row | None] = []
         properties: list[Any] = []
@@ -159,7 +161,7 @@ class Gate:
                     id_ = f"{head}{counter:012x}"
                 else:
                     out.checked_ids = True
-                moment = at_ns // 1_000 if ts is None else _moment(ts, True)
+                moment = at_ns // 1_000 if ts is None else _moment(ts, imported)
                 if url is not None:
                     host, path = _split_url(url)
                     domain = host if domain is None else domain
@@ -194,16 +196,19 @@ class Gate:
             return False
         try:
             msgspec.convert(whole, PLAIN_ROWS)
-            body = encode_json(whole)
+            body = _encode_rows(whole)
             if not body.isascii():
                 msgspec.convert(whole, NARROW_ROWS)
             if properties:
                 msgspec.convert(properties, FLAT_PROPERTIES)
-        except (msgspec.ValidationError, Refusal):
+        except (msgspec.ValidationError, TypeError, ValueError, OverflowError):
             return False
-        if "\\u0000" in body:
+        if b"\\u0000" in body:
             return False
-        return not properties or self._texts_clean([row[_PROPERTIES] for row in whole if row[_PROPERTIES] is not None])
+        if properties and not self._texts_clean([row[_PROPERTIES] for row in whole if row[_PROPERTIES] is not None]):
+            return False
+        out.encoded = body
+        return True
 
     def _texts_clean(self, texts: list[str]) -> bool:
         joined = "".join(texts)
@@ -240,6 +245,9 @@ class Gate:
             raise Refusal("time-out-of-range", f"ts: outside {past} .. {self.settings.max_future_seconds} s ahead")
 
 
+_encode_rows = msgspec.json.Encoder().encode
+
+
 def _call_from_fields(event: Any, now_ns: int) -> Row:
     if not isinstance(event, Mapping):
         raise Refusal("wrong-type", "event: not an object")
@@ -257,9 +265,9 @@ def _call_from_fields(event: Any, now_ns: int) -> Row:
     return (*map(fields.get, _FROM_FIELDS), now_ns, None)
 
 
-def _moment(ts: Any, trusted: bool) -> int:
-    """UTC microseconds of what a caller gave as `ts`; integers count as microseconds and come from importers only."""
-    if trusted and type(ts) is int:
+def _moment(ts: Any, imported: bool) -> int:
+    """UTC microseconds of what a caller gave as `ts`; importers give them as they are, nobody else may."""
+    if imported and type(ts) is int:
         return ts
     if not isinstance(ts, str | datetime):
         raise Refusal("bad-time", "ts: neither an aware datetime nor ISO 8601 text with a zone")

@@ -79,6 +79,6 @@ def store_path(url: str) -> str | None:
 
 def salvage_store(url: str, damaged: str, settings: Settings) -> dict[str, str]:
     """Make a new store at `url` from whatever can be read of the damaged file; says what was carried over."""
-    from gnomon.store.duckdb import salvage
+    from gnomon.store.duckdb.salvage import salvage
 
     return salvage(url, damaged, settings)

@@ -1,0 +1,172 @@
+"""Writing one project's batches inside the store's transaction: rows without repeats, samples, books, quarantine.
+
+Event tables have no index; a repeat is found by an anti-join over the batch's own span of time
+(docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+import duckdb
+
+from gnomon.event import AT, SAMPLE_ROW, Batch, Field, Row
+from gnomon.store.duckdb.staging import Staging, selected
+
+RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
+QUARANTINE_ROWS = 100_000
+APPENDED_AT_ONCE = 500  #: rows converted in one call, which keeps the interpreter for about 1 ms
+
+_SAMPLE_STAGING = """CREATE TEMP TABLE sample_staging (
+  ts BIGINT, received_at BIGINT, name VARCHAR, kind VARCHAR, value DOUBLE, labels VARCHAR)"""
+assert SAMPLE_ROW == ("ts", "received_at", "name", "kind", "value", "labels")
+# A canonical UUID takes 16 bytes; any other id is text beside the UUID of its MD5, which only narrows the join.
+_CANONICAL = "(try_cast(id AS UUID)::VARCHAR IS NOT DISTINCT FROM id)"
+_KEY = f"CASE WHEN {_CANONICAL} THEN try_cast(id AS UUID) ELSE md5(id)::UUID END"
+_TEXT = f"CASE WHEN {_CANONICAL} THEN NULL ELSE id END"
+
+
+def _insert(key: str, text: str, fields: list[Field]) -> str:
+    rest = [field for field in fields if field.name != "id"]
+    columns = ", ".join(["project", "id", "id_text", "version", *(field.name for field in rest)])
+    return f"INSERT INTO events ({columns}) SELECT ?, {key}, {text}, ?, {', '.join(map(selected, rest))} FROM staging"
+
+
+_REPEATS = f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {_KEY} AS key, {_TEXT} AS text FROM staging) s
+WHERE EXISTS (SELECT 1 FROM events e WHERE e.project = ? AND e.id = s.key AND e.id_text IS NOT DISTINCT FROM s.text
+AND """
+_REPEATS_IN_SPAN = _REPEATS + "e.ts = make_timestamp(s.ts) AND e.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
+_REPEATS_RECENT = (
+    _REPEATS
+    + f"""e.received_at >= make_timestamp(?)
+AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
+)
+
+
+_INSERT_SAMPLES = """INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels)
+SELECT ?, ?, make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels FROM sample_staging s"""
+_NOT_KEPT_YET = """ WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND
+o.received_at = make_timestamp(s.received_at) AND o.version <= ? AND o.name = s.name AND o.kind = s.kind
+AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels)"""
+
+
+class Writing:
+    """The writing side of one connection. Call within a transaction."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._staging = Staging()
+        connection.register("staging", self._staging)
+        connection.execute(_SAMPLE_STAGING)
+
+    def clear(self) -> None:
+        """Let go of what a transaction that failed had staged."""
+        self._staging.clear()
+        self._connection.execute("TRUNCATE sample_staging")
+
+    def write(self, project: str, batches: list[Batch], version: int) -> list[Row]:
+        """Store one project's batches; returns the rows that were repeats."""
+        rows = [row for batch in batches for row in batch.rows]
+        books = [[project, *count] for batch in batches for count in batch.counts]
+        repeats: list[Row] = []
+        if rows:
+            rows, repeats = self._write_events(project, rows, batches, version)
+            books += _booked(project, "stored", rows) + _booked(project, "duplicate", repeats)
+        samples = [row for batch in batches for row in batch.samples]
+        if samples:
+            books.append([project, "sample", None, "stored", "", len(samples)])
+            self._write_samples(project, samples, version, doubtful=any(batch.replayed for batch in batches))
+        if books:
+            self._append("books", [tuple(entry) for entry in books])
+        refused = [(project, *entry) for batch in batches for entry in batch.refused]
+        if refused:
+            self._connection.executemany(
+                "INSERT INTO quarantine VALUES (?, make_timestamp(?), ?, ?, ?, ?, ?)", refused[:QUARANTINE_ROWS]
+            )
+        return repeats
+
+    def _write_events(self, project: str, rows: list[Row], batches: list[Batch],
+                      version: int) -> tuple[list[Row], list[Row]]:  # fmt: skip
+        """Store rows without repeats; returns what was stored and what was a repeat.
+
+        Only ids that came from outside, or batches that were replayed, can be repeats: an id made here is new.
+        """
+        con = self._connection
+        checked_ids = any(batch.checked_ids for batch in batches)
+        doubtful = checked_ids or any(batch.replayed for batch in batches)
+        rows, repeats = _without_own_repeats(rows) if doubtful else (rows, [])
+        self._staging.put(rows)
+        known = self._repeats(project, rows, checked_ids) if doubtful else set()
+        if known:
+            repeats += [row for row in rows if (row[0], row[1]) in known]
+            rows = [row for row in rows if (row[0], row[1]) not in known]
+            self._staging.put(rows)
+        if rows:
+            key, text = (_KEY, _TEXT) if checked_ids else ("id::UUID", "NULL")
+            con.execute(_insert(key, text, self._staging.present), [project, version])
+            self._note_weights(project, rows)
+        self._staging.clear()
+        return rows, repeats
+
+    def _repeats(self, project: str, rows: list[Row], checked_ids: bool) -> set[tuple[str, int]]:
+        """`(id, ts)` of the staged rows that the store already has."""
+        moments = list(map(itemgetter(AT["ts"]), rows))
+        found = self._connection.execute(_REPEATS_IN_SPAN, [project, min(moments), max(moments)]).fetchall()
+        known = set(found)
+        if checked_ids:
+            since = min(map(itemgetter(AT["received_at"]), rows)) - RECENT_US
+            found = self._connection.execute(_REPEATS_RECENT, [project, max(0, since)]).fetchall()
+            known |= set(found)
+        return known
+
+    def _note_weights(self, project: str, rows: list[Row]) -> None:
+        moments = [row[AT["ts"]] for row in rows if row[AT["weight"]] != 1]
+        if moments:
+            self._connection.execute(
+                "INSERT INTO weighted VALUES (?, make_timestamp(?), make_timestamp(?))",
+                [project, min(moments), max(moments)],
+            )
+
+    def _write_samples(self, project: str, samples: list[Row], version: int, *, doubtful: bool) -> None:
+        """Store samples. They have no id: only where a batch was replayed are equal ones taken for the same."""
+        self._append("sample_staging", samples)
+        if doubtful:
+            known = [project, version, project, version - 1]
+            self._connection.execute(_INSERT_SAMPLES + _NOT_KEPT_YET, known)
+        else:
+            self._connection.execute(_INSERT_SAMPLES, [project, version])
+        self._connection.execute("TRUNCATE sample_staging")
+
+    def _append(self, table: str, rows: Sequence[Row]) -> None:
+        appender = self._connection.appender(table)
+        for start in range(0, len(rows), APPENDED_AT_ONCE):
+            appender.append_rows(rows[start : start + APPENDED_AT_ONCE])
+        appender.flush()
+
+
+def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows and repeats within one group; the first of an id wins."""
+    ids = list(map(itemgetter(0), rows))
+    if len(set(ids)) == len(ids):
+        return rows, []
+    kept: list[Row] = []
+    repeats: list[Row] = []
+    earlier: dict[str, list[Row]] = {}  # more than one of an id only where it came back after a day
+    at_ts, at_received = AT["ts"], AT["received_at"]
+    for row in rows:
+        same = earlier.setdefault(row[0], [])
+        if any(row[at_ts] == other[at_ts] or row[at_received] - other[at_received] <= RECENT_US for other in same):
+            repeats.append(row)
+        else:
+            same.append(row)
+            kept.append(row)
+    return kept, repeats
+
+
+def _booked(project: str, outcome: str, rows: list[Row]) -> list[list[Any]]:
+    counts: dict[str | None, int] = {}
+    for source in map(itemgetter(AT["source"]), rows):
+        counts[source] = counts.get(source, 0) + 1
+    return [[project, "event", source, outcome, "", n] for source, n in counts.items()]
