@@ -14,6 +14,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -123,6 +124,22 @@ class Journal:
         with self._reader_lock:
             query = "SELECT summary FROM batch WHERE position = ?"
             return _counts(_guard(lambda: self._reading().execute(query, (position,)).fetchone()[0]))
+
+    def keep(self, key: str, value: str) -> None:
+        """Keep a small value durably, for every process that uses this journal (policies that admins set)."""
+        with self._lock:
+            db = self._writing()
+            _guard(lambda: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"kept:{key}", value)))
+
+    def kept(self, key: str) -> str | None:
+        """The value kept under a key; None when there is none."""
+        return self.all_kept().get(key)
+
+    def all_kept(self) -> dict[str, str]:
+        """Every kept value."""
+        with self._reader_lock:
+            query = "SELECT substr(key, 6), value FROM meta WHERE key LIKE 'kept:%'"
+            return dict(_guard(lambda: self._reading().execute(query).fetchall()))
 
     def forget_up_to(self, position: int) -> None:
         """Remove batches that a store checkpoint holds. Only the owner of the store calls this."""
@@ -302,6 +319,15 @@ def _counts(text: str | bytes) -> list[list[Any]]:
         return found
     except msgspec.DecodeError:  # damaged, and found again by its checksum when the batch is read
         return []
+
+
+def salvage_kept(path: Path) -> dict[str, str]:
+    """What a damaged journal kept, as far as it can be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return dict(db.execute("SELECT substr(key, 6), value FROM meta WHERE key LIKE 'kept:%'").fetchall())
+    except sqlite3.Error:
+        return {}
 
 
 def salvage(path: Path) -> Iterator[tuple[int, Sealed]]:

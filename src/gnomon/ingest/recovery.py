@@ -51,6 +51,8 @@ def _refilled(path: Path, aside: Path, settings: Settings) -> Journal:
     whole: set[int] = set()
     broken: dict[int, journals.Sealed] = {}
     for source in (copy, aside) if aside.stat().st_size else (copy,):  # SQLite removes the log of an empty file
+        for key, value in journals.salvage_kept(source).items():
+            journal.keep(key, value)
         for position, sealed in journals.salvage(source):
             if journals.holds(sealed) and position not in whole:
                 journal.adopt(sealed)

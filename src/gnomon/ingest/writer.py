@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreDamaged, StoreUnavailable
@@ -40,7 +41,7 @@ class Writer:
         self._watched: dict[int, int | None] = {}
         self._lately: OrderedDict[int, int] = OrderedDict()  #: repeats in the batches that were written last
         self._changed = threading.Condition()
-        self._work = threading.Lock()  # held while a transaction runs
+        self._work = threading.RLock()  # held while a transaction runs
         self._position = store.position(journal.id)
         self._reached = self._position
         self._in_doubt = False  #: after a fault the store may be back at its last checkpoint
@@ -163,8 +164,14 @@ class Writer:
             self._advance(work, repeats)
             return True
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep the store to the caller: nothing is written meanwhile, recording and questions go on."""
+        with self._work:
+            yield
+
     def checkpoint(self) -> None:
-        """Make the store durable by itself, then let the journal forget what it holds."""
+        """Make the store durable by itself, then let the journal forget what it holds. Also within `paused()`."""
         with self._work:
             self._follow_journal()
             self._checkpointed = time.monotonic()

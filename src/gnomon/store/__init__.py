@@ -26,7 +26,8 @@ class Table:
 
 
 class Store(Protocol):
-    """One open store. All methods may be called from any thread; `write` and `checkpoint` by the writer only."""
+    """One open store. All methods may be called from any thread; `write`, `change` and `checkpoint` under
+    the writer's lock only."""
 
     dialect: Dialect
 
@@ -41,6 +42,13 @@ class Store(Protocol):
 
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
         """Answer read-only statements from one snapshot, at most `timeout` seconds each."""
+
+    def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:
+        """Run statements in one transaction, all or none, and raise the data version; for upkeep.
+
+        Call it within `Writer.paused()`. It is not durable by itself: a crash takes the store back to its last
+        checkpoint, so the caller checkpoints, or is able to do it again.
+        """
 
     def data_version(self) -> int:
         """A number that rises with every change of the data."""

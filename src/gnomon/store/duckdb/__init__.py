@@ -78,6 +78,18 @@ class DuckDBStore:
         repeated = set(map(id, repeats))  # rows are the very objects of their batches
         return {position: sum(id(row) in repeated for row in batch.rows) for position, batch in work}
 
+    def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:
+        """See `Store.change`."""
+        tables = []
+        with self._transaction(), self._deadlines.limit(timeout, self._connection.interrupt):
+            for statement in statements:
+                self._connection.execute(statement)
+                names = [column[0] for column in self._connection.description or ()]
+                tables.append(Table(names, self._connection.fetchall()))
+            self._set_state("version", str(self._version + 1))
+        self._version += 1
+        return tables
+
     def checkpoint(self) -> None:
         """See `Store.checkpoint`; also folds the books and bounds the quarantine."""
         with self._transaction():

@@ -12,7 +12,7 @@ from gnomon.config import Settings
 from gnomon.errors import InvalidValue, StoreDamaged
 from gnomon.store.duckdb.faults import REOPEN, translated
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:

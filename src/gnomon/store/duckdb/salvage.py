@@ -21,7 +21,7 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
     report: dict[str, str] = {}
     try:
         con.execute(f"ATTACH {quoted(damaged)} AS damaged (READ_ONLY)")
-        tables = ("events", "samples", "books", "quarantine", "weighted")
+        tables = [name for (name,) in con.execute(_TABLES).fetchall() if name != "state"]
         whole = sum(_salvage_table(con, table, report) for table in tables) == len(tables)
         con.execute("DELETE FROM state WHERE key <> 'schema'")
         con.execute(_HIGHEST_VERSION)
@@ -38,6 +38,7 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
     return report
 
 
+_TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY table_name"
 _HIGHEST_VERSION = """INSERT INTO state SELECT 'version', coalesce(max(version), 0)::VARCHAR
 FROM (SELECT version FROM events UNION ALL SELECT version FROM samples)"""
 
