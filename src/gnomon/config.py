@@ -29,7 +29,8 @@ NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 #: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
-         "max_properties": 0, "checkpoint_seconds": 0, "journal_max_bytes": 1024**2}  # fmt: skip
+         "max_properties": 0, "checkpoint_seconds": 0, "rollup_lag_seconds": 0,
+         "journal_max_bytes": 1024**2}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,11 @@ class Settings:
     journal_max_bytes: int = 4 * 1024**3  #: the journal refuses to grow beyond this
     checkpoint_seconds: float = 60.0
     checkpoint_bytes: int = 64 * 1024**2  #: journal content that makes a checkpoint due earlier
+
+    rollup_dimensions: tuple[str, ...] = (
+        "type", "source", "application", "domain", "endpoint", "method", "status_code", "success", "error_code",
+    )  # fmt: skip  #: what the widest rollup keeps apart
+    rollup_lag_seconds: float = 300.0  #: a bucket is rolled up this long after it has ended
 
     memory_limit: str = "1GB"  #: of the embedded store
     threads: int = 0  #: of the embedded store; 0 = one per core
@@ -108,6 +114,8 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
             found[key[len(PREFIX) :].lower()] = value
     if "timezones" in found:
         found["timezones"] = tuple(part.strip() for part in found["timezones"].split(","))
+    if "rollup_dimensions" in found:
+        found["rollup_dimensions"] = tuple(part.strip() for part in found["rollup_dimensions"].split(","))
     if "enabled" in found:  # a project may well be named `no`
         found["enabled"] = WORDS.get(found["enabled"].strip().lower(), found["enabled"])
     return found

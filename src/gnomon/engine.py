@@ -29,6 +29,7 @@ from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.query.health import Health, examine
 from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
+from gnomon.upkeep.keeping import Keeping
 
 if TYPE_CHECKING:
     from gnomon.ingest.importers import Progress
@@ -56,7 +57,7 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
-class AnalyticsEngine(Collector, Asking):
+class AnalyticsEngine(Collector, Asking, Keeping):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.

@@ -221,7 +221,7 @@ def _one_offset_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rows_instead_of_weights(patch: pytest.MonkeyPatch) -> None:
-    honest = compile._Compiler._count
+    honest = compile.Compiler._count
 
     def count(self: Any, node: Any) -> Any:
         weight, self.weight = self.weight, None
@@ -230,7 +230,7 @@ def _rows_instead_of_weights(patch: pytest.MonkeyPatch) -> None:
         finally:
             self.weight = weight
 
-    patch.setattr(compile._Compiler, "_count", count)
+    patch.setattr(compile.Compiler, "_count", count)
 
 
 def _is_not_forgets_null(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import gnomon
 from gnomon.errors import InvalidValue, UnknownName
 from gnomon.query import asking
 from gnomon.query.asking import AnswerCache, usage_filters
-from gnomon.query.compile import _Compiler
+from gnomon.query.compile import Compiler
 from gnomon.store import Table
 from gnomon.testing import ManualClock
 
@@ -143,8 +143,8 @@ def test_pages_that_drift_would_be_found(engine, clock, monkeypatch, broken):
     for hours in range(24):
         fill(engine, 12, ts=NOW - timedelta(hours=hours, minutes=1))
     if broken == "version":
-        where = _Compiler._where
-        monkeypatch.setattr(_Compiler, "_where", lambda self, cursor: where(self, None))
+        where = Compiler._where
+        monkeypatch.setattr(Compiler, "_where", lambda self, cursor: where(self, None))
         question, write = QUESTIONS[0], lambda: fill(engine, 40)
     else:
         make_plan = asking.make_plan

@@ -170,14 +170,17 @@ class Writer:
         with self._work:
             yield
 
-    def checkpoint(self) -> None:
-        """Make the store durable by itself, then let the journal forget what it holds. Also within `paused()`."""
+    def checkpoint(self, *, compact: bool = False) -> None:
+        """Make the store durable by itself, then let the journal forget what it holds. Also within `paused()`.
+
+        With `compact` the file is written anew, so that nothing that was deleted is left in it.
+        """
         with self._work:
             self._follow_journal()
             self._checkpointed = time.monotonic()
             self._since_checkpoint = 0  # also when it fails: the next try is for the next due time
             self._in_doubt = True  # a failed one takes the store back to the one before
-            self._store.checkpoint()
+            self._store.checkpoint(compact=compact)
             self._journal.forget_up_to(self._store.position(self._journal.id))
             self._in_doubt = False
 

@@ -14,7 +14,9 @@ from gnomon.errors import unknown_name
 from gnomon.query.model import Query
 from gnomon.query.plan import Facts, make_plan
 from gnomon.query.result import Result
+from gnomon.query.sources import RolledUp
 from gnomon.store import Store, Table
+from gnomon.store.rollups import PRUNED, SIGHTED, STATE
 from gnomon.timerange import Clock
 
 _SUMMARY_FIELDS = {
@@ -35,22 +37,24 @@ class Asking:
 
     def _reset_asking(self) -> None:
         self._answers = AnswerCache(self.settings.cache_entries, self.settings.cache_seconds)
-        self._facts_cache: tuple[int, tuple[tuple[int, int], ...]] | None = None
+        self._facts_cache: tuple[Any, ...] | None = None  # by data version
 
     def query(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), date_range: Any = "all",
               filters: Sequence[Any] | None = None, timezone: str | None = None,
               order_by: Sequence[Sequence[str]] | None = None, limit: int | None = None, compare: Any = None,
-              after: str | None = None, totals: bool = False, dataset: str = "events") -> Result:  # fmt: skip
+              after: str | None = None, totals: bool = False, dataset: str = "events",
+              basis: str = "auto") -> Result:  # fmt: skip
         """Answer a question; see docs/querying.md for every form.
 
         `metrics` are names or objects (`{"agg": "p95", "field": "properties.amount", "as": "x"}`), `dimensions`
         names, `time:<grain>` or `properties.<key>`. With time as the only dimension every bucket is returned.
         `compare` is `"previous"`, `"year"` or a range; `after` is `next` of the page before; `totals` adds the row
-        over everything. Raises `InvalidValue` and `UnknownName` for a bad question, `RangeTooLarge`, `StoreBusy`
-        where another process owns the store, `QueryTimeout`.
+        over everything; `basis="raw"` never reads rollups. Raises `InvalidValue` and `UnknownName` for a bad question
+        (code `raw-rows-gone` where only pruned rows could answer), `RangeTooLarge`, `StoreBusy` where another process
+        owns the store, `QueryTimeout`.
         """
         return self.run(Query.build(metrics, dimensions, date_range, filters, timezone, order_by, limit, compare,
-                                    after, totals, dataset))  # fmt: skip
+                                    after, totals, dataset, basis))  # fmt: skip
 
     def run(self, query: Query) -> Result:
         """Answer a checked `Query`."""
@@ -98,13 +102,28 @@ class Asking:
     def _facts(self, store: Store, table: str) -> Facts:
         version = store.data_version()
         if self._facts_cache is None or self._facts_cache[0] != version:
-            found = store.ask([_weighted_sql(self.settings.project)], self.settings.query_timeout_seconds)[0]
-            self._facts_cache = (version, tuple((first, last) for first, last in found.rows))
-        return Facts(self.clock(), self.zone, lambda: self._earliest(store, table), self._facts_cache[1], version,
-                     self.settings.max_buckets, self.settings.max_rows)  # fmt: skip
+            self._facts_cache = (version, *self._known_facts(store))
+        _, spans, rolled_up, pruned, sighted = self._facts_cache
+        return Facts(self.clock(), self.zone, lambda: self._earliest(store, table), spans, version,
+                     self.settings.max_buckets, self.settings.max_rows, rolled_up, pruned, sighted)  # fmt: skip
+
+    def _known_facts(self, store: Store) -> tuple[Any, ...]:
+        me = _quoted(self.settings.project)
+        asked = [_weighted_sql(me), *(words.format(me) for words in (STATE, PRUNED, SIGHTED))]
+        weighted, state, pruned, sighted = store.ask(asked, self.settings.query_timeout_seconds)
+        rolled = None
+        if state.rows:
+            until, version, width, dimensions, zones = state.rows[0]
+            rolled = RolledUp(until, version, width, tuple(dimensions.split(",")), tuple(zones.split(",")))
+        return tuple(weighted.rows), rolled, tuple(pruned.rows), bool(sighted.rows[0][0])
 
     def _earliest(self, store: Store, table: str) -> int | None:
-        sql = f"SELECT epoch_us(min(ts)) FROM {table} WHERE project = {_quoted(self.settings.project)}"
+        me = f"project = {_quoted(self.settings.project)}"
+        sql = f"SELECT epoch_us(min(ts)) FROM {table} WHERE {me}"
+        if table == "events":  # raw rows may be gone
+            hours, days = (f"(SELECT min(ts) FROM rolled WHERE {me} AND tier {tier})" for tier in _TIERS)
+            rolled = f"CASE WHEN {hours} < {days} + INTERVAL 36 HOURS THEN {hours} ELSE {days} END"
+            sql = f"SELECT least(({sql}), epoch_us({rolled}))"
         found: int | None = store.ask([sql], self.settings.query_timeout_seconds)[0].rows[0][0]
         return found
 
@@ -117,6 +136,9 @@ class Asking:
         if store.data_version() == version:
             self._answers.put(key, tables)
         return tables, False
+
+
+_TIERS = ("= 'hour'", "LIKE 'day:%'")
 
 
 class AnswerCache:
@@ -163,5 +185,5 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _weighted_sql(project: str) -> str:
-    return f"SELECT epoch_us(first_ts), epoch_us(last_ts) FROM weighted WHERE project = {_quoted(project)}"
+def _weighted_sql(me: str) -> str:
+    return f"SELECT epoch_us(first_ts), epoch_us(last_ts) FROM weighted WHERE project = {me}"

@@ -26,6 +26,8 @@ class Account:
     duplicate: int = 0
     sampled_out: int = 0
     pending: int = 0
+    pruned: int = 0  #: of the stored ones, how many raw rows retention has deleted since
+    erased: int = 0  #: of the stored ones, how many were deleted with the person they were of
     rejected: Counter[str] = field(default_factory=Counter)
     shed: Counter[str] = field(default_factory=Counter)
 

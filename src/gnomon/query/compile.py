@@ -34,10 +34,16 @@ class Cursor:
 
 def compile_plan(plan: Plan, dialect: Dialect, cursor: Cursor | None = None, *, totals: bool = False) -> str:
     """The SQL text of a plan. Columns: `d0..` dimensions, `m0..` metrics, `e0..` half-widths of 95 % intervals."""
-    return _Compiler(plan, dialect, totals).statement(cursor)
+    if plan.sources.sums or plan.sources.people:
+        from gnomon.query.state import compile_state  # deferred: it builds on this module
+
+        return compile_state(plan, dialect, cursor, totals=totals)
+    return Compiler(plan, dialect, totals).statement(cursor)
 
 
-class _Compiler:
+class Compiler:
+    """The SQL of an answer that rests on raw rows; `query.state` builds on it."""
+
     def __init__(self, plan: Plan, dialect: Dialect, totals: bool) -> None:
         self.plan = plan
         self.dialect = dialect
@@ -241,7 +247,10 @@ class _Compiler:
     def _linearised(self, above: Any, below: Any, ratio: exp.Expr, size: exp.Expr) -> exp.Expr:
         (x, x_node), (y, y_node) = above, below
         xx, yy = self._spread(x, x, x_node), self._spread(y, y, y_node)
-        xy = self._spread(x, y, x_node, y_node)
+        return self._linear(xx, yy, self._spread(x, y, x_node, y_node), ratio, size)
+
+    def _linear(self, xx: exp.Expr, yy: exp.Expr, xy: exp.Expr, ratio: exp.Expr, size: exp.Expr) -> exp.Expr:
+        """The variance of a ratio, of the spreads of both sides and between them."""
         middle = exp.Mul(this=exp.Mul(this=literal(2), expression=ratio.copy()), expression=_zero(xy))
         square = exp.Mul(this=exp.Mul(this=ratio.copy(), expression=ratio.copy()), expression=_zero(yy))
         total = exp.Paren(this=exp.Add(this=exp.Sub(this=_zero(xx), expression=middle), expression=square))

@@ -76,12 +76,14 @@ class Query:
     compare: Any
     after: str | None
     totals: bool
+    basis: str = "auto"  #: `raw`: never from rollups
 
     @classmethod
     def build(cls, metrics: Sequence[Any], dimensions: Sequence[str] = (), date_range: Any = "all",
               filters: Sequence[Any] | None = None, timezone: str | None = None,
               order_by: Sequence[Sequence[str]] | None = None, limit: int | None = None, compare: Any = None,
-              after: str | None = None, totals: bool = False, dataset_name: str = "events") -> Query:  # fmt: skip
+              after: str | None = None, totals: bool = False, dataset_name: str = "events",
+              basis: str = "auto") -> Query:  # fmt: skip
         """Check every part. Raises `InvalidValue` for a wrong shape, `UnknownName` for a name that does not exist."""
         data = dataset(dataset_name)
         found = tuple(find_metric(given) for given in _list("metrics", metrics, MAX_METRICS, least=1))
@@ -91,6 +93,8 @@ class Query:
             _check_fields(data, metric)
         if limit is not None and (type(limit) is not int or limit < 1):
             raise InvalidValue("limit must be a whole number of at least 1", code="bad-query")
+        if basis not in ("auto", "raw"):
+            raise unknown_name("basis", basis, ["auto", "raw"])
         return cls(
             data,
             found,
@@ -103,6 +107,7 @@ class Query:
             compare,
             after,
             totals,
+            basis,
         )
 
     @property

@@ -6,13 +6,14 @@ Each step takes a value and returns one; none reaches a store. What they need to
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from gnomon.errors import RangeTooLarge
 from gnomon.query.model import Query
+from gnomon.query.sources import RolledUp, Sources, choose
 from gnomon.timerange import (
     US_DAY,
     US_HOUR,
@@ -38,6 +39,9 @@ class Facts:
     version: int
     max_buckets: int
     max_rows: int
+    rolled_up: RolledUp | None = None
+    pruned: tuple[tuple[str, str | None, int], ...] = ()  #: kind, type, and the moment before which it is gone
+    sighted: bool = False  #: sampling left people out of the events, so they are counted from sightings as well
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Plan:
     page: int
     version: int
     steps: tuple[str, ...]
+    sources: Sources = field(default_factory=Sources)
 
 
 def make_plan(query: Query, project: str, facts: Facts, span: tuple[int, int] | None = None) -> Plan:
@@ -120,8 +125,17 @@ def _pieces(span: DateRange, now_us: int) -> tuple[OffsetPiece, ...]:
 
 
 def _choose_basis(plan: Plan, facts: Facts) -> Plan:
-    """Raw rows answer everything exactly; rollups are chosen here once they exist."""
-    return _noted(plan, "basis: raw rows", basis="raw")
+    """Rollups where they answer what was asked, with the raw rows that they do not have yet; else raw rows."""
+    sources = choose(plan, facts)
+    if not sources.sums and not sources.people:
+        why = f", as {sources.reason}" if sources.reason and facts.rolled_up else ""
+        return _noted(plan, f"basis: raw rows{why}", basis="raw", sources=sources)
+    parts = [*sources.sums, *sources.people]
+    rolled = sorted({f"{part.rollup} {part.tier}".strip() or "activity" for part in parts if part.kind != "raw"})
+    mixed = any(part.kind == "raw" for part in parts)
+    basis = "raw" if not rolled else "rollups and raw" if mixed else "rollups"
+    text = f"basis: {basis} ({', '.join(rolled)})" if rolled else "basis: raw rows and sightings"
+    return _noted(plan, text, basis=basis, sources=sources)
 
 
 def _weigh(plan: Plan, facts: Facts) -> Plan:

@@ -6,11 +6,13 @@ number in local time (see `gnomon.timerange.period_number`).
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo
+
 from sqlglot import exp
 
 from gnomon.query.filters import column, literal
-from gnomon.store.dialect import Dialect
-from gnomon.timerange import US_DAY, US_HOUR, US_MINUTE, DateRange, OffsetPiece
+from gnomon.store.dialect import DUCKDB, Dialect
+from gnomon.timerange import US_DAY, US_HOUR, US_MINUTE, DateRange, OffsetPiece, offset_pieces
 
 _WIDTH = {"minute": US_MINUTE, "hour": US_HOUR}
 #: Added before a division and taken off after it, so that no operand is negative near 1970: whole weeks.
@@ -88,6 +90,13 @@ class TimeWords:
             for piece, value in zip(self.pieces[:-1], found[:-1], strict=True)
         ]
         return exp.Case(ifs=ifs, default=found[-1])
+
+
+def local_day(zone: ZoneInfo, first_us: int, last_us: int) -> str:
+    """The SQL of the local day number of `ts`, for rows within the given span (UTC microseconds)."""
+    pieces = offset_pieces(zone, first_us - US_DAY, last_us + US_DAY)
+    words = TimeWords(DUCKDB, DateRange(first_us - US_DAY, last_us + US_DAY, zone), pieces)
+    return words.bucket("day").sql(dialect=DUCKDB.sqlglot)
 
 
 def _is_zero(value: exp.Expr) -> bool:

@@ -53,8 +53,8 @@ class Store(Protocol):
     def data_version(self) -> int:
         """A number that rises with every change of the data."""
 
-    def checkpoint(self) -> None:
-        """Make the store's files complete without any log beside them."""
+    def checkpoint(self, *, compact: bool = False) -> None:
+        """Make the store's files complete without any log beside them; with `compact` also free of deleted bytes."""
 
     def describe(self) -> dict[str, Any]:
         """Versions, sizes and row counts, for the doctor."""

@@ -6,7 +6,8 @@ that is in its own files: opening, writing, staging (rows as columns), faults (e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gnomon.store import Table
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
-from gnomon.store.duckdb.opening import SCHEMA, connect, migrate, quoted
+from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, quoted, remove
 from gnomon.store.duckdb.writing import QUARANTINE_ROWS, Writing
 
 
@@ -38,6 +39,8 @@ class DuckDBStore:
         self._version = 0
         self._cursors: list[duckdb.DuckDBPyConnection] = []
         self._deadlines = Deadlines()
+        self._questions = threading.Condition()
+        self._running, self._swapping = 0, False
         try:
             migrate(self._connection)
             self._writing = Writing(self._connection)
@@ -88,9 +91,10 @@ class DuckDBStore:
                 tables.append(Table(names, self._connection.fetchall()))
             self._set_state("version", str(self._version + 1))
         self._version += 1
+        self._writing.forget_edges()
         return tables
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, compact: bool = False) -> None:
         """See `Store.checkpoint`; also folds the books and bounds the quarantine."""
         with self._transaction():
             self._connection.execute(
@@ -107,6 +111,29 @@ class DuckDBStore:
         except duckdb.Error as error:
             self._reconnect()  # a failed checkpoint shuts the database; it opens again at the checkpoint before
             raise self._noted(error) from error
+        if compact and self.path != ":memory:":
+            self._compact()
+
+    def _compact(self) -> None:
+        """Copy the file into a new one that has nothing of what was deleted, and go on with that.
+
+        Questions run on while it is copied; they wait while the files change places.
+        """
+        fresh = self.path + COMPACTED
+        remove(fresh)
+        con = self._connection
+        try:
+            con.execute(f"ATTACH {quoted(fresh)} AS fresh (RECOVERY_MODE no_wal_writes)")
+            con.execute("COPY FROM DATABASE store TO fresh")
+            con.execute("CHECKPOINT fresh")
+            con.execute("DETACH fresh")
+        except duckdb.Error as error:
+            with suppress(duckdb.Error):
+                con.execute("DETACH fresh")
+            remove(fresh)
+            raise self._noted(error) from error
+        with self._idle():
+            self._reconnect(lambda: Path(fresh).replace(self.path))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -127,7 +154,32 @@ class DuckDBStore:
                 raise self._noted(error) from error
             raise
 
-    def _reconnect(self) -> None:
+    @contextmanager
+    def _idle(self) -> Iterator[None]:
+        """While no question runs; those that come wait."""
+        with self._questions:
+            self._swapping = True
+            self._questions.wait_for(lambda: self._running == 0)
+        try:
+            yield
+        finally:
+            with self._questions:
+                self._swapping = False
+                self._questions.notify_all()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._questions:
+            self._questions.wait_for(lambda: not self._swapping)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._questions:
+                self._running -= 1
+                self._questions.notify_all()
+
+    def _reconnect(self, between: Callable[[], object] = lambda: None) -> None:
         """DuckDB shuts a database after a failed write (a full disk): open it again, back at its last checkpoint."""
         if self.path == ":memory:":
             raise StoreUnavailable("the store in memory failed", remedy="Open the engine again.")
@@ -135,6 +187,7 @@ class DuckDBStore:
             while self._cursors:  # the file stays attached as long as one of them is open
                 self._cursors.pop().close()
             self._connection.close()
+            between()
             fresh = DuckDBStore(self.path, self._settings)
         except (duckdb.Error, GnomonError) as error:
             raise StoreUnavailable(
@@ -148,6 +201,10 @@ class DuckDBStore:
 
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
         """See `Store.ask`."""
+        with self._counted():
+            return self._answered(statements, timeout)
+
+    def _answered(self, statements: Sequence[str], timeout: float) -> list[Table]:
         connection = self._connection
         cursor = self._take_cursor()
         try:

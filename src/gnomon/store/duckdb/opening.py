@@ -13,6 +13,7 @@ from gnomon.errors import InvalidValue, StoreDamaged
 from gnomon.store.duckdb.faults import REOPEN, translated
 
 SCHEMA = 2
+COMPACTED = ".compacted"  #: ending of the copy that takes the place of a file, until it does
 
 
 def connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
@@ -36,6 +37,11 @@ def connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
         connection.execute(f"ATTACH {quoted(path)} AS store{logless}")
         connection.execute("USE store")
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # the writer's work, and never a forked child's
+        if path != ":memory:":
+            fresh = path + COMPACTED
+            remove(fresh)  # of a compaction that was cut short
+            files = [quoted(fresh + ending) for ending in ("", ".wal", ".wal.checkpoint", ".wal.recovery")]
+            connection.execute(f"SET allowed_paths = [{', '.join(files)}]")
         connection.execute("SET enable_external_access = false")
     except duckdb.Error as error:
         raise translated(error) from error
@@ -99,3 +105,9 @@ def _schema_of(con: duckdb.DuckDBPyConnection) -> int:
 def quoted(text: str) -> str:
     """The text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def remove(path: str) -> None:
+    """Remove a database file and its log, if they are there."""
+    for name in (path, path + ".wal"):
+        Path(name).unlink(missing_ok=True)

@@ -45,6 +45,8 @@ AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
 )
 
 
+_EDGES = "SELECT project, type, epoch_us(before) FROM pruned WHERE kind = 'raw'"
+_NEVER = -(2**62)
 _INSERT_SAMPLES = """INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels)
 SELECT ?, ?, make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels FROM sample_staging s"""
 _NOT_KEPT_YET = """ WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND
@@ -58,6 +60,7 @@ class Writing:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self._staging = Staging()
+        self._sealed: dict[tuple[str, str | None], int] | None = None
         connection.register("staging", self._staging)
         connection.execute(_SAMPLE_STAGING)
 
@@ -66,10 +69,33 @@ class Writing:
         self._staging.clear()
         self._connection.execute("TRUNCATE sample_staging")
 
+    def forget_edges(self) -> None:
+        """Look again at what is pruned, before the next batch."""
+        self._sealed = None
+
+    def _part_sealed(self, project: str, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+        """Rows that may be stored, and those of pruned time, which could not be told from repeats any more."""
+        if self._sealed is None:
+            found = self._connection.execute(_EDGES).fetchall()
+            self._sealed = {(owner, type_): before for owner, type_, before in found}
+        if not self._sealed:
+            return rows, []
+        default, edges = self._sealed.get((project, None), _NEVER), self._sealed
+        at_ts, at_type = AT["ts"], AT["type"]
+        late = [row[at_ts] < edges.get((project, row[at_type]), default) for row in rows]
+        if not any(late):
+            return rows, []
+        parted: tuple[list[Row], list[Row]] = ([], [])
+        for row, is_late in zip(rows, late, strict=True):
+            parted[is_late].append(row)
+        return parted
+
     def write(self, project: str, batches: list[Batch], version: int) -> list[Row]:
         """Store one project's batches; returns the rows that were repeats."""
         rows = [row for batch in batches for row in batch.rows]
+        rows, sealed = self._part_sealed(project, rows)
         books = [[project, *count] for batch in batches for count in batch.counts]
+        books += _booked(project, "rejected", sealed, "sealed")
         repeats: list[Row] = []
         if rows:
             rows, repeats = self._write_events(project, rows, batches, version)
@@ -81,6 +107,8 @@ class Writing:
         if books:
             self._append("books", [tuple(entry) for entry in books])
         refused = [(project, *entry) for batch in batches for entry in batch.refused]
+        refused += [(project, row[AT["received_at"]], "sealed", "ts: that time was pruned", row[AT["source"]], row[0],
+                     repr(row)[:2_000]) for row in sealed[:QUARANTINE_ROWS]]  # fmt: skip
         if refused:
             self._connection.executemany(
                 "INSERT INTO quarantine VALUES (?, make_timestamp(?), ?, ?, ?, ?, ?)", refused[:QUARANTINE_ROWS]
@@ -165,8 +193,8 @@ def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     return kept, repeats
 
 
-def _booked(project: str, outcome: str, rows: list[Row]) -> list[list[Any]]:
+def _booked(project: str, outcome: str, rows: list[Row], reason: str = "") -> list[list[Any]]:
     counts: dict[str | None, int] = {}
     for source in map(itemgetter(AT["source"]), rows):
         counts[source] = counts.get(source, 0) + 1
-    return [[project, "event", source, outcome, "", n] for source, n in counts.items()]
+    return [[project, "event", source, outcome, reason, n] for source, n in counts.items()]

@@ -1,0 +1,207 @@
+"""The SQL of an answer that rests on rollups: every source as rows of mergeable state, then one aggregate over them.
+
+Raw rows become state of a single row, so rollups and the raw rows that they do not have yet are simply put one below
+the other. Counts and sums, people and percentiles are aggregated apart and joined by the dimensions' values.
+"""
+
+from __future__ import annotations
+
+from sqlglot import exp, parse_one
+
+from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
+from gnomon.metrics import Expression as MetricExpression
+from gnomon.query.compile import Compiler, Cursor
+from gnomon.query.filters import column, literal
+from gnomon.query.plan import Plan
+from gnomon.query.relations import activity_rows, histogram_rows, raw_people, state_rows
+from gnomon.query.sources import leaves, needed
+from gnomon.store.dialect import Dialect
+from gnomon.store.rollups import MEASURES, value_of
+
+
+def compile_state(plan: Plan, dialect: Dialect, cursor: Cursor | None = None, *, totals: bool = False) -> str:
+    """As `compile_plan`, of a plan whose sources are rollups."""
+    return _StateCompiler(plan, dialect, totals).statement(cursor)
+
+
+class _StateCompiler(Compiler):
+    """Metrics over rows of state: `n` and `v` of the rows, and `<measure>_<part>` (see migration 2)."""
+
+    def __init__(self, plan: Plan, dialect: Dialect, totals: bool) -> None:
+        super().__init__(plan, dialect, totals)
+        self.keep = sorted(needed(plan.query, people=False))
+        self.version = plan.version
+
+    def statement(self, cursor: Cursor | None) -> str:
+        if cursor is not None:
+            self.version = cursor.version
+        parts = [part for part in (self._sums(), self._people(), *self._percentiles()) if part is not None]
+        if len(parts) == 1:
+            select = parts[0]
+        else:
+            union: exp.Query = parts[0]
+            for part in parts[1:]:
+                union = exp.union(union, part, distinct=False)
+            dims = [exp.column(name) for name in self._names("d")]
+            columns = [
+                exp.alias_(self._brought(name), name) for name in [*self._names("m"), *self._names("e")]
+            ]  # fmt: skip
+            select = exp.select(*dims, *columns).from_(union.subquery("parts"))
+            if dims:
+                select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
+        if self._names("d") and self.plan.buckets is None:
+            select = self._paged(select, cursor)
+        return select.sql(dialect=self.dialect.sqlglot)
+
+    def _names(self, kind: str) -> list[str]:
+        query = self.plan.query
+        if kind == "d":
+            return [] if self.totals else [f"d{i}" for i in range(len(query.dimensions))]
+        if kind == "m":
+            return [f"m{i}" for i in range(len(query.metrics))]
+        return self._error_names
+
+    def _brought(self, name: str) -> exp.Expr:
+        """One column of the joined parts; what only some part has is null in the others."""
+        found: exp.Expr = exp.Max(this=column(name))
+        node = self.plan.query.metrics[int(name[1:])].expression if name[0] == "m" else None
+        if isinstance(node, Count | Sum | Unique) or name[0] == "e":
+            found = exp.Coalesce(this=found, expressions=[literal(0)])
+        return found
+
+    def _dims(self) -> list[exp.Expr]:
+        if self.totals:
+            return []
+        return [exp.alias_(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)]
+
+    def _part(self, rows: str, own: dict[int, exp.Expr], errors: list[exp.Expr]) -> exp.Select:
+        """One grouped select with a column for every metric, null for those of other parts."""
+        dims = self._dims()
+        metrics = [exp.alias_(own.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
+        blank = [exp.alias_(exp.null(), name) for name in self._names("e")]
+        select = exp.select(*dims, *metrics, *(errors or blank))
+        select = select.from_(self._parsed(rows).subquery("rows"))
+        if self.plan.query.filters is not None:
+            select.where(self.filters.condition(self.plan.query.filters), copy=False)
+        if dims:
+            select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
+        return select
+
+    def _parsed(self, text: str) -> exp.Query:
+        found = parse_one(text, dialect=self.dialect.sqlglot)
+        assert isinstance(found, exp.Query)
+        return found
+
+    def _sums(self) -> exp.Select | None:
+        own = {
+            i: self._metric(m.expression) for i, m in enumerate(self.plan.query.metrics)
+            if not isinstance(m.expression, Unique | Quantile)
+        }  # fmt: skip
+        errors = self._half_widths() if self.plan.weighted else []
+        self._error_names = [error.alias for error in errors]
+        if not self.plan.sources.sums:
+            return None
+        fields = {getattr(leaf, "field", None) for leaf in leaves(self.plan.query)}
+        measures = [name for name in MEASURES if name in fields]
+        return self._part(state_rows(self.plan, self.version, self.keep, measures), own, errors)
+
+    def _people(self) -> exp.Select | None:
+        if not self.plan.sources.people:
+            return None
+        own: dict[int, exp.Expr] = {}
+        for i, metric in enumerate(self.plan.query.metrics):
+            if isinstance(metric.expression, Unique):
+                distinct = exp.Count(this=exp.Distinct(expressions=[column("person")]))
+                own[i] = self._filtered(distinct, metric.expression.where)
+        finest = None if self.totals else next((d.grain for d in self.plan.query.dimensions if d.grain), None)
+        keep = sorted(needed(self.plan.query, people=True))
+        rows = activity_rows(self.plan, keep, finest) + raw_people(self.plan, self.version, keep)
+        return self._part(" UNION ALL ".join(rows), own, [])
+
+    def _percentiles(self) -> list[exp.Select]:
+        found: dict[tuple[str, str], list[tuple[int, Quantile]]] = {}
+        for i, metric in enumerate(self.plan.query.metrics):
+            if isinstance(metric.expression, Quantile):
+                node = metric.expression
+                found.setdefault((node.field, str(node.where)), []).append((i, node))
+        return [self._percentile_part(asked) for asked in found.values()]
+
+    def _percentile_part(self, asked: list[tuple[int, Quantile]]) -> exp.Select:
+        node = asked[0][1]
+        dims = self._dims()
+        rows = histogram_rows(self.plan, self.version, self.keep, node.field)
+        bins = exp.select(*dims, column("bin"), exp.alias_(exp.Sum(this=column("w")), "w")).from_(
+            self._parsed(rows).subquery("rows")
+        )
+        for condition in (self.plan.query.filters, self._condition(node.where)):
+            if condition is not None:
+                bins.where(self.filters.condition(condition), copy=False)
+        bins.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims) + 1)], copy=False)
+        names = ", ".join(self._names("d"))
+        over = f"PARTITION BY {names}" if names else ""
+        running = self._parsed(
+            f"SELECT *, SUM(w) OVER ({over} ORDER BY bin) AS reached, SUM(w) OVER ({over}) AS total FROM bins"
+        ).with_("bins", as_=bins)
+        columns = {i: self._read(node.q) for i, node in asked}
+        metrics = [exp.alias_(columns.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
+        blank = [exp.alias_(exp.null(), name) for name in self._names("e")]
+        select = exp.select(*[column(d) for d in self._names("d")], *metrics, *blank).from_(running.subquery("run"))
+        if names:
+            select.group_by(*[exp.Literal.number(i + 1) for i in range(len(self._names("d")))], copy=False)
+        return select
+
+    def _read(self, q: float) -> exp.Expr:
+        bucket = f"MIN(CASE WHEN reached >= {q * (1 - 1e-12)!r} * total THEN bin END)"
+        return parse_one(value_of(bucket), dialect=self.dialect.sqlglot)
+
+    # -- metrics over rows of state -----------------------------------------------------------------------------
+
+    def _metric(self, node: MetricExpression) -> exp.Expr:
+        if isinstance(node, Ratio | Count):
+            return super()._metric(node)
+        if isinstance(node, Mean):
+            above = self._filtered(exp.Sum(this=column(f"{node.field}_sum")), node.where)
+            below = self._filtered(exp.Sum(this=column(f"{node.field}_has")), node.where)
+            real = exp.Cast(this=above, to=exp.DataType.build("DOUBLE"))
+            return exp.Div(this=real, expression=exp.Nullif(this=below, expression=literal(0)), typed=False, safe=False)
+        if isinstance(node, Sum):
+            total = self._filtered(exp.Sum(this=column(f"{node.field}_sum")), node.where)
+            kind = "DOUBLE" if node.field == "duration_ms" or self.plan.weighted else "INT128"
+            return exp.Coalesce(this=exp.Cast(this=total, to=exp.DataType.build(kind)), expressions=[literal(0)])
+        part = "min" if isinstance(node, Min) else "max"
+        assert isinstance(node, Min | Max)
+        return self._filtered((exp.Min if part == "min" else exp.Max)(this=column(f"{node.field}_{part}")), node.where)
+
+    def _count(self, node: Count) -> exp.Expr:
+        name = "n"
+        where = None
+        if node.field in MEASURES:
+            name = f"{node.field}_has"
+        elif node.field is not None:
+            where = exp.Not(this=exp.Is(this=self._identity(node.field), expression=exp.Null()))
+        total = exp.Coalesce(
+            this=self._filtered(exp.Sum(this=column(name)), node.where, where), expressions=[exp.Literal.number("0.0")]
+        )
+        return total if self.plan.weighted else exp.Cast(this=total, to=exp.DataType.build("BIGINT"))
+
+    def _variance(self, node: MetricExpression) -> exp.Expr | None:
+        if isinstance(node, Count):
+            return exp.Coalesce(this=self._of("v", node), expressions=[literal(0)])
+        if isinstance(node, Sum):
+            return exp.Coalesce(this=self._of(f"{node.field}_v2", node), expressions=[literal(0)])
+        if isinstance(node, Mean):
+            xx, yy, xy = (self._of(f"{node.field}_v{k}", node) for k in (2, 0, 1))
+            return self._linear(xx, yy, xy, self._metric(node), self._count(Count(node.where, node.field)))
+        if isinstance(node, Ratio) and isinstance(node.numerator, Count) and isinstance(node.denominator, Count):
+            xy = self._of("v", node.numerator, node.denominator)
+            xx, yy = self._of("v", node.numerator), self._of("v", node.denominator)
+            return self._linear(xx, yy, xy, self._metric(node), self._count(node.denominator))
+        return None
+
+    def _of(self, name: str, node: Count | Sum | Mean, other: Count | None = None) -> exp.Expr:
+        if isinstance(node, Count) and node.field in MEASURES:
+            name = f"{node.field}_v0"
+        also = None if other is None or other.where is None else self._condition(other.where)
+        return self._filtered(
+            exp.Sum(this=column(name)), node.where, None if also is None else self.filters.condition(also)
+        )

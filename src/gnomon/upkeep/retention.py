@@ -1,0 +1,192 @@
+"""How long data is kept: the policy, the legal hold, and pruning, which never changes a total.
+
+Raw rows go only after everything of their time is in the rollups, on a UTC midnight; what only raw rows could answer
+is refused from then on, and events that come for that time are rejected as sealed. Without a policy nothing goes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from gnomon.config import Settings
+from gnomon.errors import InvalidValue, unknown_name
+from gnomon.ingest.journal import Journal
+from gnomon.ingest.writer import Writer
+from gnomon.store import Store
+from gnomon.store import pruning as sql
+from gnomon.timerange import US_DAY, to_us
+from gnomon.upkeep.rollup import roll_up
+
+_KEPT = "retention:"
+
+
+class RetentionPolicy(msgspec.Struct, frozen=True):
+    """Days that raw rows, hourly and daily rollups are kept (None: for ever), with raw <= hourly <= daily.
+
+    `by_type` holds days of raw rows for single event types; `metric_days` is for metric samples.
+    """
+
+    raw_data_days: int | None = None
+    hourly_aggregates_days: int | None = None
+    daily_aggregates_days: int | None = None
+    metric_days: int | None = None
+    by_type: dict[str, int] = {}
+    legal_hold_until: datetime | None = None
+
+    def check(self) -> None:
+        """Raises `InvalidValue` (code `bad-policy`) for days below 1 or in the wrong order."""
+        days = [self.raw_data_days, self.hourly_aggregates_days, self.daily_aggregates_days]
+        for value in [*days, self.metric_days, *self.by_type.values()]:
+            if value is not None and (type(value) is not int or not 1 <= value <= 36_500):
+                raise _bad("days are whole numbers of 1 to 36500, or None")
+        known = [float("inf") if value is None else value for value in days]
+        if known != sorted(known) or any(value > known[1] for value in self.by_type.values()):
+            raise _bad("raw rows cannot be kept longer than hourly rollups, nor those longer than daily ones")
+        if self.legal_hold_until is not None and self.legal_hold_until.tzinfo is None:
+            raise _bad("the end of a legal hold needs a time zone")
+
+
+class PruneReport(msgspec.Struct):
+    """Rows that went (or would go) by what they were, and the bytes that the store's file became smaller."""
+
+    dry_run: bool
+    raw: int = 0
+    hourly: int = 0
+    daily: int = 0
+    samples: int = 0
+    bytes_freed: int = 0
+    seconds: float = 0.0
+
+
+def read_policy(journal: Journal, settings: Settings) -> RetentionPolicy:
+    """The project's policy: the one that was set, else what the settings say."""
+    kept = journal.kept(_KEPT + settings.project)
+    if kept is not None:
+        return msgspec.json.decode(kept, type=RetentionPolicy)
+    return RetentionPolicy(raw_data_days=settings.event_retention_days, metric_days=settings.metrics_retention_days)
+
+
+def changed(policy: RetentionPolicy, days: dict[str, Any]) -> RetentionPolicy:
+    """The policy with some fields changed. Raises `UnknownName` for one that does not exist."""
+    known = RetentionPolicy.__struct_fields__
+    for name in days:
+        if name not in known:
+            raise unknown_name("field of a policy", name, known)
+    return msgspec.structs.replace(policy, **days)
+
+
+def keep_policy(journal: Journal, project: str, policy: RetentionPolicy) -> None:
+    """Keep a policy for every process of this store. Raises `InvalidValue` for one that cannot be."""
+    policy.check()
+    journal.keep(_KEPT + project, msgspec.json.encode(policy).decode())
+
+
+def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPolicy, now: datetime,
+          dry_run: bool) -> PruneReport:  # fmt: skip
+    """Delete what the policy no longer keeps, a day at a time; with `dry_run` only count it.
+
+    Raises `InvalidValue` with code `legal-hold` while a hold is in force.
+    """
+    started = time.monotonic()
+    report = PruneReport(dry_run)
+    if not dry_run and policy.legal_hold_until is not None and now < policy.legal_hold_until:
+        raise InvalidValue(
+            "a legal hold is in force, nothing may be deleted", code="legal-hold",
+            remedy=f"Wait until {policy.legal_hold_until.isoformat()}, or have it lifted by set_legal_hold(None).",
+        )  # fmt: skip
+    run = _Pruning(store, writer, settings.project, dry_run)
+    now_us = to_us(now)
+    before = store.describe()["bytes"]
+    if policy.raw_data_days is not None or policy.by_type:
+        if not dry_run:
+            roll_up(store, writer, settings, now_us)
+        report.raw = run.raw(policy, now_us)
+    report.hourly = run.rolled("hour", _edge(now_us, policy.hourly_aggregates_days))
+    report.daily = run.rolled("day", _edge(now_us, policy.daily_aggregates_days))
+    report.samples = run.samples(_edge(now_us, policy.metric_days))
+    if not dry_run and report.raw + report.hourly + report.daily + report.samples:
+        writer.checkpoint(compact=True)
+        report.bytes_freed = max(0, before - store.describe()["bytes"])
+    report.seconds = time.monotonic() - started
+    return report
+
+
+class _Pruning:
+    def __init__(self, store: Store, writer: Writer, project: str, dry_run: bool) -> None:
+        self.store, self.writer, self.project, self.dry_run = store, writer, project, dry_run
+
+    def raw(self, policy: RetentionPolicy, now_us: int) -> int:
+        """Prune raw rows of every type that has its own days, and of all others together."""
+        known: dict[str | None, int] = dict(self._ask(sql.edges(self.project, "raw")))
+        own = sorted({*policy.by_type, *(name for name in known if name is not None)})
+        gone = 0
+        for type_ in [*own, None]:
+            days = policy.raw_data_days if type_ is None else policy.by_type.get(type_, policy.raw_data_days)
+            edge = _edge(now_us, days)
+            done: int = known.get(type_, known.get(None, _NEVER))
+            if edge is None:
+                if type_ in policy.by_type and type_ not in known and done > _NEVER:
+                    self._change(sql.note_edge(self.project, "raw", type_, done))
+                continue
+            gone += self._raw_of(type_, own, edge, done)
+        return gone
+
+    def _raw_of(self, type_: str | None, own: list[str], edge: int, done: int) -> int:
+        only = sql.only_type(type_, own)
+        gone = 0
+        for start, end, rows in self._days(edge, only):
+            gone += rows
+            noted = sql.note_edge(self.project, "raw", type_, max(end, done))
+            self._change([*noted, *sql.prune_raw(self.project, start, end, only)])
+        if edge > done:
+            self._change(sql.note_edge(self.project, "raw", type_, edge))
+        return gone
+
+    def _days(self, edge: int, only: str) -> Iterator[tuple[int, int, int]]:
+        for day, rows in self._ask(sql.raw_days(self.project, edge, only)):
+            yield day * US_DAY, min(edge, (day + 1) * US_DAY), rows
+
+    def rolled(self, tier: str, edge: int | None) -> int:
+        """Prune one tier of the rollups."""
+        if edge is None:
+            return 0
+        ((rows,),) = self._ask(sql.count_rolled(self.project, edge, tier))
+        known: dict[str | None, int] = dict(self._ask(sql.edges(self.project, tier)))
+        if edge > known.get(None, _NEVER):
+            steps = sql.prune_rolled(self.project, tier, edge)
+            self._change([*sql.note_edge(self.project, tier, None, edge), *steps])
+        return int(rows)
+
+    def samples(self, edge: int | None) -> int:
+        """Prune metric samples."""
+        if edge is None:
+            return 0
+        ((rows,),) = self._ask(sql.count_samples(self.project, edge))
+        if rows:
+            self._change(sql.prune_samples(self.project, edge))
+        return int(rows)
+
+    def _ask(self, statement: str) -> list[tuple[Any, ...]]:
+        return self.store.ask([statement], 600.0)[0].rows
+
+    def _change(self, statements: list[str]) -> None:
+        if not self.dry_run:
+            with self.writer.paused():
+                self.store.change(statements)
+
+
+_NEVER = -(2**62)
+
+
+def _edge(now_us: int, days: int | None) -> int | None:
+    """The UTC midnight before which nothing is kept."""
+    return None if days is None else (now_us // US_DAY - days) * US_DAY
+
+
+def _bad(message: str) -> InvalidValue:
+    return InvalidValue(message, remedy="For example RetentionPolicy(90, 180, 730).", code="bad-policy")
