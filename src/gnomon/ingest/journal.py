@@ -148,6 +148,12 @@ class Journal:
             _guard(lambda: db.execute("DELETE FROM batch WHERE position <= ?", (position,)))
             _guard(lambda: db.executescript("PRAGMA incremental_vacuum"))
 
+    def purge(self) -> None:
+        """Overwrite everything that was forgotten, in the file and in its log."""
+        with self._lock:
+            db = self._writing()
+            _guard(lambda: db.executescript("PRAGMA secure_delete=ON; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"))
+
     def file_bytes(self) -> int:
         """Bytes of the journal file itself."""
         try:

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from gnomon.config import Settings
 from gnomon.ingest.hold import Hold
+from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store
 from gnomon.timerange import Clock, resolve_range, to_us
@@ -15,6 +16,7 @@ from gnomon.timerange import Clock, resolve_range, to_us
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from gnomon.upkeep.erasure import ErasureCertificate
     from gnomon.upkeep.retention import PruneReport, RetentionPolicy
     from gnomon.upkeep.rollup import RollupReport
 
@@ -27,6 +29,8 @@ class Keeping:
     zone: ZoneInfo
     _hold: Hold
     _own_or_refuse: Callable[[], Store]
+    flush: Callable[[], None]
+    _reset_asking: Callable[[], None]
 
     def _owned(self) -> tuple[Store, Writer]:
         """The store and its writer. Raises `StoreBusy` where another process owns them."""
@@ -75,3 +79,21 @@ class Keeping:
 
         store, writer = self._owned()
         return prune(store, writer, self.settings, self.get_retention_policy(), self.clock(), dry_run)
+
+    def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
+        """Erase a person: their events stay as anonymous counts, or go with `delete_events`; every other trace goes.
+
+        Totals stay (unless events are deleted), numbers of people shrink, and the files are written anew. A device is
+        forgotten by its id where it was seen without a user. Raises `InvalidValue` with code `legal-hold`.
+        """
+        from gnomon.upkeep.erasure import forget
+        from gnomon.upkeep.retention import check_hold
+
+        store, writer = self._owned()
+        check_hold(self.get_retention_policy(), self.clock())
+        self.flush()
+        files = tuple(path.name for path in found_damage(self._hold.file))
+        certificate = forget(store, writer, self._hold.journal, self.settings.project, user_id, delete=delete_events,
+                             now=self.clock(), remaining=files, backups_gone=None)  # fmt: skip
+        self._reset_asking()
+        return certificate

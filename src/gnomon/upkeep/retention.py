@@ -94,11 +94,8 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
     """
     started = time.monotonic()
     report = PruneReport(dry_run)
-    if not dry_run and policy.legal_hold_until is not None and now < policy.legal_hold_until:
-        raise InvalidValue(
-            "a legal hold is in force, nothing may be deleted", code="legal-hold",
-            remedy=f"Wait until {policy.legal_hold_until.isoformat()}, or have it lifted by set_legal_hold(None).",
-        )  # fmt: skip
+    if not dry_run:
+        check_hold(policy, now)
     run = _Pruning(store, writer, settings.project, dry_run)
     now_us = to_us(now)
     before = store.describe()["bytes"]
@@ -114,6 +111,15 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
         report.bytes_freed = max(0, before - store.describe()["bytes"])
     report.seconds = time.monotonic() - started
     return report
+
+
+def check_hold(policy: RetentionPolicy, now: datetime) -> None:
+    """Raises `InvalidValue` with code `legal-hold` while a hold is in force."""
+    if policy.legal_hold_until is not None and now < policy.legal_hold_until:
+        raise InvalidValue(
+            "a legal hold is in force, nothing may be deleted", code="legal-hold",
+            remedy=f"Wait until {policy.legal_hold_until.isoformat()}, or have it lifted by set_legal_hold(None).",
+        )  # fmt: skip
 
 
 class _Pruning:

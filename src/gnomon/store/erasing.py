@@ -1,0 +1,136 @@
+"""The SQL of erasure: one person's traces in every table, and the rollups of the days on which there were some.
+
+A trace is a row of the person, or their id as a whole JSON text or a whole segment of a path in somebody else's row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from gnomon.event import FIELDS
+from gnomon.store.rollups import ROLLUPS, derive, quoted, stage
+from gnomon.timerange import US_DAY
+
+_BLANK = ("user_id", "device_id", "session_id", "domain", "endpoint", "error_code", "properties")
+_KEPT = [field.name for field in FIELDS if field.name not in (*_BLANK, "id")]
+
+
+def own_rows(project: str, actor: str) -> str:
+    """The condition of a person's raw rows."""
+    id_ = quoted(actor)
+    return f"project = {quoted(project)} AND (user_id = {id_} OR (user_id IS NULL AND device_id = {id_}))"
+
+
+def foreign_rows(project: str, actor: str) -> str:
+    """The condition of other people's raw rows that name the person."""
+    return (
+        f"project = {quoted(project)} AND user_id IS DISTINCT FROM {quoted(actor)} AND "
+        f"({_names(actor, 'properties')} OR {_segment(actor, 'endpoint')} OR device_id = {quoted(actor)} "
+        f"OR session_id = {quoted(actor)} OR id_text = {quoted(actor)})"
+    )
+
+
+def touched_days(project: str, actor: str) -> str:
+    """The UTC days of everything that will be changed."""
+    both = f"({own_rows(project, actor)}) OR ({foreign_rows(project, actor)})"
+    return f"SELECT DISTINCT epoch_us(ts) // {US_DAY} FROM events WHERE {both} ORDER BY 1"
+
+
+def counts(project: str, actor: str) -> str:
+    """How many own rows, rows of others, samples and quarantined events there are."""
+    samples, quarantine = _samples(project, actor), _quarantine(project, actor)
+    return (
+        f"SELECT (SELECT count(*) FROM events WHERE {own_rows(project, actor)}), "
+        f"(SELECT count(*) FROM events WHERE {foreign_rows(project, actor)}), "
+        f"(SELECT count(*) FROM samples WHERE {samples}), (SELECT count(*) FROM quarantine WHERE {quarantine})"
+    )
+
+
+def erase(project: str, actor: str, *, delete: bool) -> list[str]:
+    """Make the person's rows anonymous, or delete them, and remove them from all other tables."""
+    me, own, foreign = quoted(project), own_rows(project, actor), foreign_rows(project, actor)
+    person = f"(SELECT number FROM people WHERE project = {me} AND actor = {quoted(actor)})"
+    kept = ", ".join(_KEPT)
+    names = f"project, id, id_text, version, {kept}, device_id, session_id, user_id, domain, endpoint, error_code, "
+    blank = ", ".join(["NULL"] * len(_BLANK))
+    anonymous = f"SELECT project, {_ID}, NULL, version, {kept}, {blank} FROM events WHERE {own}"
+    others = (
+        f"SELECT project, {_ID}, NULL, version, {kept}, nullif(device_id, {quoted(actor)}), "
+        f"nullif(session_id, {quoted(actor)}), user_id, domain, {_unless(actor, 'endpoint', _segment)}, error_code, "
+        f"{_unless(actor, 'properties', _names)} FROM events WHERE {foreign}"
+    )
+    rows = others if delete else f"{anonymous} UNION ALL {others}"
+    steps = [
+        f"CREATE OR REPLACE TEMP TABLE anonymous AS {rows}",
+        f"DELETE FROM events WHERE ({own}) OR ({foreign})",
+        f"INSERT INTO events ({names}properties) SELECT * FROM anonymous",
+        "DROP TABLE anonymous",
+        f"DELETE FROM activity WHERE project = {me} AND person IN {person}",
+        f"DELETE FROM active_days WHERE project = {me} AND person IN {person}",
+        f"DELETE FROM people WHERE project = {me} AND actor = {quoted(actor)}",
+        f"DELETE FROM sightings WHERE project = {me} AND actor = {quoted(actor)}",
+        f"DELETE FROM quarantine WHERE {_quarantine(project, actor)}",
+        f"UPDATE samples SET labels = NULL WHERE {_samples(project, actor)}",
+        f"UPDATE rolled SET endpoint = NULL WHERE project = {me} AND {_segment(actor, 'endpoint')}",
+    ]
+    if delete:
+        booked = f"SELECT {me}, 'event', source, 'erased', '', count(*) FROM events WHERE {own} GROUP BY source"
+        steps.insert(0, f"INSERT INTO books {booked}")
+    return steps
+
+
+def rebuild_hours(project: str, width: int, dimensions: tuple[str, ...], day: int, until_us: int,
+                  version: int) -> list[str]:  # fmt: skip
+    """Make the hours of one UTC day again, of the raw rows below the watermark."""
+    start, end = day * US_DAY, min((day + 1) * US_DAY, until_us)
+    span = f"ts >= make_timestamp({start}) AND ts < make_timestamp({end})"
+    where, gone = f"{span} AND version <= {version}", f"project = {quoted(project)} AND tier = 'hour' AND {span}"
+    return [
+        *stage(project, width, dimensions, where),
+        derive("narrow", "hour"),
+        f"DELETE FROM rolled WHERE {gone}",
+        "INSERT INTO rolled BY NAME SELECT * FROM fresh",
+        "DROP TABLE fresh",
+    ]
+
+
+def rebuild_day(project: str, zone: str, day: str, number: int, start_us: int, end_us: int) -> list[str]:
+    """Make one local day again, of its hours."""
+    me, span = quoted(project), f"ts >= make_timestamp({start_us}) AND ts < make_timestamp({end_us})"
+    tier = f"day:{zone}"
+    return [
+        "DROP TABLE IF EXISTS fresh",
+        f"CREATE TEMP TABLE fresh AS SELECT * FROM rolled WHERE project = {me} AND tier = 'hour' AND rollup = 'wide' "
+        f"AND {span}",
+        *(derive(rollup, tier, day, [(number, start_us)]) for rollup in ROLLUPS),
+        f"DELETE FROM rolled WHERE project = {me} AND tier = {quoted(tier)} AND {span}",
+        f"INSERT INTO rolled BY NAME SELECT * FROM fresh WHERE tier = {quoted(tier)}",
+        "DROP TABLE fresh",
+    ]
+
+
+_ID = "CASE WHEN id_text IS NULL THEN id ELSE uuid() END"
+
+
+def _names(actor: str, column: str) -> str:
+    texts = {json.dumps(actor), json.dumps(actor, ensure_ascii=False)}
+    found = " OR ".join(f"contains({column}, {quoted(text)})" for text in sorted(texts))
+    return f"coalesce({found}, false)"
+
+
+def _segment(actor: str, column: str) -> str:
+    return f"coalesce(contains({column} || '/', {quoted('/' + actor + '/')}), false)"
+
+
+def _unless(actor: str, column: str, says: Callable[[str, str], str]) -> str:
+    return f"CASE WHEN {says(actor, column)} THEN NULL ELSE {column} END"
+
+
+def _samples(project: str, actor: str) -> str:
+    return f"project = {quoted(project)} AND {_names(actor, 'labels')}"
+
+
+def _quarantine(project: str, actor: str) -> str:
+    text = quoted(actor)
+    return f"project = {quoted(project)} AND (id = {text} OR coalesce(contains(event, {text}), false))"

@@ -1,0 +1,77 @@
+"""Forgetting a person: no byte of their id, or of what was told about them, stays in the store or the journal.
+
+Their rows stay as anonymous counts (or go, if asked), so totals do not change; the rollups of the days on which they
+were are made again, so that rollup = recount still holds. Afterwards the files are written anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from gnomon.ingest.journal import Journal
+from gnomon.ingest.writer import Writer
+from gnomon.query.zones import local_day
+from gnomon.store import Store
+from gnomon.store import erasing as sql
+from gnomon.store import rollups as rolled
+from gnomon.timerange import US_DAY, Grain, load_zone, period_number, period_start_us
+
+
+@dataclass(frozen=True)
+class ErasureCertificate:
+    """What was erased, where and when. Neither the id nor anything about the person is in it.
+
+    `rows`: their events; `named`: events of others, and `samples`, that named them; `days`: UTC days whose rollups were
+    made again; `deleted`: whether the rows went or stayed as anonymous counts; `remaining`: files that may still hold
+    traces and are not ours to change, damaged ones that were set aside; `backups_gone`: when the last backup ages out.
+    """
+
+    at: datetime
+    deleted: bool
+    rows: int
+    named: int
+    samples: int
+    quarantined: int
+    days: int
+    remaining: tuple[str, ...]
+    backups_gone: datetime | None = None
+
+
+def forget(store: Store, writer: Writer, journal: Journal, project: str, actor: str, *, delete: bool,
+           now: datetime, remaining: tuple[str, ...], backups_gone: datetime | None) -> ErasureCertificate:  # fmt: skip
+    """Erase one person from a project. Everything recorded before the call must be durable already (`flush`)."""
+    with writer.paused():
+        writer.catch_up()
+        asked = [sql.counts(project, actor), sql.touched_days(project, actor)]
+        found, days = store.ask(asked, 3_600.0)
+        own, named, samples, quarantined = found.rows[0]
+        store.change(sql.erase(project, actor, delete=delete))
+        touched = [day for (day,) in days.rows]
+        for statements in _rebuilds(store, project, touched):
+            store.change(statements)
+        writer.checkpoint(compact=True)
+        journal.purge()
+    return ErasureCertificate(
+        now, delete, own, named, samples, quarantined, len(touched), remaining, backups_gone
+    )  # fmt: skip
+
+
+def _rebuilds(store: Store, project: str, days: list[int]) -> Iterator[list[str]]:
+    """The statements that make the rollups of these UTC days again, one list for each transaction."""
+    state = store.ask([rolled.STATE.format(rolled.quoted(project))], 60.0)[0].rows
+    if not state:
+        return
+    until, version, width, dimensions, zones = state[0]
+    kept = tuple(dimensions.split(","))
+    days = [day for day in days if day * US_DAY < until]
+    for day in days:
+        yield sql.rebuild_hours(project, width, kept, day, until, version)
+    for name in zones.split(","):
+        zone = load_zone(name)
+        numbers = {period_number(Grain.DAY, day * US_DAY + at, zone) for day in days for at in (0, US_DAY - 1)}
+        for number in sorted(numbers):
+            start, end = (period_start_us(Grain.DAY, each, zone) for each in (number, number + 1))
+            if start < end:
+                yield sql.rebuild_day(project, name, local_day(zone, start, end), number, start, end)
