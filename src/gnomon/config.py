@@ -29,7 +29,10 @@ NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 #: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
-         "max_properties": 0, "checkpoint_seconds": 0, "journal_max_bytes": 1024**2}  # fmt: skip
+         "max_properties": 0, "checkpoint_seconds": 0, "journal_max_bytes": 1024**2,
+         "sampling_seed": 0, "sampling_floor_per_source": 0}  # fmt: skip
+LISTS = ("timezones", "sampled_types")  #: parted by commas in the environment
+SWITCHES = ("enabled", "sampling")  #: these take words; a project may well be named `no`
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,14 @@ class Settings:
     journal_max_bytes: int = 4 * 1024**3  #: the journal refuses to grow beyond this
     checkpoint_seconds: float = 60.0
     checkpoint_bytes: int = 64 * 1024**2  #: journal content that makes a checkpoint due earlier
+
+    sampling: bool = True  #: False keeps every event, whatever the pace
+    sampling_low: float = 10_000.0  #: events a minute up to which everything is kept; an admin's value wins
+    sampling_high: float = 100_000.0  #: and from which on `sampling_rate` of the sampled types is
+    sampling_rate: float = 0.1
+    sampled_types: tuple[str, ...] = ("request",)
+    sampling_seed: int = 0
+    sampling_floor_per_source: int = 10  #: events of each source in a minute that are always kept
 
     memory_limit: str = "1GB"  #: of the embedded store
     threads: int = 0  #: of the embedded store; 0 = one per core
@@ -106,10 +117,10 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
     for key, value in env.items():
         if key.startswith(PREFIX) and key not in NOT_SETTINGS:
             found[key[len(PREFIX) :].lower()] = value
-    if "timezones" in found:
-        found["timezones"] = tuple(part.strip() for part in found["timezones"].split(","))
-    if "enabled" in found:  # a project may well be named `no`
-        found["enabled"] = WORDS.get(found["enabled"].strip().lower(), found["enabled"])
+    for name in found.keys() & set(LISTS):
+        found[name] = tuple(part.strip() for part in found[name].split(",") if part.strip())
+    for name in found.keys() & set(SWITCHES):
+        found[name] = WORDS.get(found[name].strip().lower(), found[name])
     return found
 
 
