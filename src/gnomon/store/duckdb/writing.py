@@ -7,6 +7,8 @@ Event tables have no index; a repeat is found by an anti-join over the batch's o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -80,6 +82,9 @@ class Writing:
             self._write_samples(project, samples, version, doubtful=any(batch.replayed for batch in batches))
         if books:
             self._append("books", [tuple(entry) for entry in books])
+        sightings = dict.fromkeys(tuple(row) for batch in batches for row in batch.sightings)
+        if sightings:
+            self._append("sightings", [(project, version, _moment(ts), *rest) for ts, *rest in sightings])
         refused = [(project, *entry) for batch in batches for entry in batch.refused]
         if refused:
             self._connection.executemany(
@@ -163,6 +168,11 @@ def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
             same.append(row)
             kept.append(row)
     return kept, repeats
+
+
+@lru_cache(maxsize=64)
+def _moment(us: int) -> datetime:
+    return datetime(1970, 1, 1) + timedelta(microseconds=us)
 
 
 def _booked(project: str, outcome: str, rows: list[Row]) -> list[list[Any]]:
