@@ -2,8 +2,8 @@
 
 Bursts of 50,000 calls fit the buffer; each is followed by `flush()`, which returns when the burst is durable and
 queryable. Opening and closing the engine is left out, everything between is in (log writing and the store's own
-threads too). The split comes from a run of its own, as its clocks cost time: thread processor time inside the named
-methods.
+threads too). Sampling is off. The split comes from a run of its own, as its clocks cost time: thread processor time
+inside the named methods.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run(size: Size) -> list[Figure]:
     found: dict[str, list[float]] = {name: [] for name in CALLS}
     peer: list[float] = []
     for _ in range(rounds):
-        peer.append(_of_peer(work))
+        peer.append(of_peer(work))
         for name, call in CALLS.items():
             found[name].append(_recorded(call, work, events)[0])
     figures = []
@@ -73,7 +73,7 @@ def _recorded(call: str, work: list[tuple[Any, ...]], events: int) -> tuple[floa
     from gnomon.config import Settings
 
     with tempfile.TemporaryDirectory() as folder:
-        with gnomon.open(Path(folder) / "store.duckdb", settings=Settings()) as engine:
+        with gnomon.open(Path(folder) / "store.duckdb", settings=Settings(sampling=False)) as engine:
             loop = Loop(call, NAMES, track=engine.track, record_request=engine.record_request)
             loop.bulk(work[:1_000])
             engine.flush()
@@ -91,7 +91,7 @@ def _recorded(call: str, work: list[tuple[Any, ...]], events: int) -> tuple[floa
     return total / events / 1_000, calls / events / 1_000
 
 
-def _of_peer(work: list[tuple[Any, ...]]) -> float:
+def of_peer(work: list[tuple[Any, ...]]) -> float:
     """Microseconds of processor time of the peer's call: what this machine is worth at this moment."""
     with prometheus(Path()) as (subject,):
         started = time.process_time_ns()

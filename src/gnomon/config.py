@@ -30,7 +30,9 @@ WORDS = {"on": True, "yes": True, "off": False, "no": False}
 #: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
          "max_properties": 0, "checkpoint_seconds": 0, "rollup_lag_seconds": 0,
-         "journal_max_bytes": 1024**2}  # fmt: skip
+         "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0}  # fmt: skip
+LISTS = ("timezones", "sampled_types", "rollup_dimensions")  #: parted by commas in the environment
+SWITCHES = ("enabled", "sampling")  #: these take words; a project may well be named `no`
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,14 @@ class Settings:
         "type", "source", "application", "domain", "endpoint", "method", "status_code", "success", "error_code",
     )  # fmt: skip  #: what the widest rollup keeps apart
     rollup_lag_seconds: float = 300.0  #: a bucket is rolled up this long after it has ended
+
+    sampling: bool = True  #: False keeps every event, whatever the pace
+    sampling_low: float = 10_000.0  #: events a minute up to which everything is kept; an admin's value wins
+    sampling_high: float = 100_000.0  #: and from which on `sampling_rate` of the sampled types is
+    sampling_rate: float = 0.1
+    sampled_types: tuple[str, ...] = ("request",)
+    sampling_seed: int = 0
+    sampling_floor_per_source: int = 10  #: events of each source in a minute that are always kept
 
     memory_limit: str = "1GB"  #: of the embedded store
     threads: int = 0  #: of the embedded store; 0 = one per core
@@ -112,12 +122,10 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
     for key, value in env.items():
         if key.startswith(PREFIX) and key not in NOT_SETTINGS:
             found[key[len(PREFIX) :].lower()] = value
-    if "timezones" in found:
-        found["timezones"] = tuple(part.strip() for part in found["timezones"].split(","))
-    if "rollup_dimensions" in found:
-        found["rollup_dimensions"] = tuple(part.strip() for part in found["rollup_dimensions"].split(","))
-    if "enabled" in found:  # a project may well be named `no`
-        found["enabled"] = WORDS.get(found["enabled"].strip().lower(), found["enabled"])
+    for name in found.keys() & set(LISTS):
+        found[name] = tuple(part.strip() for part in found[name].split(",") if part.strip())
+    for name in found.keys() & set(SWITCHES):
+        found[name] = WORDS.get(found[name].strip().lower(), found[name])
     return found
 
 

@@ -24,6 +24,7 @@ from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavaila
 from gnomon.ingest.collector import Collector
 from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.recovery import found_damage
+from gnomon.ingest.thresholds import Thresholds, thresholds_of
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.query.health import Health, examine
@@ -72,6 +73,7 @@ class AnalyticsEngine(Collector, Asking, Keeping):
         self.zone = load_zone(settings.timezones[0])
         for name in settings.timezones:
             load_zone(name)
+        thresholds_of(settings)
         self._reset_asking()
         self._pid = os.getpid()
         self._hold = take_hold(settings)
@@ -152,6 +154,25 @@ class AnalyticsEngine(Collector, Asking, Keeping):
             free,
             __version__,
         )
+
+    # -- sampling ------------------------------------------------------------------------------------------------
+
+    def set_sampling_thresholds(self, low: float, high: float, rate: float) -> None:
+        """Sample this project's requests above `low` events a minute, down to `rate` of them from `high` on.
+
+        Durable, and stronger than the settings; in force here at once, in other processes of the store within about
+        a second. Raises `InvalidValue` unless 0 < low < high and 0 < rate <= 1, and what the journal raises.
+        """
+        thresholds = Thresholds(low, high, rate)
+        if self._closed:
+            raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
+        self._policy.set(thresholds)
+
+    def sampling_thresholds(self) -> Thresholds:
+        """The thresholds in force for this project, with `low`, `high` (events a minute) and `rate`."""
+        if self._closed:
+            raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
+        return self._policy.read()
 
     # -- flush and close ------------------------------------------------------------------------------------------
 

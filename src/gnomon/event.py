@@ -75,7 +75,8 @@ class Batch(msgspec.Struct, array_like=True):
     `counts` are `[kind, source, outcome, reason, n]` with kind `event` or `sample`; `received` is counted before
     anything is decided; `stored` and `duplicate` are not among them, as only the writer knows those. `refused` are
     `[received_at, code, detail, source, id, text]`. `checked_ids` says that some ids came from outside,
-    `replayed` that the batch was read back and may have been stored before.
+    `replayed` that the batch was read back and may have been stored before. `sightings` are the people of events that
+    sampling left out, as `(start of a quarter-hour in us, actor, type, source, application)`.
     """
 
     project: str
@@ -86,3 +87,4 @@ class Batch(msgspec.Struct, array_like=True):
     checked_ids: bool = False
     replayed: bool = False
     encoded: bytes | None = None  #: `rows` as JSON, from the gate's proof to the journal
+    sightings: list[Row] = msgspec.field(default_factory=list)

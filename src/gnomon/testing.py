@@ -60,8 +60,11 @@ def _raise_first(refused: list[Refused]) -> None:
 
 @contextmanager
 def strict_engine(clock: ManualClock | None = None, **changes: Any) -> Iterator[AnalyticsEngine]:
-    """A strict engine on a store in memory, closed at the end; `changes` are settings such as `project="shop"`."""
-    settings = Settings(database_url=":memory:").but(**changes)
+    """A strict engine on a store in memory, closed at the end; `changes` are settings such as `project="shop"`.
+
+    It keeps everything (`sampling=False`): on a clock that stands still any number of requests come at once.
+    """
+    settings = Settings(database_url=":memory:", sampling=False).but(**changes)
     engine = StrictEngine(settings, clock or ManualClock())
     try:
         yield engine

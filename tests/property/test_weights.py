@@ -134,7 +134,7 @@ def population(seed):
 def sampled():
     """One fixed population, sampled 2,000 times by independent coins; each sample is a source."""
     luck, people = random.Random(20_260_115), population(7)
-    with gnomon.open(":memory:", clock=ManualClock(NOW), flush_seconds=60.0) as opened:
+    with gnomon.open(":memory:", clock=ManualClock(NOW), flush_seconds=60.0, sampling=False) as opened:
         for run in range(RUNS):
             source = f"{run}"
             for keep, duration, success in people:

@@ -32,6 +32,11 @@ def test_nothing_given_means_the_defaults():
         ("GNOMON_PROJECT", "123", "project", "123"),
         ("GNOMON_PROJECT", "on", "project", "on"),
         ("GNOMON_EVENT_RETENTION_DAYS", "null", "event_retention_days", None),
+        ("GNOMON_SAMPLING", " Off", "sampling", False),
+        ("GNOMON_SAMPLED_TYPES", "request, page_view", "sampled_types", ("request", "page_view")),
+        ("GNOMON_SAMPLED_TYPES", "", "sampled_types", ()),
+        ("GNOMON_SAMPLING_LOW", "5", "sampling_low", 5.0),
+        ("GNOMON_SAMPLING_FLOOR_PER_SOURCE", "0", "sampling_floor_per_source", 0),
     ],
 )
 def test_the_environment(variable, value, name, expected):

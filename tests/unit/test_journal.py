@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +57,7 @@ ANY_BATCH = st.builds(
     st.lists(st.lists(VALUE, min_size=6, max_size=6), max_size=2),
     st.lists(st.lists(VALUE, min_size=5, max_size=5), max_size=2),
     st.booleans(),
+    sightings=st.lists(st.tuples(*[VALUE] * 5), max_size=2),
 )
 
 
@@ -63,10 +66,16 @@ ANY_BATCH = st.builds(
 def test_a_sealed_batch_opens_as_it_was(one):
     crc, summary, body = _sealed(one)
     back = open_sealed(crc, body)
-    assert repr((back.project, back.rows, back.samples, back.refused, back.counts, back.checked_ids)) == repr(
-        (one.project, one.rows, one.samples, one.refused, one.counts, one.checked_ids)
-    )
+    kept = ("project", "rows", "samples", "refused", "counts", "checked_ids", "sightings")
+    assert repr([getattr(back, name) for name in kept]) == repr([getattr(one, name) for name in kept])
     assert journals._decode_counts(summary) == [list(entry) for entry in summary_of(one)]
+
+
+def test_a_batch_that_was_sealed_before_there_were_sightings_opens():
+    body = msgspec.json.encode(("p", [row(1)], [], [], [["event", None, "received", "", 1]], True))
+    assert open_sealed(zlib.crc32(body), body) == batch(
+        row(1), counts=[["event", None, "received", "", 1]], checked_ids=True
+    )
 
 
 @settings(max_examples=50, deadline=None)

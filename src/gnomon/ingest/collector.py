@@ -20,6 +20,8 @@ from gnomon.errors import EngineClosed
 from gnomon.event import Batch, Row
 from gnomon.ingest.gate import Admitted, Call, Gate, Refused, source_of
 from gnomon.ingest.journal import Journal
+from gnomon.ingest.sampling import Sampler
+from gnomon.ingest.thresholds import Policy
 
 #: Events in one journal batch: each step over it keeps the interpreter for a millisecond or two at most.
 BATCH_EVENTS = 5_000
@@ -62,6 +64,8 @@ class Collector:
         self._append_sample = self._samples.append
         self._append = self._buffer.append if self._settings.enabled else _ignore
         self._busy_at = 0 if self._settings.enabled else 2**62  # a buffer this long takes the slow way
+        self._policy = Policy(self._settings, self._project, self._journal)
+        self._sampler = Sampler(self._settings, self._project)
         self._shed: Counter[tuple[str, str, str | None]] = Counter()
         # Re-entrant, as a recording call may come out of a garbage collection inside another one.
         self._shed_lock = threading.RLock()
@@ -221,6 +225,7 @@ class Collector:
                     return found
                 found = True
                 self._turn = ([], [], batch)
+                self._sampler.noted(batch.sightings)
             self._send()
             return found
 
@@ -245,7 +250,10 @@ class Collector:
             return None
         batch = Batch(self._project)
         if calls:
-            batch_from(batch, self._admit(calls), self._clock_us())
+            admitted = self._admit(calls)
+            batch_from(batch, admitted, self._clock_us())
+            if self._settings.sampling:
+                self._sampler.thin(batch, _times(calls, admitted.refused), self._policy.look())
         if samples:
             self._add_samples(batch, samples)
         with self._shed_lock:
@@ -317,6 +325,15 @@ def batch_from(batch: Batch, admitted: Admitted, now_us: int) -> None:
     batch.checked_ids = admitted.checked_ids
     batch.counts += [["event", source, "received", "", n] for source, n in admitted.received.items()]
     _note_refused(batch, admitted.refused, now_us, "event")
+
+
+def _times(calls: list[Row], refused: list[Refused]) -> Callable[[int], int]:
+    """When the admitted ones among the calls were recorded, by their place; in nanoseconds."""
+    left: list[Any] = calls
+    if refused:
+        gone = {item.index for item in refused}
+        left = [call for place, call in enumerate(calls) if place not in gone]
+    return lambda place: left[place].at_ns
 
 
 def _note_refused(batch: Batch, refused: list[Refused], now_us: int, kind: str) -> None:

@@ -214,7 +214,7 @@ class Writer:
         for position in waiting:
             batch = self._take(position)
             work.append((position, batch))
-            rows += len(batch.rows)
+            rows += len(batch.rows) + len(batch.sightings)
             if rows >= MOST_ROWS:
                 break
         return work

@@ -123,7 +123,8 @@ class Asking:
         if table == "events":  # raw rows may be gone
             hours, days = (f"(SELECT min(ts) FROM rolled WHERE {me} AND tier {tier})" for tier in _TIERS)
             rolled = f"CASE WHEN {hours} < {days} + INTERVAL 36 HOURS THEN {hours} ELSE {days} END"
-            sql = f"SELECT least(({sql}), epoch_us({rolled}))"
+            seen = f"SELECT epoch_us(min(ts)) FROM sightings WHERE {me}"
+            sql = f"SELECT least(({sql}), ({seen}), epoch_us({rolled}))"
         found: int | None = store.ask([sql], self.settings.query_timeout_seconds)[0].rows[0][0]
         return found
 

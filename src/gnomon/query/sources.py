@@ -73,7 +73,7 @@ def choose(plan: Plan, facts: Facts) -> Sources:
     if reason:
         if span.start_us < gone:
             raise _refused(reason)
-        return Sources(reason=reason)
+        return _with_sightings(plan, reason) if facts.sighted else Sources(reason=reason)
     assert rolled is not None
     if span.start_us < max((before for kind, _, before in facts.pruned if kind == "day"), default=_NEVER):
         raise _refused("so were the rollups")
@@ -86,6 +86,18 @@ def choose(plan: Plan, facts: Facts) -> Sources:
     if all(part.kind == "raw" for part in sums + people):
         return Sources(reason="the range is not rolled up")
     return Sources(sums, people)
+
+
+def _with_sightings(plan: Plan, reason: str) -> Sources:
+    """Raw rows, and for people those whose events sampling left out, where these can be told apart as asked."""
+    query = plan.query
+    people = [leaf for leaf in leaves(query) if isinstance(leaf, Unique) and leaf.field == "actor"]
+    if not people or needed(query, people=True) - set(ACTIVITY) or any(_of_metric(m.expression) for m in query.metrics):
+        return Sources(
+            reason=f"{reason}; people of events that sampling left out are not counted" if people else reason
+        )
+    whole = (Slice("raw", plan.range.start_us, plan.range.end_us),)
+    return Sources(whole if len(people) < len(list(leaves(query))) or query.dimensions else (), whole, reason)
 
 
 def leaves(query: Query) -> Iterator[Leaf]:

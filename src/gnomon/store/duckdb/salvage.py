@@ -40,7 +40,7 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
 
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY table_name"
 _HIGHEST_VERSION = """INSERT INTO state SELECT 'version', coalesce(max(version), 0)::VARCHAR
-FROM (SELECT version FROM events UNION ALL SELECT version FROM samples)"""
+FROM (SELECT version FROM events UNION ALL SELECT version FROM samples UNION ALL SELECT version FROM sightings)"""
 
 
 def _salvage_table(con: duckdb.DuckDBPyConnection, table: str, report: dict[str, str]) -> bool:

@@ -7,6 +7,8 @@ Event tables have no index; a repeat is found by an anti-join over the batch's o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -80,15 +82,18 @@ class Writing:
             self._sealed = {(owner, type_): before for owner, type_, before in found}
         if not self._sealed:
             return rows, []
-        default, edges = self._sealed.get((project, None), _NEVER), self._sealed
         at_ts, at_type = AT["ts"], AT["type"]
-        late = [row[at_ts] < edges.get((project, row[at_type]), default) for row in rows]
+        late = [row[at_ts] < self._edge(project, row[at_type]) for row in rows]
         if not any(late):
             return rows, []
         parted: tuple[list[Row], list[Row]] = ([], [])
         for row, is_late in zip(rows, late, strict=True):
             parted[is_late].append(row)
         return parted
+
+    def _edge(self, project: str, type_: str) -> int:
+        edges = self._sealed or {}
+        return edges.get((project, type_), edges.get((project, None), _NEVER))
 
     def write(self, project: str, batches: list[Batch], version: int) -> list[Row]:
         """Store one project's batches; returns the rows that were repeats."""
@@ -106,6 +111,10 @@ class Writing:
             self._write_samples(project, samples, version, doubtful=any(batch.replayed for batch in batches))
         if books:
             self._append("books", [tuple(entry) for entry in books])
+        seen = (tuple(row) for batch in batches for row in batch.sightings)
+        sightings = dict.fromkeys(row for row in seen if row[0] >= self._edge(project, row[2]))
+        if sightings:
+            self._append("sightings", [(project, version, _moment(ts), *rest) for ts, *rest in sightings])
         refused = [(project, *entry) for batch in batches for entry in batch.refused]
         refused += [(project, row[AT["received_at"]], "sealed", "ts: that time was pruned", row[AT["source"]], row[0],
                      repr(row)[:2_000]) for row in sealed[:QUARANTINE_ROWS]]  # fmt: skip
@@ -191,6 +200,11 @@ def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
             same.append(row)
             kept.append(row)
     return kept, repeats
+
+
+@lru_cache(maxsize=64)
+def _moment(us: int) -> datetime:
+    return datetime(1970, 1, 1) + timedelta(microseconds=us)
 
 
 def _booked(project: str, outcome: str, rows: list[Row], reason: str = "") -> list[list[Any]]:

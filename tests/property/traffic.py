@@ -1,0 +1,145 @@
+"""Made-up traffic for the tests of sampling: rows, when they were recorded, what becomes of them, and estimates."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from math import sqrt
+
+from gnomon.config import Settings
+from gnomon.event import AT, ROW, Batch
+from gnomon.ingest.sampling import Sampler
+from gnomon.ingest.thresholds import Thresholds
+
+START_NS = 1_768_478_400_000_000_000  # 2026-01-15 12:00 UTC
+THRESHOLDS = Thresholds(10_000, 100_000, 0.1)
+DEFAULTS = Settings(sampling_floor_per_source=0)
+WEIGHT, DURATION, SUCCESS, SOURCE = AT["weight"], AT["duration_ms"], AT["success"], AT["source"]
+Z = 1.959963984540054
+
+
+def row(id_, at_ns=START_NS, **fields):
+    given = {"id": id_, "ts": at_ns // 1_000, "received_at": at_ns // 1_000, "type": "request", "weight": 1.0}
+    given |= fields
+    return tuple(given.get(name) for name in ROW)
+
+
+def arrivals(*stretches, start_ns=START_NS):
+    """Times in ns of evenly spaced events, for each `(events a minute, how many)`."""
+    at, found = start_ns, []
+    for pace, count in stretches:
+        for _ in range(count):
+            at += int(60e9 / pace)
+            found.append(at)
+    return found
+
+
+def thin(rows, times, settings=DEFAULTS, thresholds=THRESHOLDS, project="p", cuts=()):
+    """Batches as they leave a fresh sampler, cut at the given places."""
+    sampler, found = Sampler(settings, project), []
+    places = sorted({0, len(rows), *cuts})
+    for start, end in itertools.pairwise(places):
+        batch = Batch(project, rows=rows[start:end], encoded=b"[]", checked_ids=True)
+        sampler.thin(batch, times[start:end].__getitem__, thresholds)
+        sampler.noted(batch.sightings)
+        found.append(batch)
+    return found
+
+
+def kept_of(batches):
+    return [row for batch in batches for row in batch.rows]
+
+
+def paces_by_hand(times, step):
+    """The pace at each event, slow and simple: at the end of its slice, over this slice and the four before it."""
+    found = []
+    for end in range(step, len(times) + step, step):
+        last = min(end, len(times)) - 1
+        earlier = [n for n in range(step - 1, len(times), step) if last - n >= 5 * step]
+        pace = (last - earlier[-1]) * 60e9 / (times[last] - times[earlier[-1]]) if earlier else 0.0
+        found += [pace] * min(step, len(times) - end + step)
+    return found
+
+
+# -- estimates, as the query engine makes them (the formulas of `query/compile.py`), and percentiles -------------------
+
+
+FEW = 15  #: where fewer are kept beyond a percentile its interval promises too much
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate and the bounds of its 95 % interval; None where too little was kept to tell."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def covers(self, truth):
+        return self.low - 1e-9 * abs(truth) <= truth <= self.high + 1e-9 * abs(truth)
+
+
+def around(value, variance, z):
+    half = z * sqrt(max(0.0, variance))
+    return Estimate(value, value - half, value + half)
+
+
+def estimates(rows, qs=(), z=Z):
+    """Count, sum and mean of the duration, the success rate, and percentiles, with 95 % intervals."""
+    triples = [(r[DURATION], r[WEIGHT], r[SUCCESS]) for r in rows]
+    doubtful = [(x, w * (w - 1), ok) for x, w, ok in triples if w > 1]
+    count, total = sum(w for _, w, _ in triples), sum(x * w for x, w, _ in triples)
+    mean, share = total / count, sum(w for _, w, ok in triples if ok) / count
+    found = {
+        "count": around(count, sum(v for _, v, _ in doubtful), z),
+        "sum": around(total, sum(v * x * x for x, v, _ in doubtful), z),
+        "mean": around(mean, sum(v * (x - mean) ** 2 for x, v, _ in doubtful) / count**2, z),
+        "ratio": around(share, sum(v * (ok - share) ** 2 for _, v, ok in doubtful) / count**2, z),
+    }
+    pairs = sorted((x, w) for x, w, _ in triples) if qs else []
+    return found | {f"p{round(q * 100)}": percentile(pairs, q, z) for q in qs}
+
+
+def percentile(pairs, q, z=Z):
+    """A weighted percentile with its interval by Woodruff's method (JASA 47, 1952; Särndal et al., 5.11).
+
+    `pairs` are `(value, weight)`, sorted. The share of the weight at or below the percentile Q is a ratio, so its
+    variance is that of a ratio: sum of w(w-1)(1[x <= Q] - q)^2 over (sum of w)^2. The percentiles at q -+ z standard
+    errors bound Q. Rows that weigh 1 add no doubt, and without others the interval is the value itself. Where the rows
+    on one side of Q are worth fewer than `FEW` equal ones (Kish: (sum of w)^2 / sum of w^2), there are no bounds.
+    """
+    total = sum(w for _, w in pairs)
+    value = reached(pairs, q * total)
+    error = sqrt(sum(w * (w - 1) * ((x <= value) - q) ** 2 for x, w in pairs if w > 1)) / total
+    if not error:
+        return Estimate(value, value, value)
+    sides = [w for x, w in pairs if x < value], [w for x, w in pairs if x > value]
+    if min(sum(side) ** 2 / max(1, sum(w * w for w in side)) for side in sides) < FEW:
+        return Estimate(value, None, None)
+    return Estimate(value, reached(pairs, (q - z * error) * total), reached(pairs, (q + z * error) * total))
+
+
+def reached(pairs, level):
+    """The smallest value at which the running weight reaches a level; the largest where none does."""
+    running = 0.0
+    for x, w in pairs:
+        running += w
+        if running >= level * (1 - 1e-12):
+            return x
+    return pairs[-1][0]
+
+
+def population(fast=1_500, seed=7):
+    """`(fields, at_ns)`: from a calm pace over some where the probability falls to twice the high threshold."""
+    luck = random.Random(seed)
+    people = []
+    for n, at in enumerate(arrivals((5_000, 60), (40_000, 240), (70_000, 200), (200_000, fast))):
+        fields = {
+            "id": f"{seed}-{n}",
+            "source": f"s{n % 5}",
+            "success": luck.random() > 0.1,
+            "duration_ms": round(luck.gammavariate(2.0, 40.0), 3),
+        }
+        people.append((fields, at))
+    return people
