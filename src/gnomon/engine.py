@@ -31,6 +31,7 @@ from gnomon.query.health import Health, examine
 from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
 from gnomon.upkeep.keeping import Keeping
+from gnomon.upkeep.safekeeping import Safekeeping
 
 if TYPE_CHECKING:
     from gnomon.ingest.importers import Progress
@@ -58,11 +59,13 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
-class AnalyticsEngine(Collector, Asking, Keeping):
+class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.
     """
+
+    _release = __version__
 
     def __init__(self, settings: Settings, clock: Clock = system_clock) -> None:
         _check_project(settings.project)
@@ -120,7 +123,8 @@ class AnalyticsEngine(Collector, Asking, Keeping):
         return loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
 
     def books(self, kind: str = "event") -> Books:
-        """Where every received event (or metric sample, `kind="sample"`) of this project went. Raises `StoreBusy`."""
+        """Where every received event (or metric sample, `kind="sample"`) of this project went; with
+        `kind="restore"` what restores brought and replaced. Raises `StoreBusy`."""
         store = self._own_or_refuse()
         with self._flush_lock:
             waiting = self.waiting() if kind == "event" else Counter({None: len(self._samples)})

@@ -18,7 +18,7 @@ import gnomon
 from gnomon import cli
 from gnomon.cli import main
 
-COMMANDS = ["demo", "import", "query", "doctor"]
+COMMANDS = ["demo", "import", "query", "backup", "restore", "doctor"]
 EVENTS = [
     {
         "type": "request",
@@ -443,3 +443,29 @@ def test_the_program_runs_and_survives_a_closed_pipe(store):
         running.stdout.close()
         assert b"Traceback" not in running.stderr.read()
         assert running.wait(30) == 0
+
+
+def test_backup_and_restore(place, capsys):
+    Path("events.ndjson").write_text("\n".join(map(json.dumps, EVENTS)))
+    assert main(["import", "events.ndjson", "--store", "s.duckdb"]) == 0
+    capsys.readouterr()
+    assert main(["backup", "--store", "s.duckdb"]) == 0
+    printed = capsys.readouterr()
+    path = printed.out.partition(": ")[0]
+    assert "not encrypted, 4 events; restored and compared" in printed.out and printed.err == ""
+    assert main(["backup", "--store", "s.duckdb", "--list"]) == 0
+    assert capsys.readouterr().out.split()[-1] == path
+    assert main(["import", "events.ndjson", "--store", "s.duckdb", "--project", "other"]) == 0
+    assert main(["restore", path, "--store", "s.duckdb"]) == 0
+    assert "4 events, in the place of 8 events" in capsys.readouterr().out
+    assert main(["restore", path, "--store", "fresh.duckdb"]) == 0
+    assert main(["query", "--store", "fresh.duckdb", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4"
+    for words, code in (
+        (["backup", "--store", "none.duckdb"], "no-store"),
+        (["restore", "none.tar.gz", "--store", "s.duckdb"], "no-such-file"),
+        (["restore", "events.ndjson", "--store", "s.duckdb"], "backup-damaged"),
+        (["backup", "--store", "s.duckdb", "--target", "ftp://there"], "bad-target"),
+    ):
+        assert main(words) == 2
+        assert f"({code})" in capsys.readouterr().err

@@ -299,3 +299,30 @@ def test_an_append_that_is_not_durable_would_be_found(journal, monkeypatch):
     monkeypatch.setattr(Journal, "_insert", lambda self, entry: 1)
     assert journal.append([batch(row(1))]) == [1]
     assert stored(journal) == []  # what the tests above would not accept
+
+
+def test_the_last_position_outlives_what_it_was_given_to(journal):
+    assert journal.last_position() == 0
+    (position,) = journal.append([batch(row())])
+    journal.forget_up_to(position)
+    assert journal.last_position() == position == 1
+    journal.continue_after(40)
+    assert journal.last_position() == 40 and journal.append([batch(row())]) == [41]
+
+
+def test_pending_up_to_a_position(journal):
+    for number in range(4):
+        journal.append([batch(row(number, source=f"s{number}"))])
+    assert [entry[2] for entry in journal.pending(1, 3)] == ["s1", "s2"]
+    assert [entry[2] for entry in journal.pending(1)] == ["s1", "s2", "s3"]
+
+
+def test_kept_values_are_replaced_all_or_none(journal, monkeypatch):
+    journal.keep("a", "1")
+    journal.keep("b", "2")
+    identity = journal.id
+    journal.keep_only({"b": "3", "c": "4"})
+    assert journal.all_kept() == {"b": "3", "c": "4"} and journal.id == identity
+    with pytest.raises(StoreUnavailable):
+        journal.keep_only({"d": "5", "e": None})  # refused by the table, after others were taken
+    assert journal.all_kept() == {"b": "3", "c": "4"}

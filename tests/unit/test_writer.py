@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -226,3 +228,38 @@ def test_a_writer_that_loses_a_batch_would_be_found(parts, monkeypatch):
     refuse(store, monkeypatch, "bad")
     writer.catch_up()
     assert ids(store) != ["a"]
+
+
+def test_while_the_file_rests_everything_goes_on_but_checkpoints(parts):
+    store, journal = parts
+    writer = Writer(store, journal, Settings(checkpoint_seconds=0))
+    done = threading.Event()
+    checkpoints = []
+    honest, store.checkpoint = store.checkpoint, lambda **how: (checkpoints.append(1), honest(**how))
+    with ExitStack() as still:
+        with writer.paused():
+            still.enter_context(writer.resting())
+        journal.append([batch("a")])
+        writer.catch_up()
+        writer._checkpoint_if_due()
+        assert ids(store) == ["a"] and checkpoints == []
+        thread = threading.Thread(target=lambda: (writer.checkpoint(), done.set()))
+        thread.start()
+        assert not done.wait(0.05) and checkpoints == []
+    assert done.wait(5) and checkpoints == [1]
+    thread.join()
+
+
+def test_after_other_content_the_writer_goes_on_from_its_position(parts):
+    store, journal = parts
+    writer = Writer(store, journal, DEFAULTS)
+    journal.append([batch("a"), batch("b"), batch("c")])
+    with writer.paused():
+        store.change([f"INSERT INTO state VALUES ('journal:{journal.id}', '2')"])
+        writer.content_replaced()
+    writer.catch_up()
+    assert ids(store) == ["c"] and writer.position == 3 and not writer.catching_up
+    with writer.paused():
+        store.change(["DELETE FROM events", f"UPDATE state SET value = '1' WHERE key = 'journal:{journal.id}'"])
+        writer.look_again()  # the store fell back: less than there was must not be answered
+    assert writer.drain() and ids(store) == ["b", "c"]

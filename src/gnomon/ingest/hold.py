@@ -23,7 +23,7 @@ from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, St
 from gnomon.event import Batch
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
-from gnomon.ingest.recovery import open_journal, open_or_rebuild
+from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store, store_path
 
@@ -66,6 +66,7 @@ class Hold:
         self.file = file or Path(tempfile.mkdtemp(prefix="gnomon-")) / "memory.duckdb"
         self.store: Store | None = None
         self.writer: Writer | None = None
+        self.upkeep = threading.Lock()  #: held by whoever makes or restores a backup: one at a time
         self._taking = threading.Lock()
         self._next_try = 0.0
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
@@ -83,6 +84,11 @@ class Hold:
             self._lock.release()
             raise
         _ALL.add(self)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the store has no file; `file` then names one in a temporary folder that only the journal uses."""
+        return self._target == ":memory:"
 
     def _remove_traces(self, journal_file: Path) -> None:
         """Nothing was opened: leave no files beside one that turned out not to be a store."""
@@ -152,8 +158,10 @@ class Hold:
             raise
 
     def _start(self) -> None:
+        sweep(self.file)
         store = open_or_rebuild(self._target, self.settings, self.journal)
         try:
+            settle_restore(store, self.journal)
             self.journal.continue_after(store.position(self.journal.id))
             writer = Writer(store, self.journal, self.settings)
             writer.catch_up()

@@ -112,11 +112,11 @@ class Journal:
             query = "SELECT position FROM batch WHERE position > ? ORDER BY position LIMIT ?"
             return [row[0] for row in _guard(lambda: self._reading().execute(query, (after, limit)).fetchall())]
 
-    def pending(self, after: int) -> list[list[Any]]:
-        """What the batches behind `after` will add to the books, see `summary_of`."""
+    def pending(self, after: int, up_to: int = 2**62) -> list[list[Any]]:
+        """What the batches behind `after`, up to a position, will add to the books, see `summary_of`."""
         with self._reader_lock:
-            query = "SELECT summary FROM batch WHERE position > ?"
-            found = _guard(lambda: self._reading().execute(query, (after,)).fetchall())
+            query = "SELECT summary FROM batch WHERE position > ? AND position <= ?"
+            found = _guard(lambda: self._reading().execute(query, (after, up_to)).fetchall())
         return [entry for (text,) in found for entry in _counts(text)]
 
     def summary(self, position: int) -> list[list[Any]]:
@@ -140,6 +140,18 @@ class Journal:
         with self._reader_lock:
             query = "SELECT substr(key, 6), value FROM meta WHERE key LIKE 'kept:%'"
             return dict(_guard(lambda: self._reading().execute(query).fetchall()))
+
+    def keep_only(self, values: dict[str, str]) -> None:
+        """Put these values in the place of everything kept, in one transaction (a restore brings those of its time)."""
+        with self._lock:
+            db = self._writing()
+            _guard(lambda: _replace_kept(db, values))
+
+    def last_position(self) -> int:
+        """The highest position that was ever given out; 0 in a new journal."""
+        with self._reader_lock:
+            query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'batch'"
+            return int(_guard(lambda: self._reading().execute(query).fetchone()[0]))
 
     def forget_up_to(self, position: int) -> None:
         """Remove batches that a store checkpoint holds. Only the owner of the store calls this."""
@@ -305,6 +317,18 @@ def _raise_sequence(db: sqlite3.Connection, position: int) -> None:
         db.execute("DELETE FROM sqlite_sequence WHERE name='batch'")
         db.execute("INSERT INTO sqlite_sequence VALUES ('batch', ?)", (position,))
     db.execute("COMMIT")
+
+
+def _replace_kept(db: sqlite3.Connection, values: dict[str, str]) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("DELETE FROM meta WHERE key LIKE 'kept:%'")
+        db.executemany("INSERT INTO meta VALUES (?, ?)", [(f"kept:{key}", value) for key, value in values.items()])
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def holds(sealed: Sealed) -> bool:

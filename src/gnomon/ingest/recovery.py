@@ -7,6 +7,7 @@ by the end of the process: the next start goes on from there. Damage that openin
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from gnomon.errors import StoreDamaged
 from gnomon.ingest import journal as journals
 from gnomon.ingest import wal
 from gnomon.ingest.journal import Journal
-from gnomon.store import SUSPECT, Store, open_store, salvage_store
+from gnomon.store import SUSPECT, Store, open_store, restored_note, salvage_store
 
 log = logging.getLogger("gnomon.recovery")
 
@@ -106,3 +107,23 @@ def open_or_rebuild(target: str, settings: Settings, journal: Journal) -> Store:
 def found_damage(path: Path) -> list[Path]:
     """Files that were set aside beside `path`, for the doctor."""
     return sorted(path.parent.glob(f"{path.name}*.damaged-*"))
+
+
+SCRATCH = ".scratch-"  #: within the names of folders beside a store in which backups are made and looked into
+RESTORED = "restored"  #: the kept value that names the restore whose kept values the journal has
+
+
+def sweep(path: Path) -> None:
+    """Remove the scratch folders of backups and restores that were cut short. The owner only, while none runs."""
+    for left in path.parent.iterdir():
+        if left.name.startswith(f"{path.name}{SCRATCH}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def settle_restore(store: Store, journal: Journal) -> None:
+    """Give the journal the kept values that came with a restored store, once: a crash may have come between."""
+    note = restored_note(store)
+    if note is not None:
+        found = json.loads(note)
+        if journal.kept(RESTORED) != found["id"]:
+            journal.keep_only({**found["kept"], RESTORED: found["id"]})

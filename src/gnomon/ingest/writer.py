@@ -42,6 +42,7 @@ class Writer:
         self._lately: OrderedDict[int, int] = OrderedDict()  #: repeats in the batches that were written last
         self._changed = threading.Condition()
         self._work = threading.RLock()  # held while a transaction runs
+        self._rest = threading.Lock()  # held while the store's file must not change; taken behind _work
         self._position = store.position(journal.id)
         self._reached = self._position
         self._in_doubt = False  #: after a fault the store may be back at its last checkpoint
@@ -170,12 +171,36 @@ class Writer:
         with self._work:
             yield
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Keep the store's file as the last checkpoint left it, for a copy: checkpoints wait, everything else goes on.
+
+        Enter it within `paused()`, leave the pause, and do not ask the writer for anything inside.
+        """
+        with self._rest:
+            yield
+
+    def look_again(self) -> None:
+        """Call within `paused()` after the store went back to a checkpoint: go on from wherever it is."""
+        with self._changed:
+            self._in_doubt = True
+            self._let_go()
+
+    def content_replaced(self) -> None:
+        """Call within `paused()` after other content was put into the store: go on from the position it names."""
+        with self._changed:
+            self._position = self._reached = self._store.position(self._journal.id)
+            self._since_checkpoint = 0
+            self._lately.clear()
+            self._let_go()
+            self._changed.notify_all()
+
     def checkpoint(self, *, compact: bool = False) -> None:
         """Make the store durable by itself, then let the journal forget what it holds. Also within `paused()`.
 
         With `compact` the file is written anew, so that nothing that was deleted is left in it.
         """
-        with self._work:
+        with self._work, self._rest:
             self._follow_journal()
             self._checkpointed = time.monotonic()
             self._since_checkpoint = 0  # also when it fails: the next try is for the next due time
@@ -185,6 +210,8 @@ class Writer:
             self._in_doubt = False
 
     def _checkpoint_if_due(self) -> None:
+        if self._rest.locked():
+            return
         age = time.monotonic() - self._checkpointed
         rows_due = self._settings.checkpoint_bytes // 256
         crowded = self._journal.file_bytes() > self._settings.journal_max_bytes // 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from gnomon.errors import InvalidValue
 from gnomon.event import Batch
@@ -23,6 +25,60 @@ class Table:
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
+
+
+Entry: TypeAlias = tuple[str, str | None, str, str, int]  #: of the books: project, source, outcome, reason, n
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a store holds: for each table the number of rows and a hash that does not depend on their order.
+
+    `engine` names the database and its version, on which the hash depends; `known_schema` is that of this version.
+    """
+
+    tables: dict[str, tuple[int, str]]
+    engine: str
+    schema: int
+    known_schema: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """What a copy has to know where it takes the place of other content: that it holds everything of the journal up
+    to `position`, that its data version must be above `above_version`, a note that is kept as the state `restored`,
+    and the books of restores so far."""
+
+    journal_id: str
+    position: int
+    above_version: int
+    note: str
+    books: list[Entry] = field(default_factory=list)
+
+
+class Moment(Protocol):
+    """One moment of a store, see `Copying.snapshot`."""
+
+    def contents(self) -> Contents:
+        """What the store held at that moment, read from every block. Raises `StoreDamaged`."""
+
+    def copy_to(self, file: Path) -> None:
+        """Make a store file of that moment, within `Writer.resting()`. Raises `OSError`."""
+
+
+@runtime_checkable
+class Copying(Protocol):
+    """A store that can be copied while it works, and given other content."""
+
+    def snapshot(self) -> AbstractContextManager[Moment]:
+        """This moment of the store. Enter it right after a checkpoint, within `Writer.paused()`."""
+
+    def exchange(self, file: Path, aside: Path) -> None:
+        """Put a settled copy in the place of the content; the old file stays under `aside`, on the same disk.
+
+        Questions that run are waited for. Call it within `Writer.paused()`. When it raises, the old content is back
+        at its last checkpoint.
+        """
 
 
 class Store(Protocol):
@@ -90,3 +146,36 @@ def salvage_store(url: str, damaged: str, settings: Settings) -> dict[str, str]:
     from gnomon.store.duckdb.salvage import salvage
 
     return salvage(url, damaged, settings)
+
+
+def examine_copy(file: Path, settings: Settings) -> Contents:
+    """What a store file that nobody uses holds, read from every block. Raises `StoreDamaged`, `StoreUnavailable`."""
+    from gnomon.store.duckdb.copying import examine
+
+    return examine(file, settings)
+
+
+def settle_copy(file: Path, settings: Settings, entering: Entering) -> None:
+    """Bring a copy to this version's schema and make it ready for `Copying.exchange`. Raises `InvalidValue` with
+    code `newer-schema`, `StoreDamaged`, `StoreUnavailable`."""
+    from gnomon.store.duckdb.copying import settled_in
+
+    settled_in(file, settings, entering)
+
+
+def restored_note(store: Store) -> str | None:
+    """The note of the restore that this content came by, see `Entering`; None when it came by none."""
+    rows = store.ask(["SELECT value FROM state WHERE key = 'restored'"], 60.0)[0].rows
+    return str(rows[0][0]) if rows else None
+
+
+def held_now(store: Store) -> tuple[list[Entry], list[tuple[str, str | None, int]]]:
+    """The books of earlier restores, and how many events `(project, source, n)` the store holds."""
+    kept, events = store.ask(
+        [
+            "SELECT project, source, outcome, reason, sum(n)::BIGINT FROM books WHERE kind = 'restore' GROUP BY ALL",
+            "SELECT project, source, count(*) FROM events GROUP BY ALL",
+        ],
+        600.0,
+    )
+    return [(*entry,) for entry in kept.rows], [(*entry,) for entry in events.rows]

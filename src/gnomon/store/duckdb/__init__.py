@@ -6,6 +6,7 @@ that is in its own files: opening, writing, staging (rows as columns), faults (e
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from gnomon.event import Batch, Row
 from gnomon.store import Table
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB
+from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
 from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, quoted, remove
 from gnomon.store.duckdb.writing import QUARANTINE_ROWS, Writing
@@ -30,7 +32,8 @@ class DuckDBStore:
 
     dialect = DUCKDB
 
-    def __init__(self, path: str, settings: Settings) -> None:
+    def __init__(self, path: str, settings: Settings, *, above: int = 0, content: Path | None = None) -> None:
+        """`above` is a data version that this one must exceed; `content` a file to fill a store in memory from."""
         self.path = path
         if path != ":memory:" and suspect_mark(path).exists():
             raise StoreDamaged("the store file was found damaged when it was last used", remedy=REOPEN)
@@ -41,10 +44,13 @@ class DuckDBStore:
         self._deadlines = Deadlines()
         self._questions = threading.Condition()
         self._running, self._swapping = 0, False
+        self._reading: int | None = None  #: the file, opened for copies; see `snapshot`
         try:
             migrate(self._connection)
+            if content is not None:
+                fill_from(self._connection, content)
             self._writing = Writing(self._connection)
-            self._version = int(self._state("version", "0"))
+            self._version = max(above, int(self._state("version", "0")))
             self._connection.execute("SET lock_configuration = true")
         except BaseException as error:
             self.close()
@@ -133,7 +139,11 @@ class DuckDBStore:
             remove(fresh)
             raise self._noted(error) from error
         with self._idle():
-            self._reconnect(lambda: Path(fresh).replace(self.path))
+            self._reconnect(lambda: self._rename(fresh))
+
+    def _rename(self, fresh: str) -> None:
+        self._stop_reading()
+        Path(fresh).replace(self.path)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -184,18 +194,73 @@ class DuckDBStore:
         if self.path == ":memory:":
             raise StoreUnavailable("the store in memory failed", remedy="Open the engine again.")
         try:
-            while self._cursors:  # the file stays attached as long as one of them is open
-                self._cursors.pop().close()
-            self._connection.close()
+            self._shut()
             between()
             fresh = DuckDBStore(self.path, self._settings)
         except (duckdb.Error, GnomonError) as error:
             raise StoreUnavailable(
                 "the store file cannot be reopened", remedy="Free disk space; it is tried again by itself."
             ) from error
+        self._take_over(fresh)
+
+    def _shut(self) -> None:
+        while self._cursors:  # the file stays attached as long as one of them is open
+            self._cursors.pop().close()
+        self._connection.close()
+
+    def _stop_reading(self) -> None:
+        """Only after DuckDB has closed the file, see `snapshot`."""
+        if self._reading is not None:
+            os.close(self._reading)
+            self._reading = None
+
+    def _take_over(self, fresh: DuckDBStore) -> None:
         self._deadlines.close()
         self._connection, self._version, self._writing = fresh._connection, fresh._version, fresh._writing
         self._cursors, self._deadlines = fresh._cursors, fresh._deadlines
+
+    # -- copies -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """See `Copying.snapshot`."""
+        if self._reading is None and self.path != ":memory:":
+            # Opened once and closed after DuckDB: closing any handle of a file gives up the locks that the process
+            # has on it (POSIX), and with them what keeps another program from writing to it.
+            self._reading = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        with self._counted():  # as a question: the file is not exchanged meanwhile
+            cursor = self._take_cursor()
+            try:
+                cursor.begin()
+                cursor.execute("SELECT count(*) FROM state").fetchall()  # the moment is that of the first statement
+                yield Snapshot(cursor, self._reading)
+            except duckdb.Error as error:
+                raise self._noted(error) from error
+            finally:
+                cursor.close()
+
+    def exchange(self, file: Path, aside: Path) -> None:
+        """See `Copying.exchange`."""
+        if self.path == ":memory:":
+            fresh = DuckDBStore(self.path, self._settings, content=file)
+            with self._idle():
+                self._shut()
+                self._take_over(fresh)
+            return
+        path = Path(self.path)
+        with self._idle():
+            self._shut()
+            self._stop_reading()
+            try:
+                put_in_place(file, path, aside)
+                suspect_mark(self.path).unlink(missing_ok=True)
+                fresh = DuckDBStore(self.path, self._settings)
+            except BaseException:
+                if aside.exists() and not aside.samefile(path):
+                    aside.replace(path)
+                self._take_over(DuckDBStore(self.path, self._settings))
+                raise
+            self._take_over(fresh)
 
     # -- asking -----------------------------------------------------------------------------------------------
 
@@ -295,9 +360,8 @@ class DuckDBStore:
     def close(self) -> None:
         """See `Store.close`."""
         self._deadlines.close()
-        for cursor in self._cursors:
-            cursor.close()
-        self._connection.close()
+        self._shut()
+        self._stop_reading()
 
     # -- state and schema ---------------------------------------------------------------------------------------
 

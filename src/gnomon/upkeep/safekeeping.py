@@ -1,0 +1,75 @@
+"""The engine's calls for backups. Each is one line over `backup`, `restore` and `targets`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gnomon.config import Settings
+from gnomon.store import Store
+from gnomon.timerange import Clock
+
+if TYPE_CHECKING:
+    from gnomon.ingest.hold import Hold
+    from gnomon.upkeep.backup import Backup
+    from gnomon.upkeep.restore import Restored
+    from gnomon.upkeep.targets import KeptBackup
+
+
+def _quiet(_step: str) -> None:
+    """Nobody wants to know what is being done."""
+
+
+class Safekeeping:
+    """Backups of the store. Mixed into the engine, which knows the store, its files and the clock."""
+
+    settings: Settings
+    clock: Clock
+    _hold: Hold
+    _release: str  #: the version of Gnomon
+
+    def _own_or_refuse(self) -> Store:
+        raise NotImplementedError
+
+    def _make_durable(self) -> int:
+        raise NotImplementedError
+
+    def trigger_backup(self, target: str | os.PathLike[str] | None = None,
+                       on_step: Callable[[str], None] = _quiet) -> Backup:  # fmt: skip
+        """Make a backup now, while everything goes on, and return it once it was restored and compared.
+
+        It holds everything acknowledged before the call, of all projects. `target` is a folder or URL (default: the
+        setting `backup_target`, else `backups/` beside the store). Good backups older than `backup_days` are removed
+        then. `on_step` is told what is being done. Raises `StoreDamaged` for a store that cannot be read back,
+        `DiskFull` (`target-full`), `StoreUnavailable` (`target-unavailable`), `InvalidValue` for a bad target or key.
+        """
+        from gnomon.upkeep.backup import Order, make_backup  # deferred, here and below: most processes never make one
+
+        store = self._own_or_refuse()
+        self._make_durable()
+        url = None if target is None else os.fspath(target)
+        return make_backup(self._hold, store, Order(url, self.settings, self.clock(), self._release, on_step))
+
+    def backups(self, target: str | os.PathLike[str] | None = None) -> list[KeptBackup]:
+        """The good backups of this store at a target (default as in `trigger_backup`), oldest first."""
+        from gnomon.upkeep.backup import one_at_a_time, target_url
+        from gnomon.upkeep.targets import open_target, store_label
+
+        self._own_or_refuse()
+        url = target_url(self._hold, None if target is None else os.fspath(target), self.settings)
+        with one_at_a_time(self._hold) as scratch:
+            return open_target(url, store_label(self._hold.file), scratch).entries()
+
+    def restore_backup(self, path: str | os.PathLike[str], on_step: Callable[[str], None] = _quiet) -> Restored:
+        """Put a backup in the place of everything that this store holds, of all projects.
+
+        `path` is an archive: a file, or its address at a target. It is checked whole before anything changes. What is
+        recorded after the call is kept and stored on top. Raises `StoreDamaged` (`backup-damaged`), `InvalidValue`
+        (`wrong-backup-key`, `no-backup-key`, `newer-backup`, `newer-schema`, `no-such-file`), `DiskFull`.
+        """
+        from gnomon.upkeep.restore import restore
+
+        store = self._own_or_refuse()
+        self._make_durable()
+        return restore(self._hold, store, os.fspath(path), self.settings, on_step)
