@@ -277,12 +277,14 @@ class Compiler:
     def sort_keys(self) -> list[tuple[str, bool]]:
         return sort_keys(self.plan)
 
-    def _paged(self, select: exp.Select, cursor: Cursor | None) -> exp.Select:
+    def _paged(self, select: exp.Select, cursor: Cursor | None, *, joined: bool = False) -> exp.Select:
+        """One page in order; with `joined` the rows are already those of a relation named `answer`."""
         keys = self.sort_keys()
         if cursor is not None and cursor.values:
             if len(cursor.values) != len(keys):
                 raise InvalidValue("the page cursor belongs to another question", code="bad-cursor")
-            select = exp.select(exp.Star()).from_("answer").with_("answer", as_=select, materialized=True)
+            if not joined:
+                select = exp.select(exp.Star()).from_("answer").with_("answer", as_=select, materialized=True)
             select.where(_behind(keys, cursor.values), copy=False)
         order = [exp.Ordered(this=column(name), desc=desc, nulls_first=False) for name, desc in keys]
         return select.order_by(*order, copy=False).limit(self.plan.page + 1, copy=False)

@@ -102,8 +102,8 @@ def activity_rows(plan: Plan, keep: Sequence[str], grain: str | None) -> list[st
         cells = list(_cells(plan, each, grain))
         pairs = ", ".join(f"({day}, {at}, {low}, {high})" for day, at, low, high in cells)
         found.append(
-            f"SELECT make_timestamp(c.at) AS ts, {names}person FROM {table} AS a JOIN (VALUES {pairs}) AS "
-            f"c(on_day, at, lows, highs) ON a.day = c.on_day AND ((a.low & c.lows) <> 0 OR (a.high & c.highs) <> 0) "
+            f"SELECT make_timestamp(c.us) AS ts, {names}person FROM {table} AS a JOIN (VALUES {pairs}) AS "
+            f"c(on_day, us, lows, highs) ON a.day = c.on_day AND ((a.low & c.lows) <> 0 OR (a.high & c.highs) <> 0) "
             f"WHERE {me} AND day >= {first} AND day < {last}"
         )
     return found

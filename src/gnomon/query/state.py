@@ -6,7 +6,7 @@ the other. Counts and sums, people and percentiles are aggregated apart and join
 
 from __future__ import annotations
 
-from sqlglot import exp, parse_one
+from sqlglot import exp
 
 from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
@@ -33,25 +33,24 @@ class _StateCompiler(Compiler):
         self.version = plan.version
 
     def statement(self, cursor: Cursor | None) -> str:
+        """The texts of the parts, joined. They are put together as text: a tree would be copied at every step."""
         if cursor is not None:
             self.version = cursor.version
         parts = [part for part in (self._sums(), self._people(), *self._percentiles()) if part is not None]
-        if len(parts) == 1:
-            select = parts[0]
-        else:
-            union: exp.Query = parts[0]
-            for part in parts[1:]:
-                union = exp.union(union, part, distinct=False)
-            dims = [exp.column(name) for name in self._names("d")]
-            columns = [
-                exp.alias_(self._brought(name), name) for name in [*self._names("m"), *self._names("e")]
-            ]  # fmt: skip
-            select = exp.select(*dims, *columns).from_(union.subquery("parts"))
-            if dims:
-                select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
-        if self._names("d") and self.plan.buckets is None:
-            select = self._paged(select, cursor)
-        return select.sql(dialect=self.dialect.sqlglot)
+        text = parts[0] if len(parts) == 1 else self._joined(parts)
+        if not self._names("d") or self.plan.buckets is not None:
+            return text
+        page = self._paged(exp.select(exp.Star()).from_("answer"), cursor, joined=True)
+        return f"WITH answer AS ({text}) {self._text(page)}"
+
+    def _joined(self, parts: list[str]) -> str:
+        dims = self._names("d")
+        columns = [f"{self._text(self._brought(name))} AS {name}" for name in [*self._names("m"), *self._names("e")]]
+        grouped = f" GROUP BY {', '.join(dims)}" if dims else ""
+        return f"SELECT {', '.join([*dims, *columns])} FROM ({' UNION ALL '.join(parts)}) AS parts{grouped}"
+
+    def _text(self, tree: exp.Expr) -> str:
+        return tree.sql(dialect=self.dialect.sqlglot, copy=False)
 
     def _names(self, kind: str) -> list[str]:
         query = self.plan.query
@@ -74,25 +73,19 @@ class _StateCompiler(Compiler):
             return []
         return [exp.alias_(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)]
 
-    def _part(self, rows: str, own: dict[int, exp.Expr], errors: list[exp.Expr]) -> exp.Select:
+    def _part(self, rows: str, own: dict[int, exp.Expr], errors: list[exp.Expr]) -> str:
         """One grouped select with a column for every metric, null for those of other parts."""
         dims = self._dims()
-        metrics = [exp.alias_(own.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
+        metrics = [exp.alias_(own.get(i, exp.null()), name, copy=False) for i, name in enumerate(self._names("m"))]
         blank = [exp.alias_(exp.null(), name) for name in self._names("e")]
-        select = exp.select(*dims, *metrics, *(errors or blank))
-        select = select.from_(self._parsed(rows).subquery("rows"))
+        select = exp.select(*dims, *metrics, *(errors or blank), copy=False).from_("state", copy=False)
         if self.plan.query.filters is not None:
             select.where(self.filters.condition(self.plan.query.filters), copy=False)
         if dims:
             select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
-        return select
+        return f"(WITH state AS ({rows}) {self._text(select)})"
 
-    def _parsed(self, text: str) -> exp.Query:
-        found = parse_one(text, dialect=self.dialect.sqlglot)
-        assert isinstance(found, exp.Query)
-        return found
-
-    def _sums(self) -> exp.Select | None:
+    def _sums(self) -> str | None:
         own = {
             i: self._metric(m.expression) for i, m in enumerate(self.plan.query.metrics)
             if not isinstance(m.expression, Unique | Quantile)
@@ -105,7 +98,7 @@ class _StateCompiler(Compiler):
         measures = [name for name in MEASURES if name in fields]
         return self._part(state_rows(self.plan, self.version, self.keep, measures), own, errors)
 
-    def _people(self) -> exp.Select | None:
+    def _people(self) -> str | None:
         if not self.plan.sources.people:
             return None
         own: dict[int, exp.Expr] = {}
@@ -118,7 +111,7 @@ class _StateCompiler(Compiler):
         rows = activity_rows(self.plan, keep, finest) + raw_people(self.plan, self.version, keep)
         return self._part(" UNION ALL ".join(rows), own, [])
 
-    def _percentiles(self) -> list[exp.Select]:
+    def _percentiles(self) -> list[str]:
         found: dict[tuple[str, str], list[tuple[int, Quantile]]] = {}
         for i, metric in enumerate(self.plan.query.metrics):
             if isinstance(metric.expression, Quantile):
@@ -126,33 +119,24 @@ class _StateCompiler(Compiler):
                 found.setdefault((node.field, str(node.where)), []).append((i, node))
         return [self._percentile_part(asked) for asked in found.values()]
 
-    def _percentile_part(self, asked: list[tuple[int, Quantile]]) -> exp.Select:
+    def _percentile_part(self, asked: list[tuple[int, Quantile]]) -> str:
         node = asked[0][1]
         dims = self._dims()
         rows = histogram_rows(self.plan, self.version, self.keep, node.field)
-        bins = exp.select(*dims, column("bin"), exp.alias_(exp.Sum(this=column("w")), "w")).from_(
-            self._parsed(rows).subquery("rows")
-        )
+        weight = exp.alias_(exp.Sum(this=column("w")), "w")
+        bins = exp.select(*dims, column("bin"), weight, copy=False).from_("state", copy=False)
         for condition in (self.plan.query.filters, self._condition(node.where)):
             if condition is not None:
                 bins.where(self.filters.condition(condition), copy=False)
         bins.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims) + 1)], copy=False)
         names = ", ".join(self._names("d"))
         over = f"PARTITION BY {names}" if names else ""
-        running = self._parsed(
-            f"SELECT *, SUM(w) OVER ({over} ORDER BY bin) AS reached, SUM(w) OVER ({over}) AS total FROM bins"
-        ).with_("bins", as_=bins)
-        columns = {i: self._read(node.q) for i, node in asked}
-        metrics = [exp.alias_(columns.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
-        blank = [exp.alias_(exp.null(), name) for name in self._names("e")]
-        select = exp.select(*[column(d) for d in self._names("d")], *metrics, *blank).from_(running.subquery("run"))
-        if names:
-            select.group_by(*[exp.Literal.number(i + 1) for i in range(len(self._names("d")))], copy=False)
-        return select
-
-    def _read(self, q: float) -> exp.Expr:
-        bucket = f"MIN(CASE WHEN reached >= {q * (1 - 1e-12)!r} * total THEN bin END)"
-        return parse_one(value_of(bucket), dialect=self.dialect.sqlglot)
+        read = {i: value_of(f"MIN(CASE WHEN reached >= {q.q * (1 - 1e-12)!r} * total THEN bin END)") for i, q in asked}
+        columns = [f"{read.get(i, 'NULL')} AS {name}" for i, name in enumerate(self._names("m"))]
+        columns += [f"NULL AS {name}" for name in self._names("e")]
+        run = f"SELECT *, SUM(w) OVER ({over} ORDER BY bin) AS reached, SUM(w) OVER ({over}) AS total FROM bins"
+        answer = f"SELECT {', '.join([*self._names('d'), *columns])} FROM run{' GROUP BY ' + names if names else ''}"
+        return f"(WITH state AS ({rows}), bins AS ({self._text(bins)}), run AS ({run}) {answer})"
 
     # -- metrics over rows of state -----------------------------------------------------------------------------
 

@@ -106,8 +106,8 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
     report.hourly = run.rolled("hour", _edge(now_us, policy.hourly_aggregates_days))
     report.daily = run.rolled("day", _edge(now_us, policy.daily_aggregates_days))
     report.samples = run.samples(_edge(now_us, policy.metric_days))
-    if not dry_run and report.raw + report.hourly + report.daily + report.samples:
-        writer.checkpoint(compact=True)
+    if not dry_run and run.changed:  # also where nothing went: what is sealed must stay so after a crash
+        writer.checkpoint(compact=bool(report.raw + report.hourly + report.daily + report.samples))
         report.bytes_freed = max(0, before - store.describe()["bytes"])
     report.seconds = time.monotonic() - started
     return report
@@ -125,6 +125,7 @@ def check_hold(policy: RetentionPolicy, now: datetime) -> None:
 class _Pruning:
     def __init__(self, store: Store, writer: Writer, project: str, dry_run: bool) -> None:
         self.store, self.writer, self.project, self.dry_run = store, writer, project, dry_run
+        self.changed = False
 
     def raw(self, policy: RetentionPolicy, now_us: int) -> int:
         """Prune raw rows of every type that has its own days, and of all others together."""
@@ -184,6 +185,7 @@ class _Pruning:
         if not self.dry_run:
             with self.writer.paused():
                 self.store.change(statements)
+            self.changed = True
 
 
 _NEVER = -(2**62)

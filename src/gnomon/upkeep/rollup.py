@@ -31,7 +31,7 @@ class RollupReport:
 
     events: int
     late: int
-    until_us: int | None
+    until_us: int
     seconds: float
 
 
@@ -75,12 +75,11 @@ def roll_up(store: Store, writer: Writer, settings: Settings, now_us: int, until
             done = sql.set_state(project, end, newest, *shape.words())
             store.change([*_steps(project, shape, where, start, end), *done])
         events, until = events + count, end
-    if until < target and (events or version is not None):
+    if until < target:
         with writer.paused():
             store.change(sql.set_state(project, target, newest, *shape.words()))
         until = target
-    reached = until if events or version is not None else None
-    return RollupReport(events + late, late, reached, time.monotonic() - started)
+    return RollupReport(events + late, late, until, time.monotonic() - started)
 
 
 def _shape(settings: Settings, now_us: int) -> _Shape:
