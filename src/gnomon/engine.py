@@ -27,8 +27,9 @@ from gnomon.ingest.recovery import found_damage
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.query.health import Health, examine
-from gnomon.store import Store
+from gnomon.store import Store, store_path
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
+from gnomon.upkeep.accounting import Accounting
 
 if TYPE_CHECKING:
     from gnomon.ingest.importers import Progress
@@ -56,7 +57,7 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
-class AnalyticsEngine(Collector, Asking):
+class AnalyticsEngine(Collector, Accounting, Asking):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.
@@ -74,6 +75,7 @@ class AnalyticsEngine(Collector, Asking):
         self._reset_asking()
         self._pid = os.getpid()
         self._hold = take_hold(settings)
+        self._begin_accounting(self._hold.file, durable=store_path(settings.database_url) is not None)
         ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
         Collector.__init__(
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
@@ -113,8 +115,12 @@ class AnalyticsEngine(Collector, Asking):
             raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
         from gnomon.ingest.load import Loader  # deferred: most processes never import a file
 
-        loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._hold.writer)
-        return loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
+        with self._audited("import") as note:
+            loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._hold.writer)
+            report = loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
+            note.rows = report.stored
+            note.detail = {"duplicate": report.duplicate, "rejected": report.rejected.total()}
+            return report
 
     def books(self, kind: str = "event") -> Books:
         """Where every received event (or metric sample, `kind="sample"`) of this project went. Raises `StoreBusy`."""
@@ -132,8 +138,11 @@ class AnalyticsEngine(Collector, Asking):
 
     def quarantine(self, limit: int = 100, code: str | None = None) -> list[dict[str, Any]]:
         """The newest refused events, each with the time, code, detail, source, id and what was sent (cut)."""
-        store = self._own_or_refuse()
-        return quarantined(store, self.settings.project, limit, code, self.zone, self.settings.query_timeout_seconds)
+        with self._audited("quarantine") as note:
+            store, timeout = self._own_or_refuse(), self.settings.query_timeout_seconds
+            found = quarantined(store, self.settings.project, limit, code, self.zone, timeout)
+            note.rows = len(found)
+            return found
 
     def health(self) -> Health:
         """Versions, sizes, journal lag, books and growth, with a finding and remedy for everything not sound."""
@@ -150,6 +159,7 @@ class AnalyticsEngine(Collector, Asking):
             found_damage(self._hold.file),
             free,
             __version__,
+            self._audit.state(),
         )
 
     # -- flush and close ------------------------------------------------------------------------------------------
@@ -184,6 +194,7 @@ class AnalyticsEngine(Collector, Asking):
             self._drain()  # calls that other threads were in the middle of
         except GnomonError as error:
             log.error("events recorded while closing could not be made durable: %s", error)
+        self._audit.close()
         self._hold.release()
         _LIVE.discard(self)
 
