@@ -148,6 +148,8 @@ class _Trail:
         """Take the next entry. Raises `_Fault`."""
         *fields, hash = row
         number = fields[0]
+        if number < 1:
+            raise _Fault(number, "it was never written")
         if number <= self.anchor.base:
             return  # pruned, only the end of the process came before they were removed
         if number != self.number + 1:
