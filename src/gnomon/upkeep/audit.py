@@ -71,6 +71,7 @@ class Audit:
                 self.chain.prove()
         except _FAULTS as error:
             raise _refusal(error) from error
+        self._retry_at = 0.0
 
     def add(self, draft: Draft) -> None:
         """Write an entry, or keep it until that works. Never raises for a disk or a file."""
