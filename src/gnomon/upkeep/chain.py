@@ -85,9 +85,9 @@ class Chain:
         self._key: tuple[tuple[int, int], Key] | None = None
         self._written: tuple[Key, bytes, Anchor] | None = None  #: the anchor as this process wrote it last
 
-    def append(self, drafts: Sequence[Draft], wait: float = MOST_WAIT) -> None:
+    def append(self, drafts: Sequence[Draft]) -> None:
         """Add entries and mark them as written. Raises `sqlite3.Error`, `OSError` or `GnomonError`; then none is."""
-        with self._writing(wait) as (db, key, anchor):
+        with self._writing() as (db, key, anchor):
             last = db.execute("SELECT number, hash FROM entry ORDER BY number DESC LIMIT 1").fetchone()
             number, previous = last or ((anchor.base, anchor.base_hash) if anchor else (0, GENESIS))
             if anchor is not None:
@@ -123,7 +123,7 @@ class Chain:
 
     def prove(self) -> None:
         """Commit something and write the anchor again: what a change needs before it may begin. Raises as `append`."""
-        with self._writing(MOST_WAIT) as (db, key, anchor):
+        with self._writing() as (db, key, anchor):
             db.execute("UPDATE probe SET n = n + 1")
             db.execute("COMMIT")
             if anchor is not None:
@@ -134,7 +134,7 @@ class Chain:
 
         The caller has verified them. The anchor moves first: a crash in between leaves entries that count no more.
         """
-        with self._writing(MOST_WAIT) as (db, key, anchor):
+        with self._writing() as (db, key, anchor):
             if anchor is None or anchor.broken:
                 raise broken("the anchor of the audit is missing or does not fit")
             kept = db.execute(
@@ -151,7 +151,7 @@ class Chain:
 
     def erase(self, project: str, name: str) -> None:
         """Remove a name; its digest stays. Call it only when an entry with operation `forget` names the digest."""
-        with self._writing(MOST_WAIT) as (db, key, _):
+        with self._writing() as (db, key, _):
             db.execute("DELETE FROM name WHERE who = ?", (key.person(project, name),))
             db.execute("COMMIT")
             until = time.monotonic() + MOST_WAIT
@@ -165,7 +165,7 @@ class Chain:
         if not self.key_path.exists():
             return []
         target = folder / self.path.name
-        with self._writing(MOST_WAIT) as (db, _, _), closing(sqlite3.connect(target)) as copy:
+        with self._writing() as (db, _, _), closing(sqlite3.connect(target)) as copy:
             db.execute("COMMIT")
             db.backup(copy)
             anchor = target.with_name(self.anchor_file.path.name)
@@ -187,9 +187,9 @@ class Chain:
     # -- the files ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _writing(self, wait: float) -> Iterator[tuple[sqlite3.Connection, Key, Anchor | None]]:
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Key, Anchor | None]]:
         """Within the lock and a transaction: the database, the key, and the anchor (None when it is no good)."""
-        with self.anchor_file.locked(wait):
+        with self.anchor_file.locked(MOST_WAIT):
             key = self.key() or self._begin()
             db = self._connected()
             db.execute("BEGIN IMMEDIATE")
