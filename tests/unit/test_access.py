@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +58,15 @@ def test_every_public_name_has_a_right(engine):
     assert set(RIGHTS.values()) <= set(SCOPES)
     for scope, names in MAY.items():
         assert {name for name in RIGHTS if Principal("x", [scope]).may(RIGHTS[name])} == names
+
+
+def test_the_page_says_the_same(engine):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "audit.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| `([a-z:]+)` \| (.*) \|$", page.partition("| scope | opens |")[2].split("\n\n")[0], re.MULTILINE
+    )
+    told = {name: scope for scope, text in rows for name in re.findall(r"`([a-z_]+)`", text) if name in RIGHTS}
+    assert told == {name: RIGHTS[name] for name in public_names(engine)}
 
 
 def test_a_new_name_without_a_right_is_refused_and_found():
