@@ -23,14 +23,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def moment(anchor: Anchor) -> str:
+    """Which write of the anchor this is: what is coming, what is there, or (a new file) neither."""
+    return "intent" if anchor.pending > anchor.last else "final" if anchor.pending else "begin"
+
+
 def arm(step: str) -> None:
     """From now on the process dies at this step of an append."""
-    write, insert, append = AnchorFile.write, Chain._insert, Chain.append
+    move, insert, append = Chain._move, Chain._insert, Chain.append
 
-    def dying_write(self, block, *, sync):
-        if step == ("intent" if sync else "final"):
+    def dying_move(self, key, anchor, *, sync):
+        if step == moment(anchor):
             die()
-        write(self, block, sync=sync)
+        move(self, key, anchor, sync=sync)
 
     def dying_insert(self, *given):
         if step == "commit":
@@ -41,20 +46,20 @@ def arm(step: str) -> None:
         append(self, *given)
         die()
 
-    AnchorFile.write, Chain._insert = dying_write, dying_insert
+    Chain._move, Chain._insert = dying_move, dying_insert
     if step == "done":
         Chain.append = dying_append
 
 
 def break_it(kind: str) -> None:
     if kind == "no-intent":  # the anchor does not say what is about to be committed
-        write = AnchorFile.write
+        move = Chain._move
 
-        def late(self, block, *, sync):
-            if not sync or not os.fstat(self._file).st_size:  # but there has to be one
-                write(self, block, sync=sync)
+        def late(self, key, anchor, *, sync):
+            if moment(anchor) != "intent":
+                move(self, key, anchor, sync=sync)
 
-        AnchorFile.write = late
+        Chain._move = late
     elif kind == "anchor-first":  # the anchor is moved before the entries are there
         replace = Anchor._replace
 

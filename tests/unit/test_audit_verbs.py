@@ -14,6 +14,7 @@ from gnomon.access import Person, Principal
 from gnomon.errors import GnomonError, InvalidValue, StoreDamaged
 from gnomon.query import outline as outlines
 from gnomon.testing import ManualClock
+from gnomon.upkeep import anchor as anchors
 from gnomon.upkeep import audit as audits
 from gnomon.upkeep import chain as chains
 from gnomon.upkeep.audit import Audit
@@ -328,6 +329,73 @@ def test_only_the_owner_of_the_files_may_read_them(engine, tmp_path):
     engine.query(["events"])
     for path in tmp_path.glob("s.duckdb.audit*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+# -- a power cut ----------------------------------------------------------------------------------------------------
+
+
+def asked_on(engine, count, monkeypatch, run):
+    """Ask in a run of the machine; returns the anchor after each entry, and the one on disk, were the power cut."""
+    monkeypatch.setattr(anchors, "boot", lambda: run)
+    written, on_disk, write = [], [], anchors.AnchorFile.write
+
+    def watched(self, block, *, sync):
+        write(self, block, sync=sync)
+        if sync:
+            on_disk.append(block)
+
+    monkeypatch.setattr(anchors.AnchorFile, "write", watched)
+    for _ in range(count):
+        engine.query(["events"])
+        written.append((engine._audit.chain.anchor_file.path.read_bytes(), on_disk[-1]))
+    monkeypatch.setattr(anchors.AnchorFile, "write", write)
+    return written
+
+
+def test_an_anchor_that_a_power_cut_set_back_is_no_tampering(engine, tmp_path, monkeypatch):
+    file = tmp_path / "s.duckdb.audit.anchor"
+    _, on_disk = asked_on(engine, 150, monkeypatch, "first")[-1]
+    assert engine.verify_audit()
+    file.write_bytes(on_disk)
+    assert not engine.verify_audit()  # the same run of the machine: somebody put an older one there
+    monkeypatch.setattr(anchors, "boot", lambda: "second")
+    assert engine.verify_audit().entries == 150 and engine.health().sound
+    engine.query(["events"])
+    assert engine.verify_audit().entries == 151 and engine.health().sound
+
+
+def test_the_anchor_on_disk_is_never_far_behind(engine, monkeypatch):
+    far_behind(engine, monkeypatch)
+
+
+def far_behind(engine, monkeypatch):
+    key = None
+    for number, (_, on_disk) in enumerate(asked_on(engine, 200, monkeypatch, "first"), 1):
+        key = key or engine._audit.chain.key()
+        found = anchors.Anchor.unsealed(on_disk, key)
+        assert number - max(found.last, found.pending) < anchors.MOST_BEHIND
+
+
+def test_an_anchor_that_is_not_synchronised_would_be_found(engine, monkeypatch):
+    coming = anchors.Anchor.coming
+    monkeypatch.setattr(anchors.Anchor, "coming", lambda self, *given: (coming(self, *given)[0], self.last == 0))
+    with pytest.raises(AssertionError):
+        far_behind(engine, monkeypatch)
+
+
+def test_an_anchor_that_is_older_than_a_power_cut_explains_is_found(engine, tmp_path, monkeypatch):
+    blocks = [now for now, _ in asked_on(engine, 100, monkeypatch, "first")]
+    monkeypatch.setattr(anchors, "boot", lambda: "second")
+    for last, sound in ((35, False), (36, True), (99, True)):
+        (tmp_path / "s.duckdb.audit.anchor").write_bytes(blocks[last - 1])
+        assert bool(engine.verify_audit()) == sound, last
+
+
+def test_where_the_system_names_no_boot_every_anchor_is_synchronised(engine, monkeypatch):
+    for now, on_disk in asked_on(engine, 5, monkeypatch, "-"):
+        key = engine._audit.chain.key()
+        found, disk = anchors.Anchor.unsealed(now, key), anchors.Anchor.unsealed(on_disk, key)
+        assert (found.last, found.head) == (disk.pending, disk.pending_hash)
 
 
 # -- the command ----------------------------------------------------------------------------------------------------

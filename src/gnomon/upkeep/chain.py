@@ -80,6 +80,7 @@ class Chain:
         self.durable = durable
         self.anchor_file = AnchorFile(path.with_name(f"{path.name}.anchor"), durable=durable)
         self.key_path = path.with_name(f"{path.name}.key")
+        self._name, self._key_name = str(path), str(self.key_path)
         self._db: sqlite3.Connection | None = None
         self._inode: int | None = None
         self._key: tuple[tuple[int, int], Key] | None = None
@@ -103,7 +104,8 @@ class Chain:
                 previous = key.entry(previous, _encode(fields))
                 rows.append((*fields, previous))
             if anchor is not None:
-                self._move(key, anchor._replace(pending=number, pending_hash=previous), sync=True)
+                anchor, sync = anchor.coming(number, previous)
+                self._move(key, anchor, sync=sync)
             self._insert(db, rows, drafts)
             if anchor is not None:
                 self._move(key, anchor._replace(last=number, head=previous), sync=False)
@@ -175,7 +177,7 @@ class Chain:
     def key(self) -> Key | None:
         """The key, or None as long as there is no audit. Raises `StoreDamaged` when the file holds none."""
         try:
-            found = self.key_path.stat()
+            found = os.stat(self._key_name)  # noqa: PTH116  for each entry
         except FileNotFoundError:
             return None
         version = (found.st_ino, found.st_mtime_ns)
@@ -224,7 +226,7 @@ class Chain:
         return key
 
     def _connected(self) -> sqlite3.Connection:
-        inode = _inode(self.path)
+        inode = _inode(self._name)
         if self._db is not None and (inode is None or inode != self._inode):
             self._db.close()  # the file was replaced
             self._db = None
@@ -240,7 +242,7 @@ class Chain:
             except BaseException:
                 db.close()
                 raise
-            self._db, self._inode = db, _inode(self.path)
+            self._db, self._inode = db, _inode(self._name)
         return self._db
 
     def close(self) -> None:
@@ -282,8 +284,8 @@ def _without_names(value: Any, project: str, key: Key) -> Any:
     return value
 
 
-def _inode(path: Path) -> int | None:
+def _inode(name: str) -> int | None:
     try:
-        return path.stat().st_ino
+        return os.stat(name).st_ino  # noqa: PTH116  for each entry
     except FileNotFoundError:
         return None

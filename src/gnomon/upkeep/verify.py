@@ -179,7 +179,7 @@ class _Trail:
         anchor = self.anchor
         if self.number < anchor.last:
             raise _Fault(self.number + 1, "it is missing, and so are all behind it")
-        if self.number > anchor.last and (self.number, self.hash) != (anchor.pending, anchor.pending_hash):
+        if not anchor.broken and anchor.met(self.number, self.hash).broken:
             raise _Fault(anchor.last + 1, "the anchor does not know it: the anchor is an older one")
         if anchor.broken:
             raise _Fault(anchor.broken, "an append found it missing or changed")
