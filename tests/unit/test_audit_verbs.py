@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from datetime import UTC, datetime
@@ -78,21 +79,16 @@ def test_each_audited_verb_leaves_one_entry(engine, tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
-    [
-        (None, "ok"),
-        (InvalidValue("x", code="bad-x"), "bad-x"),
-        (KeyboardInterrupt(), "interrupted"),
-        (OSError(), "failed"),
-    ],
+    [(None, "ok"), (InvalidValue, "invalid-value"), (KeyboardInterrupt, "interrupted"), (OSError, "failed")],
 )
 def test_the_outcome_is_ok_or_the_code(engine, error, outcome):
-    try:
-        with engine._audited("prune", detail={"dry_run": True}) as note:
-            note.rows = 7
-            if error is not None:
-                raise error
-    except BaseException as raised:
-        assert raised is error
+    with (
+        contextlib.nullcontext() if error is None else pytest.raises(error),
+        engine._audited("prune", detail={"dry_run": True}) as note,
+    ):
+        note.rows = 7
+        if error is not None:
+            raise error("x")
     entry = newest(engine)
     assert (entry.operation, entry.outcome, entry.rows, entry.detail) == ("prune", outcome, 7, {"dry_run": True})
 
