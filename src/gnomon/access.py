@@ -27,7 +27,7 @@ RIGHTS: Mapping[str, str] = {
     "sampling_thresholds": "read", "get_retention_policy": "read",
     "settings": "read", "clock": "read", "zone": "read", "owns_store": "read", "strict": "read",
     "set_sampling_thresholds": "admin", "trigger_aggregation": "admin", "set_retention_policy": "admin",
-    "prune": "admin", "trigger_backup": "admin", "restore_backup": "admin", "forget": "admin",
+    "prune": "admin", "backups": "admin", "trigger_backup": "admin", "restore_backup": "admin", "forget": "admin",
     "set_legal_hold": "admin", "run_jobs": "admin",
     "audit_head": "admin", "verify_audit": "admin", "prune_audit": "admin", "acting_as": "admin", "close": "admin",
 }  # fmt: skip
