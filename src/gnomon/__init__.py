@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gnomon.access import Principal as Principal
     from gnomon.config import Settings as Settings
     from gnomon.engine import AnalyticsEngine as AnalyticsEngine
     from gnomon.engine import open as open
@@ -25,6 +26,7 @@ _HOME = {
     "GnomonError": "gnomon.errors",
     "Grain": "gnomon.timerange",
     "Metric": "gnomon.metrics",
+    "Principal": "gnomon.access",
     "Query": "gnomon.query.model",
     "Result": "gnomon.query.result",
     "Settings": "gnomon.config",

@@ -1,4 +1,4 @@
-"""The command line: words, tables and exit codes. Every answer is the engine's."""
+"""The command line. It owns words, tables and exit codes; every answer is the engine's, or the audit's own check."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import GnomonError, InvalidValue
+from gnomon.log import logging_as
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        code: int = args.run(args)
+        with logging_as(read_settings()):
+            code: int = args.run(args)
     except GnomonError as error:
         print(f"gnomon: {error}", file=sys.stderr)
         return 2
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_backup(commands)
     _add_restore(commands)
     _add_doctor(commands)
+    _add_audit(commands)
     return parser
 
 
@@ -86,10 +89,14 @@ def _open(args: argparse.Namespace, *, must_exist: bool = False) -> AnalyticsEng
     settings = _settings(args)
     path = store_path(settings.database_url)
     if must_exist and path is not None and "://" not in path and not Path(path).exists():
-        raise InvalidValue(
-            "there is no store at that path", remedy="Check --store, or import something first.", code="no-store"
-        )
+        raise _no_store()
     return AnalyticsEngine(settings)
+
+
+def _no_store() -> InvalidValue:
+    return InvalidValue(
+        "there is no store at that path", remedy="Check --store, or import something first.", code="no-store"
+    )
 
 
 def _console(**options: Any) -> Console:
@@ -457,3 +464,35 @@ def _doctor(args: argparse.Namespace) -> int:
     if health.sound:
         console.print("Everything is sound.", style="bold green")
     return 0 if health.sound else 1
+
+
+# -- audit --------------------------------------------------------------------------------------------------------
+
+
+def _add_audit(commands: Any) -> None:
+    command = _command(
+        commands, "audit", _audit, "Check the audit of a store (exit 0 when it is sound), or print its head.",
+        "  gnomon audit verify --store usage.duckdb\n"
+        "  gnomon audit head\n"
+        "  gnomon audit verify --expect COUNT:HASH",
+    )  # fmt: skip
+    command.add_argument("what", choices=("verify", "head"))
+    command.add_argument("--expect", metavar="COUNT:HASH", help="a head printed earlier: it must be part of the chain")
+
+
+def _audit(args: argparse.Namespace) -> int:
+    """Reads the files only, so it works while a process has the store open, and when the store is damaged."""
+    from gnomon.store import store_path
+    from gnomon.upkeep import verify
+
+    path = store_path(_settings(args).database_url)
+    if path is None or not Path(path).exists():
+        raise _no_store()
+    file = Path(os.path.realpath(path))
+    audit = file.with_name(f"{file.name}.audit")
+    if args.what == "head":
+        print(verify.head(audit))
+        return 0
+    verdict = verify.verify(audit, verify.Head.parse(args.expect) if args.expect else None)
+    print(verdict)
+    return 0 if verdict else 1

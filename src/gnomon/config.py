@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gnomon.errors import InvalidValue, unknown_name
 
@@ -30,7 +30,8 @@ WORDS = {"on": True, "yes": True, "off": False, "no": False}
 #: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
          "max_properties": 0, "checkpoint_seconds": 0, "rollup_lag_seconds": 0,
-         "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0}  # fmt: skip
+         "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0,
+         "audit_days": 365}  # fmt: skip
 LISTS = ("timezones", "sampled_types", "rollup_dimensions")  #: parted by commas in the environment
 SWITCHES = ("enabled", "sampling")  #: these take words; a project may well be named `no`
 
@@ -43,7 +44,8 @@ class Settings:
     database_url: str = "gnomon.duckdb"
     project: str = "default"
     timezones: tuple[str, ...] = ("UTC",)
-    log_level: str = "INFO"
+    log_level: str = "WARNING"  #: of the command line; a host configures its own logging
+    log_format: Literal["text", "json"] = "text"
 
     max_batch_size: int = 1_000  #: events in one wire batch
     max_event_bytes: int = 32 * 1024
@@ -89,6 +91,7 @@ class Settings:
 
     event_retention_days: int | None = None
     metrics_retention_days: int | None = None
+    audit_days: int = 365  #: entries of the audit are kept at least so long
 
     def but(self, **changes: Any) -> Settings:
         """These settings with some changed. Raises `UnknownName` and `InvalidValue` as `read_settings` does."""

@@ -28,10 +28,10 @@ from gnomon.ingest.thresholds import Thresholds, thresholds_of
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.query.health import Health, examine
-from gnomon.store import Store
+from gnomon.store import Store, store_path
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
+from gnomon.upkeep.accounting import Accounting
 from gnomon.upkeep.keeping import Keeping
-from gnomon.upkeep.safekeeping import Safekeeping
 
 if TYPE_CHECKING:
     from gnomon.ingest.importers import Progress
@@ -59,7 +59,7 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
-class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
+class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.
@@ -80,6 +80,7 @@ class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
         self._reset_asking()
         self._pid = os.getpid()
         self._hold = take_hold(settings)
+        self._begin_accounting(self._hold.file, durable=store_path(settings.database_url) is not None)
         ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
         Collector.__init__(
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
@@ -119,8 +120,12 @@ class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
             raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
         from gnomon.ingest.load import Loader  # deferred: most processes never import a file
 
-        loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._hold.writer)
-        return loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
+        with self._audited("import") as note:
+            loader = Loader(self.settings.project, self._gate, self._journal, self._clock_us, self._hold.writer)
+            report = loader.load(Path(path), format=format, mapping=mapping, timezone=timezone, on_progress=on_progress)
+            note.rows = report.stored
+            note.detail = {"duplicate": report.duplicate, "rejected": report.rejected.total()}
+            return report
 
     def books(self, kind: str = "event") -> Books:
         """Where every received event (or metric sample, `kind="sample"`) of this project went; with
@@ -139,8 +144,11 @@ class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
 
     def quarantine(self, limit: int = 100, code: str | None = None) -> list[dict[str, Any]]:
         """The newest refused events, each with the time, code, detail, source, id and what was sent (cut)."""
-        store = self._own_or_refuse()
-        return quarantined(store, self.settings.project, limit, code, self.zone, self.settings.query_timeout_seconds)
+        with self._audited("quarantine") as note:
+            store, timeout = self._own_or_refuse(), self.settings.query_timeout_seconds
+            found = quarantined(store, self.settings.project, limit, code, self.zone, timeout)
+            note.rows = len(found)
+            return found
 
     def health(self) -> Health:
         """Versions, sizes, journal lag, books and growth, with a finding and remedy for everything not sound."""
@@ -157,6 +165,7 @@ class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
             found_damage(self._hold.file),
             free,
             __version__,
+            self._audit.state(),
         )
 
     # -- sampling ------------------------------------------------------------------------------------------------
@@ -170,7 +179,9 @@ class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
         thresholds = Thresholds(low, high, rate)
         if self._closed:
             raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
-        self._policy.set(thresholds)
+        with self._audited("set_sampling_thresholds") as note:
+            note.detail = {"low": low, "high": high, "rate": rate}
+            self._policy.set(thresholds)
 
     def sampling_thresholds(self) -> Thresholds:
         """The thresholds in force for this project, with `low`, `high` (events a minute) and `rate`."""
@@ -210,6 +221,7 @@ class AnalyticsEngine(Collector, Asking, Keeping, Safekeeping):
             self._drain()  # calls that other threads were in the middle of
         except GnomonError as error:
             log.error("events recorded while closing could not be made durable: %s", error)
+        self._audit.close()
         self._hold.release()
         _LIVE.discard(self)
 

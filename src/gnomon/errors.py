@@ -48,6 +48,13 @@ class RangeTooLarge(InvalidValue):
     code = "range-too-large"
 
 
+class Forbidden(GnomonError):
+    """The caller lacks the scope that this call needs; nothing was done, and the refusal is in the audit."""
+
+    code = "forbidden"
+    status = 403
+
+
 class StoreBusy(GnomonError):
     """Another process owns the store; this one can record, but not ask."""
 

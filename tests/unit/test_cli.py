@@ -18,7 +18,7 @@ import gnomon
 from gnomon import cli
 from gnomon.cli import main
 
-COMMANDS = ["demo", "import", "query", "backup", "restore", "doctor"]
+COMMANDS = ["demo", "import", "query", "backup", "restore", "doctor", "audit"]
 EVENTS = [
     {
         "type": "request",

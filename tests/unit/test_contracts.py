@@ -18,6 +18,7 @@ PUBLIC = {
     "GnomonError",
     "Grain",
     "Metric",
+    "Principal",
     "Query",
     "Result",
     "Settings",
@@ -87,7 +88,7 @@ _SQL = re.compile(
     r"\b(SELECT\s|INSERT\s+(OR\s+\w+\s+)?INTO|CREATE\s+(OR\s+REPLACE\s+)?(TEMP\s+)?TABLE|DELETE\s+FROM|UPDATE\s+\w+\s+SET|DROP\s+\w+|ALTER\s+TABLE"
     r"|\bFROM\s+\w+\s+WHERE|GROUP\s+BY|ORDER\s+BY|PRAGMA\s|BEGIN\s+IMMEDIATE|TRUNCATE\s|ATTACH\s)"
 )
-_SQL_PLACES = ("store/", "query/", "ingest/journal.py")
+_SQL_PLACES = ("store/", "query/", "ingest/journal.py", "upkeep/chain.py", "upkeep/verify.py")
 
 
 def sql_in(text):

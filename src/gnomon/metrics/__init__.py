@@ -155,6 +155,12 @@ def known() -> Iterator[Metric]:
     return iter(tuple(_REGISTRY.values()))
 
 
+def is_declared(given: Metric) -> bool:
+    """Whether a metric is a declared one under its own name or an alias, not one that a question made up."""
+    found = _REGISTRY.get(ALIASES.get(given.name, given.name))
+    return found is not None and found.expression == given.expression
+
+
 _AGGS: dict[str, Callable[[str, Filter], Expression]] = {
     "sum": lambda field, where: Sum(field, where),
     "mean": lambda field, where: Mean(field, where),
@@ -225,5 +231,5 @@ def _load_packs() -> None:
 
 __all__ = [
     "Count", "Expression", "Max", "Mean", "Metric", "Min", "Quantile", "Ratio", "Sum", "Unique",
-    "declare", "find_metric", "known", "metric",
+    "declare", "find_metric", "is_declared", "known", "metric",
 ]  # fmt: skip

@@ -6,12 +6,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from gnomon.access import Note
 from gnomon.config import Settings
 from gnomon.errors import unknown_name
 from gnomon.query.model import Query
+from gnomon.query.outline import outline
 from gnomon.query.plan import Facts, make_plan
 from gnomon.query.result import Result
 from gnomon.query.sources import RolledUp
@@ -35,6 +38,9 @@ class Asking:
     def _own_or_refuse(self) -> Store:
         raise NotImplementedError
 
+    def _audited(self, operation: str, **said: Any) -> AbstractContextManager[Note]:
+        raise NotImplementedError
+
     def _reset_asking(self) -> None:
         self._answers = AnswerCache(self.settings.cache_entries, self.settings.cache_seconds)
         self._facts_cache: tuple[Any, ...] | None = None  # by data version
@@ -53,29 +59,41 @@ class Asking:
         (code `raw-rows-gone` where only pruned rows could answer), `RangeTooLarge`, `StoreBusy` where another process
         owns the store, `QueryTimeout`.
         """
-        return self.run(Query.build(metrics, dimensions, date_range, filters, timezone, order_by, limit, compare,
-                                    after, totals, dataset, basis))  # fmt: skip
+        with self._audited("query") as note:
+            return self._run(Query.build(metrics, dimensions, date_range, filters, timezone, order_by, limit, compare,
+                                         after, totals, dataset, basis), note)  # fmt: skip
 
     def run(self, query: Query) -> Result:
         """Answer a checked `Query`."""
+        with self._audited("query") as note:
+            return self._run(query, note)
+
+    def _run(self, query: Query, note: Note) -> Result:
         from gnomon.query.answer import Answer, decode_cursor  # deferred: building SQL is not needed to record
 
+        note.detail = outline(query)
         store = self._own_or_refuse()
         facts = self._facts(store, query.data.name)
         cursor = None if query.after is None else decode_cursor(query.after)
         plan = make_plan(query, self.settings.project, facts, cursor[1] if cursor else None)
-        return Answer(self._ask, store, plan, facts, cursor).result()
+        note.range = plan.range
+        result = Answer(self._ask, store, plan, facts, cursor).result()
+        note.rows = len(result)
+        return result
 
     def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
         """How a question would be answered: the plan's steps and the SQL, without running it."""
         from gnomon.query.compile import compile_plan
 
-        store = self._own_or_refuse()
-        query = Query.build(
-            metrics, dimensions, **{("dataset_name" if k == "dataset" else k): v for k, v in rest.items()}
-        )
-        plan = make_plan(query, self.settings.project, self._facts(store, query.data.name))
-        return "\n".join([*plan.steps, compile_plan(plan, store.dialect)])
+        with self._audited("explain") as note:
+            store = self._own_or_refuse()
+            query = Query.build(
+                metrics, dimensions, **{("dataset_name" if k == "dataset" else k): v for k, v in rest.items()}
+            )
+            note.detail = outline(query)
+            plan = make_plan(query, self.settings.project, self._facts(store, query.data.name))
+            note.range = plan.range
+            return "\n".join([*plan.steps, compile_plan(plan, store.dialect)])
 
     def query_usage(self, time_range: Any = "24h", filters: Mapping[str, Any] | Sequence[Any] | None = None,
                     group_by: Sequence[str] | str | None = None, metrics: Sequence[Any] | None = None,

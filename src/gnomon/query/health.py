@@ -43,7 +43,7 @@ class Health:
 
 
 def examine(described: dict[str, Any], journal: dict[str, int], books: Books, lag: int, damaged: Sequence[Path],
-            free_bytes: int, version: str) -> Health:  # fmt: skip
+            free_bytes: int, version: str, audit: dict[str, int]) -> Health:  # fmt: skip
     """Put facts and findings together. `lag` is the number of journal positions the store is behind."""
     health = Health()
     first, received, events = described["first_ts_us"], described["first_received_us"], described["events"]
@@ -67,12 +67,16 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "disk_free_bytes": free_bytes,
         "growth": _growth(described, received, free_bytes),
         "books": books.to_dict(),
+        "audit_entries": audit["entries"],
+        "audit_entries_waiting": audit["waiting"],
+        "audit_entries_lost": audit["lost"],
     }
     if not described["readable"]:
         health.findings.append(
             Finding("the store file is damaged", "Close the engine and open it again; see operations.md.")
         )
     _judge(health, books, lag, damaged, free_bytes)
+    _judge_audit(health, audit)
     return health
 
 
@@ -99,6 +103,20 @@ def _judge(health: Health, books: Books, lag: int, damaged: Sequence[Path], free
         )
     if free_bytes < 256 * 1024**2:
         health.findings.append(Finding("less than 256 MiB are free on the disk of the store", "Free disk space."))
+
+
+def _judge_audit(health: Health, audit: dict[str, int]) -> None:
+    if audit["waiting"] or audit["lost"]:
+        health.findings.append(
+            Finding(
+                f"{audit['waiting']:,} entries of the audit could not be written yet, {audit['lost']:,} are lost",
+                "Free disk space; those that wait are written with the next question.",
+            )
+        )
+    if audit["broken"]:
+        health.findings.append(
+            Finding("the audit was changed or is damaged", "Run `gnomon audit verify`; see audit.md.")
+        )
 
 
 def _growth(described: dict[str, Any], received_us: int | None, free_bytes: int) -> str:

@@ -10,21 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.config import Settings
-from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
+from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.ingest.recovery import RESTORED, SCRATCH, sweep
 from gnomon.store import Contents, Copying, Store, examine_copy
 from gnomon.upkeep import archive, targets
+from gnomon.upkeep.chain import Chain
 from gnomon.upkeep.encryption import ENDING, Keys, damaged, key_missing
 from gnomon.upkeep.packing import Codec, best
 
@@ -213,27 +213,6 @@ def _free_name(target: Target, label: str, now: datetime, ending: str) -> str:
 
 
 def _audit(store: Path, scratch: Path) -> dict[str, Path]:
-    """Copies of the audit's files beside the store, where there are any."""
-    found = {}
-    for file in sorted(store.parent.iterdir()):
-        if file.name.startswith(f"{store.name}.{archive.AUDIT}") and file.is_file():
-            name = file.name.removeprefix(f"{store.name}.")
-            if not name.endswith(("-wal", "-shm", "-journal")):
-                found[name] = scratch / name
-                _copy_audit(file, found[name])
-    return found
-
-
-def _copy_audit(file: Path, copy: Path) -> None:
-    """SQLite's own way for its files, which may be in use; closing one that was opened in another way would give up
-    the locks that this process has on it."""
-    try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as source, closing(
-            sqlite3.connect(copy)
-        ) as target:  # fmt: skip
-            source.backup(target)
-            return
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorname", "") != "SQLITE_NOTADB":
-            raise StoreDamaged("the audit beside the store cannot be read", remedy="See `gnomon doctor`.") from error
-    shutil.copyfile(file, copy)
+    """Copies of the audit's files beside the store, all of one moment, where there are any."""
+    copies = Chain(store.with_name(f"{store.name}.{archive.AUDIT}"), durable=True).copy_to(scratch)
+    return {copy.name.removeprefix(f"{store.name}."): copy for copy in copies}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from gnomon.config import Settings
-from gnomon.ingest.hold import Hold
+from gnomon.access import Person
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store
-from gnomon.timerange import Clock, resolve_range, to_us
+from gnomon.timerange import resolve_range, to_us
+from gnomon.upkeep.audit import Audit
+from gnomon.upkeep.safekeeping import Safekeeping
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,16 +23,13 @@ if TYPE_CHECKING:
     from gnomon.upkeep.rollup import RollupReport
 
 
-class Keeping:
+class Keeping(Safekeeping):
     """Rollups, retention and the like. Mixed into the engine."""
 
-    settings: Settings
-    clock: Clock
     zone: ZoneInfo
-    _hold: Hold
-    _own_or_refuse: Callable[[], Store]
     flush: Callable[[], None]
     _reset_asking: Callable[[], None]
+    _audit: Audit
 
     def _owned(self) -> tuple[Store, Writer]:
         """The store and its writer. Raises `StoreBusy` where another process owns them."""
@@ -49,7 +48,10 @@ class Keeping:
         now, until = self.clock(), None
         if time_range is not None:
             until = resolve_range(time_range, now=now, zone=self.zone).end_us
-        return roll_up(store, writer, self.settings, to_us(now), until)
+        with self._audited("trigger_aggregation") as note:
+            report = roll_up(store, writer, self.settings, to_us(now), until)
+            note.rows = report.events
+        return report
 
     def set_retention_policy(self, policy: RetentionPolicy | None = None, **days: Any) -> None:
         """Set how long data is kept: a `RetentionPolicy`, or its fields as keywords (others stay as they are).
@@ -58,7 +60,10 @@ class Keeping:
         """
         from gnomon.upkeep.retention import changed, keep_policy
 
-        keep_policy(self._hold.journal, self.settings.project, policy or changed(self.get_retention_policy(), days))
+        wanted = policy or changed(self.get_retention_policy(), days)
+        with self._audited("set_retention_policy") as note:
+            note.detail = wanted.plain()
+            keep_policy(self._hold.journal, self.settings.project, wanted)
 
     def get_retention_policy(self) -> RetentionPolicy:
         """How long data is kept."""
@@ -78,7 +83,11 @@ class Keeping:
         from gnomon.upkeep.retention import prune
 
         store, writer = self._owned()
-        return prune(store, writer, self.settings, self.get_retention_policy(), self.clock(), dry_run)
+        with self._audited("prune") as note:
+            note.detail = {"dry_run": dry_run}
+            report = prune(store, writer, self.settings, self.get_retention_policy(), self.clock(), dry_run)
+            note.rows = report.raw + report.hourly + report.daily + report.samples
+        return report
 
     def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
         """Erase a person: their events stay as anonymous counts, or go with `delete_events`; every other trace goes.
@@ -90,10 +99,16 @@ class Keeping:
         from gnomon.upkeep.retention import check_hold
 
         store, writer = self._owned()
-        check_hold(self.get_retention_policy(), self.clock())
-        self.flush()
-        files = tuple(path.name for path in found_damage(self._hold.file))
-        certificate = forget(store, writer, self._hold.journal, self.settings.project, user_id, delete=delete_events,
-                             now=self.clock(), remaining=files, backups_gone=None)  # fmt: skip
-        self._reset_asking()
+        with self._audited("forget") as note:
+            note.detail = {"people": [Person(user_id)], "delete_events": delete_events}
+            check_hold(self.get_retention_policy(), self.clock())
+            self.flush()
+            files = tuple(path.name for path in found_damage(self._hold.file))
+            kept = timedelta(days=self.settings.backup_days) if self.backups() else None
+            certificate = forget(store, writer, self._hold.journal, self.settings.project, user_id,
+                                 delete=delete_events, now=self.clock(), remaining=files,
+                                 backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
+            note.rows = certificate.rows
+            self._reset_asking()
+        self._audit.erase(self.settings.project, user_id)
         return certificate

@@ -38,6 +38,11 @@ class RetentionPolicy(msgspec.Struct, frozen=True):
     by_type: dict[str, int] = {}
     legal_hold_until: datetime | None = None
 
+    def plain(self) -> dict[str, Any]:
+        """The policy as plain values of JSON."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
     def check(self) -> None:
         """Raises `InvalidValue` (code `bad-policy`) for days below 1 or in the wrong order."""
         days = [self.raw_data_days, self.hourly_aggregates_days, self.daily_aggregates_days]

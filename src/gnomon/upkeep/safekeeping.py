@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gnomon.config import Settings
 from gnomon.store import Store
 from gnomon.timerange import Clock
+from gnomon.upkeep.audit import Audited
 
 if TYPE_CHECKING:
     from gnomon.ingest.hold import Hold
@@ -27,6 +28,7 @@ class Safekeeping:
     settings: Settings
     clock: Clock
     _hold: Hold
+    _audited: Callable[[str], Audited]
     _release: str  #: the version of Gnomon
 
     def _own_or_refuse(self) -> Store:
@@ -49,7 +51,10 @@ class Safekeeping:
         store = self._own_or_refuse()
         self._make_durable()
         url = None if target is None else os.fspath(target)
-        return make_backup(self._hold, store, Order(url, self.settings, self.clock(), self._release, on_step))
+        with self._audited("trigger_backup") as note:
+            made = make_backup(self._hold, store, Order(url, self.settings, self.clock(), self._release, on_step))
+            note.detail = {"bytes": made.bytes}
+        return made
 
     def backups(self, target: str | os.PathLike[str] | None = None) -> list[KeptBackup]:
         """The good backups of this store at a target (default as in `trigger_backup`), oldest first."""
@@ -72,4 +77,7 @@ class Safekeeping:
 
         store = self._own_or_refuse()
         self._make_durable()
-        return restore(self._hold, store, os.fspath(path), self.settings, on_step)
+        with self._audited("restore_backup") as note:
+            restored = restore(self._hold, store, os.fspath(path), self.settings, on_step)
+            note.rows = restored.counts.get("events")
+        return restored
