@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
-from contextlib import closing, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gnomon.testing import ManualClock
 from gnomon.upkeep import archive, backup
 from gnomon.upkeep.archive import unpack
 from gnomon.upkeep.targets import Folder
+from gnomon.upkeep.verify import verify
 
 pytestmark = pytest.mark.timeout(120)
 START = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -227,22 +227,19 @@ Folder_entries = Folder.entries
 
 def test_settings_and_the_audit_are_in_it(tmp_path):
     store = tmp_path / "s.duckdb"
-    with gnomon.open(store) as engine, closing(sqlite3.connect(f"{store}.audit.sqlite")) as audit:
-        audit.execute("PRAGMA journal_mode=WAL")
-        audit.execute("CREATE TABLE entry (n INTEGER)")
-        audit.execute("INSERT INTO entry VALUES (1)")
-        audit.commit()  # in its log, not in its file
-        Path(f"{store}.audit-head").write_text("head 1")
+    with gnomon.open(store) as engine:
         engine._hold.journal.keep("policy", "30 days")
+        engine.query(["events"])
         made = engine.trigger_backup()
+        engine.query(["events"])
         folder = tmp_path / "look"
         folder.mkdir()
         manifest = unpack(Path(made.path), folder, None)
-        assert set(manifest.members) == {"store.duckdb", "kept.json", "audit.sqlite", "audit-head"}
+        assert set(manifest.members) == {"store.duckdb", "kept.json", "audit", "audit.anchor", "audit.key"}
         assert (folder / "kept.json").read_text() == '{"policy": "30 days"}'
-        with closing(sqlite3.connect(folder / "audit.sqlite")) as copy:
-            assert copy.execute("SELECT n FROM entry").fetchall() == [(1,)]
-        assert audit.execute("SELECT count(*) FROM entry").fetchall() == [(1,)]
+        copied = verify(folder / "audit")
+        assert copied.sound and copied.entries == 1
+        assert engine.verify_audit().sound and engine.verify_audit().entries == 3
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="needs a list of locks")

@@ -116,7 +116,10 @@ def test_the_standard_programs_read_an_archive(tmp_path, key, monkeypatch):
     path = made(tmp_path, "gz", key, monkeypatch)
     assert subprocess.run(["gzip", "--test", path], capture_output=True).returncode == 0
     listed = subprocess.run(["tar", "-tzf", path], capture_output=True, text=True)
-    assert (listed.stdout.split(), listed.stderr) == (["manifest.json", "store.duckdb", "kept.json"], "")
+    assert (listed.stdout.split(), listed.stderr) == (
+        ["manifest.json", "store.duckdb", "kept.json", "audit", "audit.anchor", "audit.key"],
+        "",
+    )
 
 
 def test_an_encrypted_archive_shows_nothing_and_opens_with_its_key_only(tmp_path, key, monkeypatch):
@@ -188,7 +191,7 @@ def test_a_full_disk_under_the_store_is_said_and_heals(small_disk, tmp_path):  #
         for call in (lambda: engine.trigger_backup(tmp_path), lambda: engine.restore_backup(made.path)):
             with pytest.raises(GnomonError) as caught:
                 call()
-            assert caught.value.code in ("target-full", "store-unavailable")
+            assert caught.value.code in ("target-full", "store-unavailable", "disk-full")
         ballast.unlink()
         engine._hold.writer.look_again()
         engine.track("after")

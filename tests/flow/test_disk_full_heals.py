@@ -117,10 +117,10 @@ def test_a_disk_that_gets_full_at_any_step(disk, leave):
 def test_a_writer_that_gives_up_on_what_the_disk_refused_would_be_found(disk, monkeypatch):
     honest = DuckDBStore.checkpoint
 
-    def forget_first(self):
+    def forget_first(self, **how):
         engine._hold.journal.forget_up_to(engine._hold.writer.position)
         fill(disk)
-        honest(self)
+        honest(self, **how)
 
     monkeypatch.setattr(DuckDBStore, "checkpoint", forget_first)
     with gnomon.open(

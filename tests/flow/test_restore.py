@@ -16,6 +16,7 @@ from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavaila
 from gnomon.ingest import recovery
 from gnomon.store import examine_copy
 from gnomon.upkeep import archive, restore
+from gnomon.upkeep.verify import verify
 
 pytestmark = pytest.mark.timeout(120)
 PROGRAM = Path(__file__).with_name("dying.py")
@@ -55,7 +56,7 @@ def state_of(engine):
 def backed_up(tmp_path):
     """A closed store, its backup, and its state at that moment; then more was recorded and another policy set."""
     store = tmp_path / "s.duckdb"
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         fill(engine, 300)
         engine._hold.journal.keep("policy", "30 days")
         made, old = engine.trigger_backup(), state_of(engine)
@@ -67,7 +68,7 @@ def backed_up(tmp_path):
 
 def test_a_restore_brings_the_same_rows_and_answers(backed_up):
     store, path, old, later = backed_up
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         assert state_of(engine) == later != old
         version = engine._hold.store.data_version()
         done = engine.restore_backup(path)
@@ -85,7 +86,7 @@ def test_a_restore_brings_the_same_rows_and_answers(backed_up):
         assert (restores.stored, restores.shed["replaced"]) == (1_200, 800 + 630) and restores.closes()
         engine.restore_backup(engine.trigger_backup().path)
         assert state_of(engine) == old != after
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         assert state_of(engine) == old and engine.health().sound
     assert {p.name.removeprefix("s.duckdb") for p in store.parent.iterdir()} == {"", ".journal", ".owner", "backups"}
 
@@ -94,7 +95,7 @@ def test_a_restore_that_leaves_something_out_would_be_found(backed_up, monkeypat
     store, path, old, _ = backed_up
     monkeypatch.setattr(recovery, "settle_restore", lambda *_: None)
     monkeypatch.setattr(restore, "settle_restore", lambda *_: None)
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         engine.restore_backup(path)
         assert state_of(engine) != old
 
@@ -103,18 +104,18 @@ def test_on_a_fresh_machine(backed_up, tmp_path):
     _, path, old, _ = backed_up
     place = tmp_path / "fresh" / "other.duckdb"
     place.parent.mkdir()
-    with gnomon.open(place) as engine:
+    with gnomon.open(place, sampling=False) as engine:
         engine.restore_backup(path)
         assert state_of(engine) == old
     Path(f"{place}.journal").unlink()
-    with gnomon.open(place) as engine:  # without the journal the kept settings come from the store
+    with gnomon.open(place, sampling=False) as engine:  # without the journal the kept settings come from the store
         assert state_of(engine) == old
 
 
 def test_what_is_recorded_from_the_call_on_is_stored_once(backed_up, monkeypatch):
     """Recorded by threads all the while: what was acknowledged after the restore is there, what was before is not."""
     store, path, _, _ = backed_up
-    with gnomon.open(store, settings=gnomon.Settings(flush_seconds=0.005)) as engine:
+    with gnomon.open(store, settings=gnomon.Settings(flush_seconds=0.005, sampling=False)) as engine:
         stop, last = threading.Event(), [0]
 
         def record():
@@ -147,7 +148,7 @@ def test_what_is_recorded_from_the_call_on_is_stored_once(backed_up, monkeypatch
 def test_replaying_what_was_replaced_would_be_found(backed_up, monkeypatch):
     store, path, old, _ = backed_up
     monkeypatch.setattr(gnomon.ingest.journal.Journal, "forget_up_to", lambda *_: None)
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         fill(engine, 10, first=900)
         engine.restore_backup(path)
         assert state_of(engine) == old
@@ -165,7 +166,7 @@ def test_replaying_what_was_replaced_would_be_found(backed_up, monkeypatch):
 
 def test_questions_wait_for_a_restore_and_none_fails(backed_up):
     store, path, _, _ = backed_up
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         stop, wrong, answers = threading.Event(), [], set()
 
         def ask():
@@ -188,22 +189,22 @@ def test_questions_wait_for_a_restore_and_none_fails(backed_up):
 
 def test_a_damaged_store_can_be_restored(backed_up):
     store, path, old, _ = backed_up
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         engine._hold.writer.checkpoint()
     size = store.stat().st_size
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         with store.open("r+b") as file:
             file.seek(12_288)
             file.write(b"\xff" * (size - 12_288))
         engine.restore_backup(path)
         assert state_of(engine) == old
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         assert state_of(engine) == old
 
 
 def test_a_restore_that_fails_leaves_everything_as_it_was(backed_up, monkeypatch):
     store, path, _, later = backed_up
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         for name, error in (("link", OSError(28, "full")), ("replace", OSError(5, "broken"))):
             with monkeypatch.context() as patch:
                 patch.setattr(os, name, raising(error)) if name == "link" else patch.setattr(
@@ -241,7 +242,7 @@ def until_answered(engine):
 
 
 def test_only_the_owner_restores(tmp_path):
-    with gnomon.open(tmp_path / "s.duckdb") as engine:
+    with gnomon.open(tmp_path / "s.duckdb", sampling=False) as engine:
         made = engine.trigger_backup()
         words = (
             "import gnomon, sys\nwith gnomon.open(sys.argv[1]) as e:\n try: e.restore_backup(sys.argv[2])\n"
@@ -294,9 +295,9 @@ def test_death_in_the_middle_of_a_backup(backed_up, every):
     for step, nth in BACKUP_STEPS[::every]:
         die(store, "backup", "-", step, nth)
         if every == 1:
-            with gnomon.open(store) as engine:
+            with gnomon.open(store, sampling=False) as engine:
                 assert state_of(engine) == later, step
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         good = engine.backups()
         assert len(good) == 2  # that of the fixture, and the one that was killed after it had its name
         engine.trigger_backup()
@@ -310,11 +311,11 @@ def test_death_in_the_middle_of_a_backup(backed_up, every):
 @pytest.mark.parametrize("every", [FEW, ALL])
 def test_death_in_the_middle_of_a_restore(backed_up, every):
     store, path, old, later = backed_up
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         latest = engine.trigger_backup().path
     for step, nth, wanted in RESTORE_STEPS[1::every]:
         die(store, "restore", path, step, nth)
-        with gnomon.open(store) as engine:
+        with gnomon.open(store, sampling=False) as engine:
             found = state_of(engine)
             assert found in {OLD: [later], NEW: [old], EITHER: [old, later]}[wanted], step
             assert engine.health().sound
@@ -326,7 +327,7 @@ def test_death_in_the_middle_of_a_restore(backed_up, every):
 def test_an_exchange_that_is_not_atomic_would_be_found(backed_up):
     store, path, old, later = backed_up
     die(store, "restore", path, "os:link@after", 99, "BROKEN")
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         assert state_of(engine) not in (old, later)
 
 
@@ -343,7 +344,7 @@ def test_a_restore_checks_the_store_in_the_archive(backed_up, tmp_path, monkeypa
         "backup-damaged": {"tables": tables},
         "newer-backup": {"format": 2},
     }
-    with gnomon.open(store) as engine:
+    with gnomon.open(store, sampling=False) as engine:
         for code, change in changes.items():
             archive.pack(archive.replace(manifest, **change), files, forged, codec)
             with pytest.raises((StoreDamaged, InvalidValue)) as caught:
@@ -365,12 +366,12 @@ def test_a_restore_checks_the_store_in_the_archive(backed_up, tmp_path, monkeypa
 def test_a_backup_of_an_older_schema_is_brought_up(tmp_path, monkeypatch):
     monkeypatch.setattr("gnomon.store.duckdb.opening.SCHEMA", 1)
     event = "uuid(), now()::TIMESTAMP, now()::TIMESTAMP, 1, 'old', 1"
-    with gnomon.open(tmp_path / "old.duckdb") as engine:
+    with gnomon.open(tmp_path / "old.duckdb", sampling=False) as engine:
         words = "INSERT INTO events (project, id, ts, received_at, version, type, weight)"
         engine._hold.store.change([f"{words} SELECT 'default', {event} FROM range(20)"])
         made = engine.trigger_backup()
     monkeypatch.undo()
-    with gnomon.open(tmp_path / "new.duckdb") as engine:
+    with gnomon.open(tmp_path / "new.duckdb", sampling=False) as engine:
         engine.restore_backup(made.path)
         engine.track("new")
         engine.flush()
@@ -381,20 +382,20 @@ def test_a_backup_of_an_older_schema_is_brought_up(tmp_path, monkeypatch):
 
 def test_the_audit_is_never_turned_back(backed_up, tmp_path):
     store, _, _, _ = backed_up
-    audit, fresh = Path(f"{store}.audit.log"), tmp_path / "fresh.duckdb"
-    with gnomon.open(store) as engine:
-        audit.write_text("one")
+    fresh = tmp_path / "fresh.duckdb"
+    with gnomon.open(store, sampling=False) as engine:
         made = engine.trigger_backup()
-        audit.write_text("one two")
         for _ in range(2):
             engine.restore_backup(made.path)
-        assert audit.read_text() == "one two"
         stamp = made.created_at.strftime("%Y%m%dT%H%M%SZ")
-        assert Path(f"{store}.audit-{stamp}.log").read_text() == "one"
-        assert len(list(tmp_path.glob("*.audit*"))) == 2
-    with gnomon.open(fresh) as engine:
+        operations = [entry.operation for entry in engine.get_access_log()]
+        assert operations.count("restore_backup") == 2 and engine.verify_audit().sound
+        old = verify(Path(f"{store}.audit-{stamp}"))
+        assert old.sound and old.entries < engine.verify_audit().entries
+        assert Path(f"{store}.audit-{stamp}.key").stat().st_mode & 0o777 == 0o600
+    with gnomon.open(fresh, sampling=False) as engine:
         engine.restore_backup(f"file://{made.path}")
-        assert Path(f"{fresh}.audit.log").read_text() == "one"
+        assert engine.verify_audit().sound
         with pytest.raises(InvalidValue) as caught:
             engine.restore_backup(f"file://{made.path}.age")
         assert caught.value.code == "no-such-file"
@@ -404,7 +405,7 @@ def test_a_system_without_second_names_and_copies_in_the_kernel(backed_up, tmp_p
     store, path, old, _ = backed_up
     monkeypatch.delattr(os, "copy_file_range")
     monkeypatch.setattr(os, "link", raising(OSError(1, "not here")))
-    with gnomon.open(store, threads=1) as engine:
+    with gnomon.open(store, threads=1, sampling=False) as engine:
         engine.restore_backup(path)
         assert state_of(engine) == old
         engine.restore_backup(engine.trigger_backup().path)

@@ -45,7 +45,7 @@ def as_stored(row):
     return tuple(found)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(ROWS)
 def test_rows_come_back_as_they_were(rows):
     assert read_back(rows) == list(map(as_stored, rows))

@@ -146,4 +146,5 @@ def _put_audit(store: Path, scratch: Path, manifest: archive.Manifest) -> None:
                 ending = name.removeprefix(archive.AUDIT)
                 place = store.with_name(f"{store.name}.{archive.AUDIT}-{stamp}{ending}")
             if not place.exists():
-                shutil.copy2(scratch / name, place)
+                place.touch(0o600)
+                shutil.copyfile(scratch / name, place)
