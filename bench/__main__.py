@@ -17,7 +17,7 @@ from bench.dataset import CACHE
 from bench.figures import Figure, Size, table
 
 #: In the order in which they run; cheap and easily disturbed ones first.
-NAMES = ("recording", "cpu", "sampling", "startup", "memory", "importing", "size", "queries", "growth")
+NAMES = ("recording", "cpu", "sampling", "startup", "memory", "importing", "size", "queries", "rollups", "growth")
 
 
 def main() -> int:

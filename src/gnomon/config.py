@@ -33,7 +33,7 @@ LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 
          "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0,
          "audit_days": 365}  # fmt: skip
 LISTS = ("timezones", "sampled_types", "rollup_dimensions")  #: parted by commas in the environment
-SWITCHES = ("enabled", "sampling")  #: these take words; a project may well be named `no`
+SWITCHES = ("enabled", "sampling", "scheduler")  #: these take words; a project may well be named `no`
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class Settings:
 
     event_retention_days: int | None = None
     metrics_retention_days: int | None = None
+    scheduler: bool = False  #: run the jobs in the background, in the process that owns the store
     audit_days: int = 365  #: entries of the audit are kept at least so long
 
     def but(self, **changes: Any) -> Settings:

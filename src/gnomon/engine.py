@@ -31,6 +31,7 @@ from gnomon.query.health import Health, examine
 from gnomon.store import Store, store_path
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
 from gnomon.upkeep.accounting import Accounting
+from gnomon.upkeep.jobs import Scheduler
 from gnomon.upkeep.keeping import Keeping
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         Collector.__init__(
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
         )
+        self._scheduler = Scheduler(self) if settings.scheduler else None
         _LIVE.add(self)
         process = sys.modules.get("multiprocessing.process")
         if process is not None and process.parent_process() is not None:
@@ -210,6 +212,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         """Flush, stop the threads and let go of the files. Calling it again does nothing."""
         if self._closed or os.getpid() != self._pid:
             return
+        if self._scheduler is not None:
+            self._scheduler.stop()
         try:
             self._make_durable()
         except GnomonError as error:
@@ -233,7 +237,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
 
     def _after_fork_in_child(self) -> None:
         """Become a recording process with buffers of its own; what waits in the parent's stays the parent's."""
-        never_destroy(self._thread)
+        never_destroy(self._thread, self._scheduler)
+        self._scheduler = None
         self._pid = os.getpid()
         self._reset()
         self._reset_asking()

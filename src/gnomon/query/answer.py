@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gnomon.errors import GnomonError, InvalidValue, RangeTooLarge
+from gnomon.metrics import Quantile
 from gnomon.query.compile import Cursor, compile_plan, sort_keys
 from gnomon.query.plan import Facts, Plan, shifted
 from gnomon.query.result import Basis, Result, Row
@@ -173,8 +174,10 @@ class Answer:
         return found
 
     def _basis(self, cached: bool) -> Basis:
+        percentiles = any(isinstance(metric.expression, Quantile) for metric in self.query.metrics)
         return Basis(self.plan.basis, not self.plan.weighted, self.plan.version, self.plan.range.start,
-                     self.plan.range.end, str(self.plan.range.zone), self.plan.steps, cached)  # fmt: skip
+                     self.plan.range.end, str(self.plan.range.zone), self.plan.steps, cached,
+                     0.01 if self.plan.sources.sums and percentiles else 0.0)  # fmt: skip
 
 
 class _Shift:

@@ -46,7 +46,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Basis:
-    """What an answer rests on: `raw` rows or rollups, whether it is exact, and the plan's steps in words."""
+    """What an answer rests on: `raw` rows or `rollups`, whether it is exact, and the plan's steps in words.
+
+    `percentile_error` is the relative error within which percentiles lie that were read from histograms, else 0.
+    """
 
     source: str
     exact: bool
@@ -56,9 +59,11 @@ class Basis:
     timezone: str
     steps: tuple[str, ...]
     from_cache: bool = False
+    percentile_error: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.source}, {'exact' if self.exact else 'estimate (weighted)'}"
+        near = f", percentiles within {self.percentile_error:.0%}" if self.percentile_error else ""
+        return f"{self.source}, {'exact' if self.exact else 'estimate (weighted)'}{near}"
 
 
 _BUCKET_TEXT = {"day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}

@@ -89,6 +89,16 @@ class Keeping(Safekeeping):
             note.rows = report.raw + report.hourly + report.daily + report.samples
         return report
 
+    def run_jobs(self) -> dict[str, str]:
+        """Run the background work that is due (roll up, prune, prune the audit, backup) and say how each went.
+
+        With the setting `scheduler` a thread of the process that owns the store does it by itself.
+        """
+        from gnomon.upkeep.jobs import run_due
+
+        self._own_or_refuse()
+        return run_due(self)
+
     def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
         """Erase a person: their events stay as anonymous counts, or go with `delete_events`; every other trace goes.
 

@@ -1,0 +1,93 @@
+"""Background work as a table: name, period and function. One process runs it: the one that owns the store.
+
+When a job last ended well is kept in the journal, so a restart neither repeats nor forgets one; a job that fails is
+tried again at the next look.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gnomon.errors import GnomonError, StoreBusy
+from gnomon.timerange import US_SECOND, to_us
+
+if TYPE_CHECKING:
+    from gnomon.upkeep.keeping import Keeping
+
+log = logging.getLogger("gnomon.jobs")
+
+LOOK_SECONDS = 30.0  #: how often the scheduler looks for what is due
+HOUR, DAY = 3_600, 86_400
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table; `period` in seconds."""
+
+    name: str
+    period: int
+    run: Callable[[Any], object]
+
+
+JOBS = (
+    Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
+    Job("prune", DAY, lambda engine: engine.prune()),
+    Job("prune audit", DAY, lambda engine: engine.prune_audit()),
+    Job("backup", DAY, lambda engine: engine.trigger_backup()),
+)
+
+
+def run_due(engine: Keeping) -> dict[str, str]:
+    """Run what is due and say how it went: `ok` or the code of the error. Raises `StoreBusy` where another owns."""
+    journal, project = engine._hold.journal, engine.settings.project
+    done: dict[str, str] = {}
+    for job in JOBS:
+        key, now = f"job:{project}:{job.name}", to_us(engine.clock())
+        last = journal.kept(key)
+        if last is not None and now - int(last) < job.period * US_SECOND:
+            continue
+        try:
+            job.run(engine)
+        except StoreBusy:
+            raise
+        except GnomonError as error:
+            log.warning("the job %s failed and is tried again: %s", job.name, error)
+            done[job.name] = error.code
+        else:
+            journal.keep(key, str(now))
+            done[job.name] = "ok"
+    return done
+
+
+class Scheduler:
+    """A thread that runs what is due until it is stopped, or its engine is gone."""
+
+    def __init__(self, engine: Keeping) -> None:
+        self._engine = weakref.ref(engine)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gnomon-jobs", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            engine = self._engine()
+            if engine is None:
+                return
+            try:
+                run_due(engine)
+            except StoreBusy:
+                continue  # its owner runs them
+            except Exception:
+                log.exception("a job failed")
+            del engine
+
+    def stop(self) -> None:
+        """End after the job that runs now."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()

@@ -1,0 +1,50 @@
+"""Background work: due by its period, kept over restarts, tried again after a failure, run by the owner alone."""
+
+import threading
+from datetime import UTC, datetime
+
+import gnomon
+from gnomon.errors import StoreUnavailable
+from gnomon.testing import ManualClock
+from gnomon.upkeep import jobs
+
+ALL = {"roll up": "ok", "prune": "ok", "prune audit": "ok", "backup": "ok"}
+
+
+def test_jobs_run_when_they_are_due_and_not_again(tmp_path):
+    clock = ManualClock(datetime(2026, 3, 1, 12, tzinfo=UTC))
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock) as engine:
+        engine.track("a")
+        engine.flush()
+        assert engine.run_jobs() == ALL and engine.run_jobs() == {}
+        clock.advance(minutes=16)
+        assert engine.run_jobs() == {"roll up": "ok"}
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock) as engine:
+        assert engine.run_jobs() == {}
+        clock.advance(hours=25)
+        assert engine.run_jobs() == ALL
+        assert len(engine.backups()) == 2 and engine.query(["events"]).basis.source != "raw"
+
+
+def test_a_job_that_fails_is_tried_again_and_the_others_run(tmp_path, monkeypatch):
+    tries = []
+
+    def fail_once(_engine):
+        tries.append(1)
+        if len(tries) == 1:
+            raise StoreUnavailable("not now")
+
+    monkeypatch.setattr(jobs, "JOBS", (jobs.Job("first", 60, fail_once), jobs.Job("second", 60, lambda _: None)))
+    with gnomon.open(tmp_path / "x.duckdb") as engine:
+        assert engine.run_jobs() == {"first": "store-unavailable", "second": "ok"}
+        assert engine.run_jobs() == {"first": "ok"}
+        assert engine.run_jobs() == {}
+
+
+def test_the_scheduler_runs_them_by_itself_until_it_is_closed(tmp_path, monkeypatch):
+    ran = threading.Event()
+    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "JOBS", (jobs.Job("only", 0, lambda _: ran.set()),))
+    with gnomon.open(tmp_path / "x.duckdb", scheduler=True):
+        assert ran.wait(10)
+    assert "gnomon-jobs" not in [thread.name for thread in threading.enumerate()]
