@@ -8,8 +8,10 @@ environment makes a broken build.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
+import time
 from pathlib import Path
 
 from gnomon.access import Note
@@ -78,6 +80,13 @@ def break_it(kind: str) -> None:
             return nullcontext()
 
         AnchorFile.locked = unlocked
+        honest = Chain._move
+
+        def late(self, *given, **named):
+            time.sleep(random.random() * 0.003)  # what the lock is there for happens every time
+            honest(self, *given, **named)
+
+        Chain._move = late
 
 
 def run(store: str, count: int, step: str = "", when: int = 0) -> None:
