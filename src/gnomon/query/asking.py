@@ -7,12 +7,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Note
 from gnomon.config import Settings
-from gnomon.errors import unknown_name
+from gnomon.errors import StoreUnavailable, unknown_name
 from gnomon.query.model import Query
 from gnomon.query.outline import outline
 from gnomon.query.plan import Facts, make_plan
@@ -73,13 +75,19 @@ class Asking:
 
         note.detail = outline(query)
         store = self._own_or_refuse()
-        facts = self._facts(store, query.data.name)
         cursor = None if query.after is None else decode_cursor(query.after)
-        plan = make_plan(query, self.settings.project, facts, cursor[1] if cursor else None)
-        note.range = plan.range
-        result = Answer(self._ask, store, plan, facts, cursor).result()
-        note.rows = len(result)
-        return result
+        for _ in range(MOST_TRIES):
+            facts = replace(self._facts(store, query.data.name), as_of=cursor[0] if cursor else None)
+            plan = make_plan(query, self.settings.project, facts, cursor[1] if cursor else None)
+            note.range = plan.range
+            try:
+                result = Answer(partial(self._ask, facts), store, plan, facts, cursor).result()
+            except _Moved:
+                self._facts_cache = None
+                continue
+            note.rows = len(result)
+            return result
+        raise StoreUnavailable("rollups or pruning went on throughout the question", remedy="Ask it again.")
 
     def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
         """How a question would be answered: the plan's steps and the SQL, without running it."""
@@ -129,11 +137,7 @@ class Asking:
         me = _quoted(self.settings.project)
         asked = [_weighted_sql(me), *(words.format(me) for words in (STATE, PRUNED, SIGHTED))]
         weighted, state, pruned, sighted = store.ask(asked, self.settings.query_timeout_seconds)
-        rolled = None
-        if state.rows:
-            until, version, width, dimensions, zones = state.rows[0]
-            rolled = RolledUp(until, version, width, tuple(dimensions.split(",")), tuple(zones.split(",")))
-        return tuple(weighted.rows), rolled, tuple(pruned.rows), bool(sighted.rows[0][0])
+        return tuple(weighted.rows), _rolled_up(state), tuple(pruned.rows), bool(sighted.rows[0][0])
 
     def _earliest(self, store: Store, table: str) -> int | None:
         me = f"project = {_quoted(self.settings.project)}"
@@ -146,15 +150,34 @@ class Asking:
         found: int | None = store.ask([sql], self.settings.query_timeout_seconds)[0].rows[0][0]
         return found
 
-    def _ask(self, store: Store, statements: list[str], version: int) -> tuple[list[Table], bool]:
+    def _ask(self, facts: Facts, store: Store, statements: list[str], version: int) -> tuple[list[Table], bool]:
+        """Answers to the statements, from memory where they are kept. Raises `_Moved`, see there."""
         key = (tuple(statements), version)
         kept = self._answers.get(key)
         if kept is not None:
             return kept, True
-        tables = store.ask(statements, self.settings.query_timeout_seconds)
+        me = _quoted(self.settings.project)
+        guards = [words.format(me) for words in (STATE, PRUNED)]
+        *tables, state, pruned = store.ask([*statements, *guards], self.settings.query_timeout_seconds)
+        if _rolled_up(state) != facts.rolled_up or set(pruned.rows) != set(facts.pruned):
+            raise _Moved
         if store.data_version() == version:
             self._answers.put(key, tables)
         return tables, False
+
+
+MOST_TRIES = 20
+
+
+class _Moved(Exception):
+    """Rows were rolled up or pruned between the plan and its answer: the snapshot is not the one planned for."""
+
+
+def _rolled_up(state: Table) -> RolledUp | None:
+    if not state.rows:
+        return None
+    until, version, width, dimensions, zones = state.rows[0]
+    return RolledUp(until, version, width, tuple(dimensions.split(",")), tuple(zones.split(",")))
 
 
 _TIERS = ("= 'hour'", "LIKE 'day:%'")

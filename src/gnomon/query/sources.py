@@ -70,6 +70,8 @@ def choose(plan: Plan, facts: Facts) -> Sources:
     reason = _only_raw(plan, rolled) if rolled is not None else "nothing is rolled up yet"
     if not reason and plan.query.basis == "raw":
         reason = "raw rows were asked for"
+    if not reason and rolled is not None and facts.as_of is not None and facts.as_of < rolled.version:
+        reason = "the rollups are newer than the first page"
     if reason:
         if span.start_us < gone:
             raise _refused(reason)

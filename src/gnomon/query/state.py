@@ -106,7 +106,8 @@ class _StateCompiler(Compiler):
             if isinstance(metric.expression, Unique):
                 distinct = exp.Count(this=exp.Distinct(expressions=[column("person")]))
                 own[i] = self._filtered(distinct, metric.expression.where)
-        finest = None if self.totals else next((d.grain for d in self.plan.query.dimensions if d.grain), None)
+        grains = [] if self.totals else [d.grain for d in self.plan.query.dimensions if d.grain is not None]
+        finest = next((grain for grain in grains if grain in ("hour", "hour_of_day")), grains[0] if grains else None)
         keep = sorted(needed(self.plan.query, people=True))
         rows = activity_rows(self.plan, keep, finest) + raw_people(self.plan, self.version, keep)
         return self._part(" UNION ALL ".join(rows), own, [])

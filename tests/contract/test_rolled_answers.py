@@ -1,0 +1,114 @@
+"""Answers that rest on rollups where something else goes on: two grains, other retention of a type, pages, upkeep in
+the middle of a question, damage. Each was silently wrong once."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import gnomon
+from gnomon.store.duckdb import DuckDBStore
+from gnomon.testing import ManualClock
+
+NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(NOW)
+
+
+@pytest.fixture
+def engine(tmp_path, clock):
+    with gnomon.open(
+        tmp_path / "x.duckdb", clock=clock, sampling=False, rollup_lag_seconds=0, cache_entries=0
+    ) as opened:
+        yield opened
+
+
+def fill(engine, days=10, types=("request", "debug")):
+    for hour in range(days * 24):
+        for type_ in types:
+            engine.track(type_, user_id=f"u{hour % 5}", source=f"s{hour % 3}", endpoint=f"/{hour % 40}",
+                         ts=NOW - timedelta(hours=hour + 0.5))  # fmt: skip
+    engine.flush()
+
+
+@pytest.mark.parametrize("dimensions", [
+    ["time:day", "time:hour_of_day"], ["time:hour_of_day", "time:day"], ["time:week", "time:hour"],
+    ["time:day_of_week", "time:hour_of_day"],
+])  # fmt: skip
+def test_people_by_two_grains_are_those_of_the_raw_rows(engine, dimensions):
+    fill(engine)
+    raw = engine.query(["people", "events"], dimensions, "10d", basis="raw")
+    engine.trigger_aggregation()
+    rolled = engine.query(["people", "events"], dimensions, "10d")
+    assert rolled.basis.source != "raw" and rolled.to_dicts() == raw.to_dicts()
+
+
+def test_forgetting_keeps_the_totals_of_a_type_whose_raw_rows_are_gone(engine):
+    fill(engine)
+    span = ["2026-03-09", "2026-03-21"]
+    engine.set_retention_policy(raw_data_days=9, by_type={"debug": 2})
+    engine.prune()
+    before = engine.query(["events"], ["type"], span).to_dicts()
+    engine.forget("u1")
+    assert engine.query(["events"], ["type"], span).to_dicts() == before
+    assert sum(row["events"] for row in before) == 480
+
+
+def test_a_type_that_is_kept_longer_from_now_on_is_not_sealed_by_the_others(engine, clock):
+    fill(engine, 3)
+    engine.set_retention_policy(raw_data_days=2)
+    engine.prune()
+    engine.set_retention_policy(by_type={"debug": 9}, hourly_aggregates_days=30)
+    engine.prune()
+    clock.advance(days=4)
+    engine.prune()
+    engine.track("debug", ts=NOW - timedelta(hours=1))  # before the edge of the others
+    engine.flush()
+    assert not engine.books().rejected
+    assert engine.query(["events"], [], ["2026-03-19", "2026-03-21"], [["is", "type", ["debug"]]], basis="raw")
+
+
+def test_pages_are_of_one_moment_though_rollups_grow_between_them(engine, clock):
+    fill(engine, 2, ("request",))
+    engine.trigger_aggregation()
+    question = {
+        "metrics": ["events"],
+        "dimensions": ["endpoint"],
+        "date_range": ["2026-03-18", "2026-03-20"],
+        "limit": 15,
+    }
+    expected = {row["endpoint"]: row["events"] for row in engine.query(**{**question, "limit": 100})}
+    page = engine.query(**question)
+    seen = page.to_dicts()
+    for number in range(200):
+        engine.track("request", endpoint=f"/{number % 40}", ts=NOW - timedelta(days=1))
+    engine.flush()
+    engine.trigger_aggregation()
+    while page.next:
+        page = engine.query(**question, after=page.next)
+        seen += page.to_dicts()
+    assert {row["endpoint"]: row["events"] for row in seen} == expected and len(seen) == len(expected)
+
+
+@pytest.mark.parametrize("upkeep", ["roll up", "prune"])
+def test_upkeep_in_the_middle_of_a_question_changes_no_answer(engine, monkeypatch, upkeep):
+    fill(engine, 5)
+    engine.trigger_aggregation()
+    for hour in range(50):
+        engine.track("request", source="late", ts=NOW - timedelta(hours=hour + 30))
+    engine.flush()
+    engine.set_retention_policy(raw_data_days=1)
+    span = ["2026-03-10", "2026-03-21"]
+    expected = engine.query(["events"], ["source"], span).to_dicts()
+    honest, done = DuckDBStore.ask, []
+
+    def ask(self, statements, timeout):
+        if not done and any("GROUP BY" in statement and "events" in statement for statement in statements):
+            done.append(1)
+            engine.trigger_aggregation() if upkeep == "roll up" else engine.prune()
+        return honest(self, statements, timeout)
+
+    monkeypatch.setattr(DuckDBStore, "ask", ask)
+    assert engine.query(["events"], ["source"], span).to_dicts() == expected and done
