@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 
 from gnomon.event import FIELDS
+from gnomon.store.pruning import only_type
 from gnomon.store.rollups import ROLLUPS, derive, quoted, stage
 from gnomon.timerange import US_DAY
 
@@ -80,11 +81,20 @@ def erase(project: str, actor: str, *, delete: bool) -> list[str]:
     return steps
 
 
-def rebuild_hours(project: str, width: int, dimensions: tuple[str, ...], day: int, until_us: int,
-                  version: int) -> list[str]:  # fmt: skip
-    """Make the hours of one UTC day again, of the raw rows below the watermark."""
+def whole_types(edges: dict[str | None, int], start_us: int) -> str | None:
+    """The condition of the event types whose raw rows from a UTC midnight on are all there; None if no type's are."""
+    own = {type_: edge <= start_us for type_, edge in edges.items() if type_ is not None}
+    if edges.get(None, start_us) <= start_us:
+        return only_type(None, [type_ for type_, there in own.items() if not there])
+    there = [quoted(type_) for type_, is_there in own.items() if is_there]
+    return f"type IN ({', '.join(there)})" if there else None
+
+
+def rebuild_hours(project: str, width: int, dimensions: tuple[str, ...], day: int, until_us: int, version: int,
+                  only: str) -> list[str]:  # fmt: skip
+    """Make the hours of one UTC day again, of the raw rows below the watermark, for the types that `only` admits."""
     start, end = day * US_DAY, min((day + 1) * US_DAY, until_us)
-    span = f"ts >= make_timestamp({start}) AND ts < make_timestamp({end})"
+    span = f"ts >= make_timestamp({start}) AND ts < make_timestamp({end}) AND {only}"
     where, gone = f"{span} AND version <= {version}", f"project = {quoted(project)} AND tier = 'hour' AND {span}"
     return [
         *stage(project, width, dimensions, where),

@@ -16,6 +16,7 @@ from gnomon.query.zones import local_day
 from gnomon.store import Store
 from gnomon.store import erasing as sql
 from gnomon.store import rollups as rolled
+from gnomon.store.pruning import edges
 from gnomon.timerange import US_DAY, Grain, load_zone, period_number, period_start_us
 
 
@@ -65,13 +66,20 @@ def _rebuilds(store: Store, project: str, days: list[int]) -> Iterator[list[str]
         return
     until, version, width, dimensions, zones = state[0]
     kept = tuple(dimensions.split(","))
-    days = [day for day in days if day * US_DAY < until]
+    raw_gone, hours_gone = (_edges(store, project, kind) for kind in ("raw", "hour"))
+    days = [day for day in days if hours_gone.get(None, 0) <= day * US_DAY < until]
     for day in days:
-        yield sql.rebuild_hours(project, width, kept, day, until, version)
+        only = sql.whole_types(raw_gone, day * US_DAY)
+        if only is not None:
+            yield sql.rebuild_hours(project, width, kept, day, until, version, only)
     for name in zones.split(","):
         zone = load_zone(name)
         numbers = {period_number(Grain.DAY, day * US_DAY + at, zone) for day in days for at in (0, US_DAY - 1)}
         for number in sorted(numbers):
             start, end = (period_start_us(Grain.DAY, each, zone) for each in (number, number + 1))
-            if start < end:
+            if hours_gone.get(None, start) <= start < end:
                 yield sql.rebuild_day(project, name, local_day(zone, start, end), number, start, end)
+
+
+def _edges(store: Store, project: str, kind: str) -> dict[str | None, int]:
+    return dict(store.ask([edges(project, kind)], 60.0)[0].rows)

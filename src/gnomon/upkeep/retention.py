@@ -141,9 +141,9 @@ class _Pruning:
             days = policy.raw_data_days if type_ is None else policy.by_type.get(type_, policy.raw_data_days)
             edge = _edge(now_us, days)
             done: int = known.get(type_, known.get(None, _NEVER))
+            if type_ is not None and type_ not in known and done > _NEVER:  # the others go on without it
+                self._change(sql.note_edge(self.project, "raw", type_, done))
             if edge is None:
-                if type_ in policy.by_type and type_ not in known and done > _NEVER:
-                    self._change(sql.note_edge(self.project, "raw", type_, done))
                 continue
             gone += self._raw_of(type_, own, edge, done)
         return gone
