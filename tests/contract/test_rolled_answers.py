@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import gnomon
-from gnomon.store.duckdb import DuckDBStore
+from gnomon.ingest.journal import Journal
+from gnomon.store.duckdb import DuckDBStore, salvage
+from gnomon.store.duckdb.faults import suspect_mark
 from gnomon.testing import ManualClock
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
@@ -112,3 +114,26 @@ def test_upkeep_in_the_middle_of_a_question_changes_no_answer(engine, monkeypatc
 
     monkeypatch.setattr(DuckDBStore, "ask", ask)
     assert engine.query(["events"], ["source"], span).to_dicts() == expected and done
+
+
+def test_events_that_a_damaged_file_lost_and_the_journal_brings_back_count_once(tmp_path, clock, monkeypatch):
+    """The rollups of a file that cannot be read whole may hold what the journal is about to bring again."""
+    honest = salvage._salvage_table
+
+    def without_events(con, table, report):
+        return honest(con, table, report) if table != "events" else False
+
+    monkeypatch.setattr(salvage, "_salvage_table", without_events)
+    # Opening and closing forget what a checkpoint holds; here the journal still has all of it, as after a crash.
+    monkeypatch.setattr(Journal, "forget_up_to", lambda self, position: None)
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, sampling=False, rollup_lag_seconds=0) as engine:
+        for type_ in "abcd":  # each a data version of its own
+            fill(engine, 1, (type_,))
+        engine.trigger_aggregation()
+    suspect_mark(str(tmp_path / "x.duckdb")).touch()
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, sampling=False, rollup_lag_seconds=0) as engine:
+        engine.track("request", ts=NOW - timedelta(hours=30))
+        engine.flush()
+        for _ in range(2):
+            assert engine.query(["events"], [], ["2026-03-17", "2026-03-21"]).to_dicts() == [{"events": 97}]
+            engine.trigger_aggregation()

@@ -186,7 +186,7 @@ def quoted(text: str) -> str:
 STATE = "SELECT epoch_us(until), version, width, dimensions, zones FROM rolled_up WHERE project = {}"
 PRUNED = "SELECT kind, type, epoch_us(before) FROM pruned WHERE project = {}"
 SIGHTED = "SELECT count(*) FROM sightings WHERE project = {}"
-_TABLES = ("rolled", "people", "activity", "active_days", "rolled_up")
+TABLES = ("rolled", "people", "activity", "active_days", "rolled_up")
 
 
 def set_state(project: str, until_us: int, version: int, width: int, dimensions: str, zones: str) -> list[str]:
@@ -201,7 +201,7 @@ def set_state(project: str, until_us: int, version: int, width: int, dimensions:
 
 def forget_all(project: str) -> list[str]:
     """Drop a project's rollups, so that they are made again of raw rows."""
-    return [f"DELETE FROM {table} WHERE project = {quoted(project)}" for table in _TABLES]
+    return [f"DELETE FROM {table} WHERE project = {quoted(project)}" for table in TABLES]
 
 
 def days_with_rows(project: str, since_us: int, until_us: int, version: int) -> str:

@@ -8,6 +8,7 @@ from gnomon.config import Settings
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.store.duckdb.faults import translated
 from gnomon.store.duckdb.opening import quoted
+from gnomon.store.rollups import TABLES as ROLLED
 
 
 def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
@@ -23,6 +24,9 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
         con.execute(f"ATTACH {quoted(damaged)} AS damaged (READ_ONLY)")
         tables = [name for (name,) in con.execute(_TABLES).fetchall() if name != "state"]
         whole = sum(_salvage_table(con, table, report) for table in tables) == len(tables)
+        if not whole and not con.execute("SELECT count(*) FROM pruned").fetchall()[0][0]:
+            for table in ROLLED:  # they are made again: the journal is replayed, and may bring back what they counted
+                con.execute(f"DELETE FROM {table}")
         con.execute("DELETE FROM state WHERE key <> 'schema'")
         con.execute(_HIGHEST_VERSION)
         kept = "" if whole else " AND key NOT LIKE 'journal:%'"
@@ -40,7 +44,8 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
 
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY table_name"
 _HIGHEST_VERSION = """INSERT INTO state SELECT 'version', coalesce(max(version), 0)::VARCHAR
-FROM (SELECT version FROM events UNION ALL SELECT version FROM samples UNION ALL SELECT version FROM sightings)"""
+FROM (SELECT version FROM events UNION ALL SELECT version FROM samples UNION ALL SELECT version FROM sightings
+UNION ALL SELECT version FROM rolled_up)"""
 
 
 def _salvage_table(con: duckdb.DuckDBPyConnection, table: str, report: dict[str, str]) -> bool:
