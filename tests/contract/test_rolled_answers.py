@@ -137,3 +137,18 @@ def test_events_that_a_damaged_file_lost_and_the_journal_brings_back_count_once(
         for _ in range(2):
             assert engine.query(["events"], [], ["2026-03-17", "2026-03-21"]).to_dicts() == [{"events": 97}]
             engine.trigger_aggregation()
+
+
+def test_days_of_a_zone_that_was_minutes_off_are_cut_where_hours_are(tmp_path, clock):
+    words = {"timezones": ["Africa/Monrovia"], "rollup_lag_seconds": 0}
+    lines = [f'{{"type": "a", "id": "{n}", "ts": "1971-06-{1 + n // 96:02}T{n // 4 % 24:02}:{n % 4 * 15 + 7:02}:00Z"}}'
+             for n in range(400)]  # fmt: skip
+    (tmp_path / "old.ndjson").write_text("\n".join(lines))
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, **words) as engine:
+        engine.import_file(tmp_path / "old.ndjson")
+        spans = [["1971-06-02", "1971-06-04"], ["1971-06-01T10:00:00Z", "1971-06-03T10:15:00Z"]]
+        raw = [engine.query(["events", "people"], [], span, timezone=zone, basis="raw").to_dicts()
+               for span in spans for zone in ("Africa/Monrovia", "UTC")]  # fmt: skip
+        engine.trigger_aggregation()
+        assert raw == [engine.query(["events", "people"], [], span, timezone=zone).to_dicts()
+                       for span in spans for zone in ("Africa/Monrovia", "UTC")]  # fmt: skip

@@ -21,6 +21,7 @@ from gnomon.query.plan import Facts, make_plan
 from gnomon.query.result import Result
 from gnomon.query.sources import RolledUp
 from gnomon.store import Store, Table
+from gnomon.store.dialect import quoted
 from gnomon.store.rollups import PRUNED, SIGHTED, STATE
 from gnomon.timerange import Clock
 
@@ -134,13 +135,13 @@ class Asking:
                      self.settings.max_buckets, self.settings.max_rows, rolled_up, pruned, sighted)  # fmt: skip
 
     def _known_facts(self, store: Store) -> tuple[Any, ...]:
-        me = _quoted(self.settings.project)
+        me = quoted(self.settings.project)
         asked = [_weighted_sql(me), *(words.format(me) for words in (STATE, PRUNED, SIGHTED))]
         weighted, state, pruned, sighted = store.ask(asked, self.settings.query_timeout_seconds)
         return tuple(weighted.rows), _rolled_up(state), tuple(pruned.rows), bool(sighted.rows[0][0])
 
     def _earliest(self, store: Store, table: str) -> int | None:
-        me = f"project = {_quoted(self.settings.project)}"
+        me = f"project = {quoted(self.settings.project)}"
         sql = f"SELECT epoch_us(min(ts)) FROM {table} WHERE {me}"
         if table == "events":  # raw rows may be gone
             hours, days = (f"(SELECT min(ts) FROM rolled WHERE {me} AND tier {tier})" for tier in _TIERS)
@@ -156,7 +157,7 @@ class Asking:
         kept = self._answers.get(key)
         if kept is not None:
             return kept, True
-        me = _quoted(self.settings.project)
+        me = quoted(self.settings.project)
         guards = [words.format(me) for words in (STATE, PRUNED)]
         *tables, state, pruned = store.ask([*statements, *guards], self.settings.query_timeout_seconds)
         if _rolled_up(state) != facts.rolled_up or set(pruned.rows) != set(facts.pruned):
@@ -221,10 +222,6 @@ def usage_filters(given: Mapping[str, Any]) -> list[Any]:
         else:
             raise unknown_name("filter", name, [*_SUMMARY_FIELDS, "min_duration_ms", "max_duration_ms"])
     return found
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _weighted_sql(me: str) -> str:

@@ -11,8 +11,9 @@ from itertools import pairwise
 
 from gnomon.query.plan import Plan
 from gnomon.query.sources import Slice
-from gnomon.store.rollups import MEASURES, QUARTER, bucket_of, quoted
-from gnomon.timerange import US_DAY, US_HOUR, Grain, bucket_starts
+from gnomon.store.dialect import quoted
+from gnomon.store.rollups import MEASURES, QUARTER, bucket_of
+from gnomon.timerange import US_DAY, Grain, bucket_starts
 
 _PARTS = ("has", "sum", "min", "max", "v0", "v1", "v2")
 
@@ -129,6 +130,3 @@ def _cells(plan: Plan, each: Slice, grain: str | None) -> Iterator[tuple[int, in
         first, last = ((us - day * US_DAY) // QUARTER for us in (start, end))
         mask = (1 << last) - (1 << first)
         yield day, start, mask & (2**48 - 1), mask >> 48
-
-
-assert US_HOUR % QUARTER == 0

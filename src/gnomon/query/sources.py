@@ -273,6 +273,3 @@ def _refused(reason: str) -> InvalidValue:
         remedy="Ask a range that begins and ends at midnight, by dimensions that rollups keep, or a later range.",
         code="raw-rows-gone",
     )
-
-
-__all__ = ["RolledUp", "Slice", "Sources", "choose", "leaves", "needed"]

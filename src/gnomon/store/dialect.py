@@ -95,3 +95,8 @@ DUCKDB = Dialect(
     contains=lambda text, part: _call("contains", text, _literal(part)),
     id_text="coalesce(id_text, id::VARCHAR)",
 )
+
+
+def quoted(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"

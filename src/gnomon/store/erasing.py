@@ -9,8 +9,9 @@ import json
 from collections.abc import Callable
 
 from gnomon.event import FIELDS
+from gnomon.store.dialect import quoted
 from gnomon.store.pruning import only_type
-from gnomon.store.rollups import ROLLUPS, derive, quoted, stage
+from gnomon.store.rollups import ROLLUPS, derive, stage
 from gnomon.timerange import US_DAY
 
 _BLANK = ("user_id", "device_id", "session_id", "domain", "endpoint", "error_code", "properties")

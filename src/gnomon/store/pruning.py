@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gnomon.store.rollups import quoted
+from gnomon.store.dialect import quoted
 from gnomon.timerange import US_DAY
 
 _EDGES = "SELECT type, epoch_us(before) FROM pruned WHERE project = {} AND kind = {}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log
 
+from gnomon.store.dialect import quoted
 from gnomon.timerange import US_DAY, US_HOUR
 
 ERROR = 0.0099  #: relative error of a value read from a histogram; the promise is 1 %
@@ -174,11 +175,6 @@ def _joined(me: str, table: str, few: str, merged: str) -> list[str]:
         f"INSERT INTO {table} BY NAME SELECT {me} AS project, {keys}, {merged} FROM ({both}) GROUP BY ALL ORDER BY day",
         "DROP TABLE met",
     ]
-
-
-def quoted(text: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 # -- state ----------------------------------------------------------------------------------------------------------

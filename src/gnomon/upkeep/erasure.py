@@ -16,6 +16,7 @@ from gnomon.query.zones import local_day
 from gnomon.store import Store
 from gnomon.store import erasing as sql
 from gnomon.store import rollups as rolled
+from gnomon.store.dialect import quoted
 from gnomon.store.pruning import edges
 from gnomon.timerange import US_DAY, Grain, load_zone, period_number, period_start_us
 
@@ -61,7 +62,7 @@ def forget(store: Store, writer: Writer, journal: Journal, project: str, actor: 
 
 def _rebuilds(store: Store, project: str, days: list[int]) -> Iterator[list[str]]:
     """The statements that make the rollups of these UTC days again, one list for each transaction."""
-    state = store.ask([rolled.STATE.format(rolled.quoted(project))], 60.0)[0].rows
+    state = store.ask([rolled.STATE.format(quoted(project))], 60.0)[0].rows
     if not state:
         return
     until, version, width, dimensions, zones = state[0]

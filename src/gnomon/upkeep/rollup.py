@@ -18,6 +18,7 @@ from gnomon.ingest.writer import Writer
 from gnomon.query.zones import local_day
 from gnomon.store import Store
 from gnomon.store import rollups as sql
+from gnomon.store.dialect import quoted
 from gnomon.timerange import US_DAY, US_HOUR, US_SECOND, Grain, load_zone, offset_pieces, period_number
 from gnomon.timerange import period_start_us as start_of
 
@@ -94,7 +95,7 @@ def _shape(settings: Settings, now_us: int) -> _Shape:
 
 def _known(store: Store, project: str, shape: _Shape) -> tuple[int, int | None]:
     """The watermark, `(until, version)`; `(0, None)` where nothing is rolled up. Other shapes are dropped."""
-    state, pruned = store.ask([words.format(sql.quoted(project)) for words in (sql.STATE, sql.PRUNED)], 60.0)
+    state, pruned = store.ask([words.format(quoted(project)) for words in (sql.STATE, sql.PRUNED)], 60.0)
     if not state.rows:
         return 0, None
     until, version, *words = state.rows[0]

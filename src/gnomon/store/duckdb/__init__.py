@@ -7,6 +7,7 @@ that is in its own files: opening, writing, staging (rows as columns), faults (e
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,10 +21,10 @@ from gnomon.errors import GnomonError, QueryTimeout, StoreDamaged, StoreUnavaila
 from gnomon.event import Batch, Row
 from gnomon.store import Table
 from gnomon.store.deadline import Deadlines
-from gnomon.store.dialect import DUCKDB
+from gnomon.store.dialect import DUCKDB, quoted
 from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
-from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, quoted, remove
+from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, remove
 from gnomon.store.duckdb.writing import QUARANTINE_ROWS, Writing
 
 
@@ -138,6 +139,7 @@ class DuckDBStore:
                 con.execute("DETACH fresh")
             remove(fresh)
             raise self._noted(error) from error
+        shutil.copymode(self.path, fresh)  # whoever may read the one may read the other, and nobody else
         with self._idle():
             self._reconnect(lambda: self._rename(fresh))
 

@@ -15,8 +15,9 @@ import duckdb
 
 from gnomon.config import Settings
 from gnomon.store import Contents, Entering
+from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.faults import translated
-from gnomon.store.duckdb.opening import SCHEMA, quoted
+from gnomon.store.duckdb.opening import SCHEMA
 
 ROWS_AT_ONCE = 5_000
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = {name} ORDER BY table_name"

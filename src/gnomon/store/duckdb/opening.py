@@ -10,6 +10,7 @@ import duckdb
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue, StoreDamaged
+from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.faults import REOPEN, translated
 
 SCHEMA = 2
@@ -100,11 +101,6 @@ def _schema_of(con: duckdb.DuckDBPyConnection) -> int:
             code="newer-schema",
         )
     return found
-
-
-def quoted(text: str) -> str:
-    """The text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def remove(path: str) -> None:

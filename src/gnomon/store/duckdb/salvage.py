@@ -5,9 +5,9 @@ from __future__ import annotations
 import duckdb
 
 from gnomon.config import Settings
+from gnomon.store.dialect import quoted
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.store.duckdb.faults import translated
-from gnomon.store.duckdb.opening import quoted
 from gnomon.store.rollups import TABLES as ROLLED
 
 
