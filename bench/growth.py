@@ -46,7 +46,7 @@ def _flushes(store: Store, rounds: int, kind: str) -> list[float]:
     times = []
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         path = store.copied(Path(folder))
-        with gnomon.open(path, settings=Settings(flush_seconds=60.0), clock=live) as engine:
+        with gnomon.open(path, settings=Settings(flush_seconds=60.0, sampling=False), clock=live) as engine:
             for turn in range(rounds + 2):
                 ids = [str(uuid4()) for _ in range(EVENTS)] if kind != KINDS[0] else [None] * EVENTS
                 for n, given in enumerate(ids):

@@ -38,7 +38,7 @@ def _pushed(source: Store) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(str(source.path), read_only=True) as con:
         path = Path(folder) / "store.duckdb"
         rows = con.execute(f"SELECT {', '.join(_COLUMNS)}, properties FROM events ORDER BY rowid")
-        with gnomon.open(path, settings=Settings(), clock=clock) as engine:
+        with gnomon.open(path, settings=Settings(sampling=False), clock=clock) as engine:
             while part := rows.fetchmany(20_000):
                 for *values, properties in part:
                     given = dict(zip(_COLUMNS, values, strict=True))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -113,6 +112,8 @@ def read_settings(environ: Mapping[str, str] | None = None, file: str | Path | N
 
 
 def _from_toml(path: Path) -> Mapping[str, Any]:
+    import tomllib  # deferred: most programs have no such file
+
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

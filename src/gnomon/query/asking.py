@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,7 +16,7 @@ from gnomon.config import Settings
 from gnomon.errors import StoreUnavailable, unknown_name
 from gnomon.query.model import Query
 from gnomon.query.outline import outline
-from gnomon.query.plan import Facts, make_plan
+from gnomon.query.plan import Facts, Plan, make_plan, shifted
 from gnomon.query.result import Result
 from gnomon.query.sources import RolledUp
 from gnomon.store import Store, Table
@@ -81,14 +80,24 @@ class Asking:
             facts = replace(self._facts(store, query.data.name), as_of=cursor[0] if cursor else None)
             plan = make_plan(query, self.settings.project, facts, cursor[1] if cursor else None)
             note.range = plan.range
-            try:
-                result = Answer(partial(self._ask, facts), store, plan, facts, cursor).result()
-            except _Moved:
-                self._facts_cache = None
-                continue
-            note.rows = len(result)
-            return result
+            result = Answer(self._ask, store, plan, facts, cursor).result()
+            if self._still_holds(plan, facts, store, cursor[1] if cursor else None):
+                note.rows = len(result)
+                return result
         raise StoreUnavailable("rollups or pruning went on throughout the question", remedy="Ask it again.")
+
+    def _still_holds(self, plan: Plan, facts: Facts, store: Store, span: tuple[int, int] | None) -> bool:
+        """Whether the answer just given rests on what it was planned for, though something was stored meanwhile.
+
+        What is rolled up, pruned, weighted or sighted only ever grows, so a plan that would be made again just so
+        was right all along.
+        """
+        if facts.settled and store.data_version() == facts.version:
+            return True
+        known = self._facts(store, plan.query.data.name)
+        again = replace(known, now=facts.now, version=facts.version, as_of=facts.as_of)
+        same = make_plan(plan.query, self.settings.project, again, span) == plan
+        return same and (plan.query.compare is None or shifted(plan, again) == shifted(plan, facts))
 
     def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
         """How a question would be answered: the plan's steps and the SQL, without running it."""
@@ -128,11 +137,15 @@ class Asking:
 
     def _facts(self, store: Store, table: str) -> Facts:
         version = store.data_version()
-        if self._facts_cache is None or self._facts_cache[0] != version:
-            self._facts_cache = (version, *self._known_facts(store))
-        _, spans, rolled_up, pruned, sighted = self._facts_cache
+        known = self._facts_cache
+        if known is None or known[0] != version:
+            known = (version, *self._known_facts(store))
+            if version % 2 == 0 and store.data_version() == version:
+                self._facts_cache = known
+        _, spans, rolled_up, pruned, sighted = known
         return Facts(self.clock(), self.zone, lambda: self._earliest(store, table), spans, version,
-                     self.settings.max_buckets, self.settings.max_rows, rolled_up, pruned, sighted)  # fmt: skip
+                     self.settings.max_buckets, self.settings.max_rows, rolled_up, pruned, sighted,
+                     settled=known is self._facts_cache)  # fmt: skip
 
     def _known_facts(self, store: Store) -> tuple[Any, ...]:
         me = quoted(self.settings.project)
@@ -151,27 +164,19 @@ class Asking:
         found: int | None = store.ask([sql], self.settings.query_timeout_seconds)[0].rows[0][0]
         return found
 
-    def _ask(self, facts: Facts, store: Store, statements: list[str], version: int) -> tuple[list[Table], bool]:
-        """Answers to the statements, from memory where they are kept. Raises `_Moved`, see there."""
+    def _ask(self, store: Store, statements: list[str], version: int) -> tuple[list[Table], bool]:
+        """Answers to the statements, from memory where they are kept."""
         key = (tuple(statements), version)
         kept = self._answers.get(key)
         if kept is not None:
             return kept, True
-        me = quoted(self.settings.project)
-        guards = [words.format(me) for words in (STATE, PRUNED)]
-        *tables, state, pruned = store.ask([*statements, *guards], self.settings.query_timeout_seconds)
-        if _rolled_up(state) != facts.rolled_up or set(pruned.rows) != set(facts.pruned):
-            raise _Moved
-        if store.data_version() == version:
+        tables = store.ask(statements, self.settings.query_timeout_seconds)
+        if version % 2 == 0 and store.data_version() == version:
             self._answers.put(key, tables)
         return tables, False
 
 
 MOST_TRIES = 20
-
-
-class _Moved(Exception):
-    """Rows were rolled up or pruned between the plan and its answer: the snapshot is not the one planned for."""
 
 
 def _rolled_up(state: Table) -> RolledUp | None:

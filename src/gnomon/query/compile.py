@@ -14,7 +14,7 @@ from gnomon.catalog import Dimension
 from gnomon.errors import InvalidValue
 from gnomon.metrics import Count, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
-from gnomon.query.filters import FilterWords, column, literal
+from gnomon.query.filters import FilterWords, column, literal, named, typed
 from gnomon.query.model import Filter, Test, parse_filters
 from gnomon.query.plan import Plan
 from gnomon.query.zones import TimeWords
@@ -54,11 +54,11 @@ class Compiler:
 
     def statement(self, cursor: Cursor | None) -> str:
         dims = [] if self.totals else [
-            exp.alias_(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)
+            named(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)
         ]  # fmt: skip
-        metrics = [exp.alias_(self._metric(m.expression), f"m{i}") for i, m in enumerate(self.plan.query.metrics)]
+        metrics = [named(self._metric(m.expression), f"m{i}") for i, m in enumerate(self.plan.query.metrics)]
         errors = self._half_widths() if self.plan.weighted else []
-        select = exp.select(*dims, *metrics, *errors).from_(self.plan.query.data.name, copy=False)
+        select = exp.Select(expressions=[*dims, *metrics, *errors]).from_(self.plan.query.data.name, copy=False)
         select.where(self._where(cursor), copy=False)
         if dims:
             select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
@@ -98,7 +98,7 @@ class Compiler:
     def _metric(self, node: MetricExpression) -> exp.Expr:
         if isinstance(node, Ratio):
             below = exp.Nullif(this=self._metric(node.denominator), expression=literal(0))
-            above = exp.Cast(this=self._metric(node.numerator), to=exp.DataType.build("DOUBLE"))
+            above = exp.Cast(this=self._metric(node.numerator), to=typed("DOUBLE"))
             return exp.Div(this=above, expression=below, typed=False, safe=False)
         if isinstance(node, Count):
             return self._count(node)
@@ -187,7 +187,7 @@ class Compiler:
                 this=exp.Sum(this=weight.copy()), partition_by=[k.copy() for k in keys],
                 order=exp.Order(expressions=[exp.Ordered(this=value.copy())]),
             )  # fmt: skip
-            extra += [exp.alias_(running, self._running(node)), exp.alias_(everything, self._running(node) + "_all")]
+            extra += [named(running, self._running(node)), named(everything, self._running(node) + "_all")]
         where = select.args["where"]
         rows = exp.select(exp.Star(), *extra).from_(self.plan.query.data.name).where(where.this)
         select.set("where", None)
@@ -219,12 +219,12 @@ class Compiler:
     def _half_widths(self) -> list[exp.Expr]:
         """95 % half-widths where the estimator's variance is known: Horvitz-Thompson for counts and sums, and its
         linearisation for means and ratios (Särndal, Swensson, Wretman: Model Assisted Survey Sampling, 5.3-5.6)."""
-        found = []
+        found: list[exp.Expr] = []
         for i, metric in enumerate(self.plan.query.metrics):
             variance = self._variance(metric.expression)
             if variance is not None:
                 root = exp.Sqrt(this=exp.Greatest(this=variance, expressions=[literal(0)]))
-                found.append(exp.alias_(exp.Mul(this=literal(_NORMAL_95), expression=root), f"e{i}"))
+                found.append(named(exp.Mul(this=literal(_NORMAL_95), expression=root), f"e{i}"))
         return found
 
     def _variance(self, node: MetricExpression) -> exp.Expr | None:

@@ -6,7 +6,9 @@ ask for it, `is_not` and `not` match it, and no other test does.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
 from sqlglot import exp
 
@@ -29,15 +31,25 @@ def literal(value: Any) -> exp.Expr:
     if isinstance(value, int):
         return exp.Neg(this=exp.Literal.number(-value)) if value < 0 else exp.Literal.number(value)
     if isinstance(value, float):
-        return exp.Cast(this=exp.Literal.string(repr(value)), to=exp.DataType.build("DOUBLE"))
+        return exp.Cast(this=exp.Literal.string(repr(value)), to=typed("DOUBLE"))
     return exp.Literal.string(value)
 
 
+def named(value: exp.Expr, name: str) -> exp.Alias:
+    """An expression under a name. Unlike `exp.alias_` it neither copies nor parses, which took most of the time."""
+    return exp.Alias(this=value, alias=exp.Identifier(this=name))
+
+
+def typed(name: Literal["BIGINT", "DOUBLE", "VARCHAR"]) -> exp.DataType:
+    """A type of a column, without parsing its name."""
+    return exp.DataType(this=exp.DType[name], nested=False)
+
+
+@dataclass(frozen=True)
 class FilterWords:
     """Builds conditions in the words of one dialect."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
+    dialect: Dialect
 
     def condition(self, node: Filter) -> exp.Expr:
         """The condition of a filter tree; every leaf is true or not true, and `not` sees null as not true."""
@@ -147,13 +159,18 @@ class FilterWords:
             return exp.IntDiv(this=column("status_code"), expression=literal(100))
         if dimension.kind != "json":
             return self.plain(dimension)
+        return exp.Var(this=_json_group_key(self, dimension))  # written once: it is a third of the time of compiling
+
+    def json_group_key(self, dimension: Dimension) -> exp.Expr:
+        """The group key of a JSON key."""
         raw = _as_text(self._json(self.dialect.json_at, dimension))
-        number = exp.TryCast(this=raw.copy(), to=exp.DataType.build("DOUBLE"))
-        whole = exp.Cast(this=number.copy(), to=exp.DataType.build("BIGINT"))
+        number = exp.TryCast(this=raw.copy(), to=typed("DOUBLE"))
+        whole = exp.Cast(this=number.copy(), to=typed("BIGINT"))
         is_whole = exp.and_(
             self._type_in(dimension, ("DOUBLE",)),
             exp.LT(this=exp.Abs(this=number.copy()), expression=literal(2**53)),
             exp.EQ(this=exp.Floor(this=number.copy()), expression=number.copy()),
+            copy=False,
         )
         rare = exp.Case(
             ifs=[
@@ -180,7 +197,7 @@ class FilterWords:
 
     def number_of(self, dimension: Dimension) -> exp.Expr:
         """The number at a JSON key, null for other types."""
-        value = exp.TryCast(this=_as_text(self._json(self.dialect.json_at, dimension)), to=exp.DataType.build("DOUBLE"))
+        value = exp.TryCast(this=_as_text(self._json(self.dialect.json_at, dimension)), to=typed("DOUBLE"))
         return exp.Case(ifs=[exp.If(this=self._type_in(dimension, self.dialect.json_number_types), true=value)])
 
     def _text(self, dimension: Dimension) -> exp.Expr:
@@ -200,12 +217,17 @@ class FilterWords:
         return exp.In(this=found, expressions=[literal(name) for name in types])
 
 
+@lru_cache(maxsize=1_000)
+def _json_group_key(words: FilterWords, dimension: Dimension) -> str:
+    return words.json_group_key(dimension).sql(dialect=words.dialect.sqlglot, copy=False)
+
+
 def _any(parts: list[exp.Expr]) -> exp.Expr:
     return parts[0] if len(parts) == 1 else exp.Paren(this=exp.or_(*parts, copy=False))
 
 
 def _as_text(value: exp.Expr) -> exp.Expr:
-    return exp.Cast(this=value, to=exp.DataType.build("VARCHAR"))
+    return exp.Cast(this=value, to=typed("VARCHAR"))
 
 
 def _is_not_null(value: exp.Expr) -> exp.Expr:

@@ -43,6 +43,7 @@ class Facts:
     pruned: tuple[tuple[str, str | None, int], ...] = ()  #: kind, type, and the moment before which it is gone
     as_of: int | None = None  #: the data version of the first page, for those that follow
     sighted: bool = False  #: sampling left people out of the events, so they are counted from sightings as well
+    settled: bool = False  #: all of this is of one data version
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sqlglot import exp
 from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query.compile import Compiler, Cursor
-from gnomon.query.filters import column, literal
+from gnomon.query.filters import column, literal, named, typed
 from gnomon.query.plan import Plan
 from gnomon.query.relations import activity_rows, histogram_rows, raw_people, state_rows
 from gnomon.query.sources import leaves, needed
@@ -71,13 +71,13 @@ class _StateCompiler(Compiler):
     def _dims(self) -> list[exp.Expr]:
         if self.totals:
             return []
-        return [exp.alias_(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)]
+        return [named(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)]
 
     def _part(self, rows: str, own: dict[int, exp.Expr], errors: list[exp.Expr]) -> str:
         """One grouped select with a column for every metric, null for those of other parts."""
         dims = self._dims()
-        metrics = [exp.alias_(own.get(i, exp.null()), name, copy=False) for i, name in enumerate(self._names("m"))]
-        blank = [exp.alias_(exp.null(), name) for name in self._names("e")]
+        metrics = [named(own.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
+        blank = [named(exp.null(), name) for name in self._names("e")]
         select = exp.select(*dims, *metrics, *(errors or blank), copy=False).from_("state", copy=False)
         if self.plan.query.filters is not None:
             select.where(self.filters.condition(self.plan.query.filters), copy=False)
@@ -124,7 +124,7 @@ class _StateCompiler(Compiler):
         node = asked[0][1]
         dims = self._dims()
         rows = histogram_rows(self.plan, self.version, self.keep, node.field)
-        weight = exp.alias_(exp.Sum(this=column("w")), "w")
+        weight = named(exp.Sum(this=column("w")), "w")
         bins = exp.select(*dims, column("bin"), weight, copy=False).from_("state", copy=False)
         for condition in (self.plan.query.filters, self._condition(node.where)):
             if condition is not None:
@@ -147,7 +147,7 @@ class _StateCompiler(Compiler):
         if isinstance(node, Mean):
             above = self._filtered(exp.Sum(this=column(f"{node.field}_sum")), node.where)
             below = self._filtered(exp.Sum(this=column(f"{node.field}_has")), node.where)
-            real = exp.Cast(this=above, to=exp.DataType.build("DOUBLE"))
+            real = exp.Cast(this=above, to=typed("DOUBLE"))
             return exp.Div(this=real, expression=exp.Nullif(this=below, expression=literal(0)), typed=False, safe=False)
         if isinstance(node, Sum):
             total = self._filtered(exp.Sum(this=column(f"{node.field}_sum")), node.where)
@@ -167,7 +167,7 @@ class _StateCompiler(Compiler):
         total = exp.Coalesce(
             this=self._filtered(exp.Sum(this=column(name)), node.where, where), expressions=[exp.Literal.number("0.0")]
         )
-        return total if self.plan.weighted else exp.Cast(this=total, to=exp.DataType.build("BIGINT"))
+        return total if self.plan.weighted else exp.Cast(this=total, to=typed("BIGINT"))
 
     def _variance(self, node: MetricExpression) -> exp.Expr | None:
         if isinstance(node, Count):

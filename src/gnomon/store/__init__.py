@@ -107,7 +107,10 @@ class Store(Protocol):
         """
 
     def data_version(self) -> int:
-        """A number that rises with every change of the data."""
+        """A number that rises with every change of the data, and is odd while one is about to be seen.
+
+        Who finds the same even number before and after a question knows that nothing changed meanwhile.
+        """
 
     def checkpoint(self, *, compact: bool = False) -> None:
         """Make the store's files complete without any log beside them; with `compact` also free of deleted bytes."""

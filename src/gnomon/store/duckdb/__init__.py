@@ -51,7 +51,7 @@ class DuckDBStore:
             if content is not None:
                 fill_from(self._connection, content)
             self._writing = Writing(self._connection)
-            self._version = max(above, int(self._state("version", "0")))
+            self._version = _even(max(above, int(self._state("version", "0"))))
             self._connection.execute("SET lock_configuration = true")
         except BaseException as error:
             self.close()
@@ -76,13 +76,11 @@ class DuckDBStore:
     def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, int]:
         """See `Store.write`."""
         repeats: list[Row] = []
-        with self._transaction():
+        with self._changing() as version:
             for project in dict.fromkeys(batch.project for _, batch in work):
                 batches = [batch for _, batch in work if batch.project == project]
-                repeats += self._writing.write(project, batches, self._version + 1)
-            self._set_state("version", str(self._version + 1))
+                repeats += self._writing.write(project, batches, version)
             self._set_state(f"journal:{journal_id}", str(work[-1][0]))
-        self._version += 1
         if not repeats:
             return {}
         repeated = set(map(id, repeats))  # rows are the very objects of their batches
@@ -91,13 +89,11 @@ class DuckDBStore:
     def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:
         """See `Store.change`."""
         tables = []
-        with self._transaction(), self._deadlines.limit(timeout, self._connection.interrupt):
+        with self._changing(), self._deadlines.limit(timeout, self._connection.interrupt):
             for statement in statements:
                 self._connection.execute(statement)
                 names = [column[0] for column in self._connection.description or ()]
                 tables.append(Table(names, self._connection.fetchall()))
-            self._set_state("version", str(self._version + 1))
-        self._version += 1
         self._writing.forget_edges()
         return tables
 
@@ -146,6 +142,21 @@ class DuckDBStore:
     def _rename(self, fresh: str) -> None:
         self._stop_reading()
         Path(fresh).replace(self.path)
+
+    @contextmanager
+    def _changing(self) -> Iterator[int]:
+        """A transaction that raises the data version; gives the version to be. See `Store.data_version`."""
+        before = self._version
+        try:
+            with self._transaction():
+                yield before + 2
+                self._set_state("version", str(before + 2))
+                self._version = before + 1
+        except BaseException:
+            if self._version == before + 1:  # else the file was opened again, with a version of its own
+                self._version = before
+            raise
+        self._version = before + 2
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -198,7 +209,8 @@ class DuckDBStore:
         try:
             self._shut()
             between()
-            fresh = DuckDBStore(self.path, self._settings)
+            # A version of its own: what was shown since the last checkpoint may be gone, and answers are kept by it.
+            fresh = DuckDBStore(self.path, self._settings, above=self._version + 1)
         except (duckdb.Error, GnomonError) as error:
             raise StoreUnavailable(
                 "the store file cannot be reopened", remedy="Free disk space; it is tried again by itself."
@@ -374,3 +386,7 @@ class DuckDBStore:
     def _set_state(self, key: str, value: str) -> None:
         self._connection.execute("DELETE FROM state WHERE key = ?", [key])
         self._connection.execute("INSERT INTO state VALUES (?, ?)", [key, value])
+
+
+def _even(number: int) -> int:
+    return number + number % 2
