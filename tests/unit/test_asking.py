@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import gnomon
 from gnomon.errors import InvalidValue, UnknownName
-from gnomon.query import asking
-from gnomon.query.asking import AnswerCache, usage_filters
+from gnomon.query import inquiry
+from gnomon.query.asking import usage_filters
 from gnomon.query.compile import Compiler
+from gnomon.query.inquiry import AnswerCache
 from gnomon.store import Table
 from gnomon.testing import ManualClock
 
@@ -147,9 +148,9 @@ def test_pages_that_drift_would_be_found(engine, clock, monkeypatch, broken):
         monkeypatch.setattr(Compiler, "_where", lambda self, cursor: where(self, None))
         question, write = QUESTIONS[0], lambda: fill(engine, 40)
     else:
-        make_plan = asking.make_plan
+        make_plan = inquiry.make_plan
         monkeypatch.setattr(
-            asking, "make_plan", lambda query, project, facts, span=None: make_plan(query, project, facts)
+            inquiry, "make_plan", lambda query, project, facts, span=None: make_plan(query, project, facts)
         )
         question, write = QUESTIONS[6], lambda: clock.advance(minutes=50)
     with pytest.raises(AssertionError):
@@ -244,7 +245,7 @@ def test_the_least_recently_used_goes_first():
 def test_an_old_answer_is_not_given(monkeypatch):
     cache = AnswerCache(2, 10.0)
     moment = [100.0]
-    monkeypatch.setattr(asking.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(inquiry.time, "monotonic", lambda: moment[0])
     cache.put("a", table())
     moment[0] = 110.0
     assert cache.get("a")

@@ -1,0 +1,150 @@
+"""One question after the other to one project of a store: what is known of the data, a plan, its answer, kept answers.
+
+Loaded with the first question, as a program that only records needs none of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from gnomon.access import Note
+from gnomon.config import Settings
+from gnomon.errors import StoreUnavailable
+from gnomon.query.answer import Answer, decode_cursor
+from gnomon.query.compile import compile_plan
+from gnomon.query.model import Query
+from gnomon.query.plan import Facts, Plan, make_plan, shifted
+from gnomon.query.result import Result
+from gnomon.query.sources import RolledUp
+from gnomon.store import Store, Table
+from gnomon.store.dialect import quoted
+from gnomon.store.rollups import PRUNED, SIGHTED, STATE
+from gnomon.timerange import Clock
+
+MOST_TRIES = 20
+
+
+class Inquiry:
+    """Answers checked questions of one project; remembers what it knows of the data, and answers, by data version."""
+
+    def __init__(self, settings: Settings, clock: Clock, zone: ZoneInfo) -> None:
+        self._settings, self._clock, self._zone = settings, clock, zone
+        self._answers = AnswerCache(settings.cache_entries, settings.cache_seconds)
+        self._known: tuple[Any, ...] | None = None  # by data version
+
+    def answer(self, query: Query, store: Store, note: Note) -> Result:
+        """Answer a question from the store, and note for the audit of what range and how much was told."""
+        cursor = None if query.after is None else decode_cursor(query.after)
+        for _ in range(MOST_TRIES):
+            facts = replace(self._facts(store, query.data.name), as_of=cursor[0] if cursor else None)
+            plan = make_plan(query, self._settings.project, facts, cursor[1] if cursor else None)
+            note.range = plan.range
+            result = Answer(self._ask, store, plan, facts, cursor).result()
+            if self._still_holds(plan, facts, store, cursor[1] if cursor else None):
+                note.rows = len(result)
+                return result
+        raise StoreUnavailable("rollups or pruning went on throughout the question", remedy="Ask it again.")
+
+    def _still_holds(self, plan: Plan, facts: Facts, store: Store, span: tuple[int, int] | None) -> bool:
+        """Whether the answer just given rests on what it was planned for, though something was stored meanwhile.
+
+        What is rolled up, pruned, weighted or sighted only ever grows, so a plan that would be made again just so
+        was right all along.
+        """
+        if facts.settled and store.data_version() == facts.version:
+            return True
+        known = self._facts(store, plan.query.data.name)
+        again = replace(known, now=facts.now, version=facts.version, as_of=facts.as_of)
+        same = make_plan(plan.query, self._settings.project, again, span) == plan
+        return same and (plan.query.compare is None or shifted(plan, again) == shifted(plan, facts))
+
+    def explain(self, query: Query, store: Store, note: Note) -> str:
+        """The plan's steps and its SQL."""
+        plan = make_plan(query, self._settings.project, self._facts(store, query.data.name))
+        note.range = plan.range
+        return "\n".join([*plan.steps, compile_plan(plan, store.dialect)])
+
+    def _facts(self, store: Store, table: str) -> Facts:
+        version = store.data_version()
+        known = self._known
+        if known is None or known[0] != version:
+            known = (version, *self._look(store))
+            if version % 2 == 0 and store.data_version() == version:
+                self._known = known
+        _, spans, rolled_up, pruned, sighted = known
+        return Facts(self._clock(), self._zone, lambda: self._earliest(store, table), spans, version,
+                     self._settings.max_buckets, self._settings.max_rows, rolled_up, pruned, sighted,
+                     settled=known is self._known)  # fmt: skip
+
+    def _look(self, store: Store) -> tuple[Any, ...]:
+        me = quoted(self._settings.project)
+        asked = [_weighted_sql(me), *(words.format(me) for words in (STATE, PRUNED, SIGHTED))]
+        weighted, state, pruned, sighted = store.ask(asked, self._settings.query_timeout_seconds)
+        return tuple(weighted.rows), _rolled_up(state), tuple(pruned.rows), bool(sighted.rows[0][0])
+
+    def _earliest(self, store: Store, table: str) -> int | None:
+        me = f"project = {quoted(self._settings.project)}"
+        sql = f"SELECT epoch_us(min(ts)) FROM {table} WHERE {me}"
+        if table == "events":  # raw rows may be gone
+            hours, days = (f"(SELECT min(ts) FROM rolled WHERE {me} AND tier {tier})" for tier in _TIERS)
+            rolled = f"CASE WHEN {hours} < {days} + INTERVAL 36 HOURS THEN {hours} ELSE {days} END"
+            seen = f"SELECT epoch_us(min(ts)) FROM sightings WHERE {me}"
+            sql = f"SELECT least(({sql}), ({seen}), epoch_us({rolled}))"
+        found: int | None = store.ask([sql], self._settings.query_timeout_seconds)[0].rows[0][0]
+        return found
+
+    def _ask(self, store: Store, statements: list[str], version: int) -> tuple[list[Table], bool]:
+        """Answers to the statements, from memory where they are kept."""
+        key = (tuple(statements), version)
+        kept = self._answers.get(key)
+        if kept is not None:
+            return kept, True
+        tables = store.ask(statements, self._settings.query_timeout_seconds)
+        if version % 2 == 0 and store.data_version() == version:
+            self._answers.put(key, tables)
+        return tables, False
+
+
+def _rolled_up(state: Table) -> RolledUp | None:
+    if not state.rows:
+        return None
+    until, version, width, dimensions, zones = state.rows[0]
+    return RolledUp(until, version, width, tuple(dimensions.split(",")), tuple(zones.split(",")))
+
+
+_TIERS = ("= 'hour'", "LIKE 'day:%'")
+
+
+class AnswerCache:
+    """Answers by (statements, data version): the least recently used goes first, and each after `seconds`."""
+
+    def __init__(self, entries: int, seconds: float) -> None:
+        self._entries, self._seconds = entries, seconds
+        self._kept: OrderedDict[Any, tuple[float, list[Table]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> list[Table] | None:
+        """The answer kept under `key`, unless it is too old."""
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is None or time.monotonic() - kept[0] > self._seconds:
+                return None
+            self._kept.move_to_end(key)
+            return kept[1]
+
+    def put(self, key: Any, tables: list[Table]) -> None:
+        """Keep an answer, unless it is a big one (more than 20,000 rows)."""
+        if self._entries and sum(len(table.rows) for table in tables) <= 20_000:
+            with self._lock:
+                self._kept[key] = (time.monotonic(), tables)
+                while len(self._kept) > self._entries:
+                    self._kept.popitem(last=False)
+
+
+def _weighted_sql(me: str) -> str:
+    return f"SELECT epoch_us(first_ts), epoch_us(last_ts) FROM weighted WHERE project = {me}"
