@@ -27,7 +27,6 @@ from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.thresholds import Thresholds, thresholds_of
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
-from gnomon.query.health import Health, examine
 from gnomon.store import Store, store_path
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
 from gnomon.upkeep.accounting import Accounting
@@ -37,6 +36,7 @@ from gnomon.upkeep.keeping import Keeping
 if TYPE_CHECKING:
     from gnomon.ingest.importers import Progress
     from gnomon.ingest.load import ImportReport
+    from gnomon.query.health import Health
 
 log = logging.getLogger("gnomon.engine")
 
@@ -154,6 +154,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
 
     def health(self) -> Health:
         """Versions, sizes, journal lag, books and growth, with a finding and remedy for everything not sound."""
+        from gnomon.query.health import examine
+
         store = self._own_or_refuse()
         assert self._hold.writer is not None
         waiting = self._journal.positions(self._hold.writer.position, 1_000_000)

@@ -6,7 +6,6 @@ stranger sent, so an error may be shown or logged as it is. `status` is the HTTP
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -107,6 +106,8 @@ class MissingExtra(GnomonError, ImportError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to `name` (Ratcliff-Obershelp similarity of at least 0.6), or None."""
+    import difflib  # deferred: opening an engine needs no names to compare
+
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
 

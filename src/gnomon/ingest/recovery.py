@@ -7,10 +7,11 @@ by the end of the process: the next start goes on from there. Damage that openin
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
+
+import msgspec
 
 from gnomon.config import Settings
 from gnomon.errors import StoreDamaged
@@ -124,6 +125,6 @@ def settle_restore(store: Store, journal: Journal) -> None:
     """Give the journal the kept values that came with a restored store, once: a crash may have come between."""
     note = restored_note(store)
     if note is not None:
-        found = json.loads(note)
+        found = msgspec.json.decode(note)
         if journal.kept(RESTORED) != found["id"]:
             journal.keep_only({**found["kept"], RESTORED: found["id"]})

@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 from functools import wraps
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Note, Person, Principal, speaking, speaking_as
 from gnomon.config import Settings
 from gnomon.errors import Forbidden, InvalidValue
 from gnomon.timerange import Clock, resolve_range
-from gnomon.upkeep import verify
 from gnomon.upkeep.audit import Audit, Audited
-from gnomon.upkeep.verify import AuditEntry, Head, Verdict
+
+if TYPE_CHECKING:
+    from gnomon.upkeep.verify import AuditEntry, Head, Verdict
 
 #: A call of these is not audited, so it needs no span around it either.
 _RECORDING = frozenset({"track", "record_request", "record_metric"})
@@ -66,6 +67,8 @@ class Accounting:
                 raise InvalidValue("limit must be a whole number of at least 1", code="bad-query")
             note.range = resolve_range(time_range, now=self.clock(), zone=self.zone, earliest_us=lambda: 0)
             note.detail = {} if user_filter is None else {"people": [Person(user_filter)]}
+            from gnomon.upkeep import verify
+
             found = verify.entries(self._audit.path, self.settings.project, note.range, user_filter, limit)
             note.rows = len(found)
         return found
@@ -75,6 +78,8 @@ class Accounting:
 
         Raises `StoreDamaged` (audit-broken) when the entries and their anchor do not fit together.
         """
+        from gnomon.upkeep import verify
+
         return verify.head(self._audit.path)
 
     def verify_audit(self, expect: str | Head | None = None) -> Verdict:
@@ -82,7 +87,9 @@ class Accounting:
 
         `expect` is a head that was noted earlier: it must still be part of the chain.
         """
-        return verify.verify(self._audit.path, Head.parse(expect) if isinstance(expect, str) else expect)
+        from gnomon.upkeep import verify
+
+        return verify.verify(self._audit.path, verify.Head.parse(expect) if isinstance(expect, str) else expect)
 
     def prune_audit(self) -> int:
         """Drop entries older than `audit_days` and return how many; the others still verify.

@@ -23,7 +23,6 @@ from typing import Any
 from gnomon.access import Note, speaking
 from gnomon.errors import DiskFull, EngineClosed, GnomonError, StoreUnavailable
 from gnomon.timerange import US_DAY, Clock, to_us
-from gnomon.upkeep import verify
 from gnomon.upkeep.anchor import Anchor, broken, read_block
 from gnomon.upkeep.chain import MOST_WAIT, Chain, Draft
 
@@ -139,6 +138,8 @@ class Audit:
 
     def prune(self, days: int) -> int:
         """Drop entries older than `days`; the caller audits it. Raises `StoreDamaged` if the chain does not verify."""
+        from gnomon.upkeep import verify  # deferred, as it is rarely needed
+
         verdict = verify.verify(self.path)
         if not verdict:
             raise broken(str(verdict))

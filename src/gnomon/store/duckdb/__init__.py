@@ -39,6 +39,7 @@ class DuckDBStore:
         if path != ":memory:" and suspect_mark(path).exists():
             raise StoreDamaged("the store file was found damaged when it was last used", remedy=REOPEN)
         self._settings = settings
+        new = path == ":memory:" or not Path(path).exists()
         self._connection = connect(path, settings)
         self._version = 0
         self._cursors: list[duckdb.DuckDBPyConnection] = []
@@ -47,7 +48,7 @@ class DuckDBStore:
         self._running, self._swapping = 0, False
         self._reading: int | None = None  #: the file, opened for copies; see `snapshot`
         try:
-            migrate(self._connection)
+            migrate(self._connection, new=new)
             if content is not None:
                 fill_from(self._connection, content)
             self._writing = Writing(self._connection)

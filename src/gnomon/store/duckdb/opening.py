@@ -67,9 +67,12 @@ def _fold_log(path: str) -> None:
     log_file.unlink(missing_ok=True)
 
 
-def migrate(con: duckdb.DuckDBPyConnection) -> None:
-    """Bring the file to this version's schema, one numbered step at a time, all in one transaction."""
-    found = _schema_of(con)
+def migrate(con: duckdb.DuckDBPyConnection, *, new: bool = False) -> None:
+    """Bring the file to this version's schema, one numbered step at a time, all in one transaction.
+
+    A file that is known to be `new` needs no look at what tables it has (9 ms).
+    """
+    found = 0 if new else _schema_of(con)
     if found == SCHEMA:
         return
     con.begin()
