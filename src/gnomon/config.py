@@ -31,7 +31,7 @@ LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 
          "max_properties": 0, "checkpoint_seconds": 0, "rollup_lag_seconds": 0,
          "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0,
          "audit_days": 365}  # fmt: skip
-LISTS = ("timezones", "sampled_types", "rollup_dimensions")  #: parted by commas in the environment
+LISTS = ("timezones", "sampled_types", "rollups")  #: parted by commas in the environment
 SWITCHES = ("enabled", "sampling", "scheduler")  #: these take words; a project may well be named `no`
 
 
@@ -63,9 +63,9 @@ class Settings:
     checkpoint_seconds: float = 60.0
     checkpoint_bytes: int = 64 * 1024**2  #: journal content that makes a checkpoint due earlier
 
-    rollup_dimensions: tuple[str, ...] = (
-        "type", "source", "application", "domain", "endpoint", "method", "status_code", "success", "error_code",
-    )  # fmt: skip  #: what the widest rollup keeps apart
+    rollups: tuple[str, ...] = (
+        "source+application+domain+status_code+success+error_code", "application+endpoint+method+status_code+success",
+    )  # fmt: skip  #: what each keeps apart, the smallest first
     rollup_lag_seconds: float = 300.0  #: a bucket is rolled up this long after it has ended
 
     sampling: bool = True  #: False keeps every event, whatever the pace

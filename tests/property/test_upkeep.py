@@ -248,7 +248,7 @@ def test_a_rollup_that_forgets_late_rows_is_found(monkeypatch):
         machine.record(20, 24 * 9)
         machine.prune(1)
 
-    monkeypatch.setattr(rollups, "late_rows", lambda *_: "SELECT 0, 0, 0")
+    monkeypatch.setattr(rollups, "late_rows", lambda *_: "SELECT 0, 0, 0, false")
     broken(monkeypatch, story)
 
 

@@ -113,8 +113,8 @@ class Inquiry:
 def _rolled_up(state: Table) -> RolledUp | None:
     if not state.rows:
         return None
-    until, version, width, dimensions, zones = state.rows[0]
-    return RolledUp(until, version, width, tuple(dimensions.split(",")), tuple(zones.split(",")))
+    until, version, width, rollups, zones = state.rows[0]
+    return RolledUp(until, version, width, tuple(rollups.split(",")), tuple(zones.split(",")))
 
 
 _TIERS = ("= 'hour'", "LIKE 'day:%'")

@@ -6,12 +6,12 @@ A trace is a row of the person, or their id as a whole JSON text or a whole segm
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gnomon.event import FIELDS
 from gnomon.store.dialect import quoted
 from gnomon.store.pruning import only_type
-from gnomon.store.rollups import ROLLUPS, derive, stage
+from gnomon.store.rollups import Days, again, stage
 from gnomon.timerange import US_DAY
 
 _BLANK = ("user_id", "device_id", "session_id", "domain", "endpoint", "error_code", "properties")
@@ -91,34 +91,43 @@ def whole_types(edges: dict[str | None, int], start_us: int) -> str | None:
     return f"type IN ({', '.join(there)})" if there else None
 
 
-def rebuild_hours(project: str, width: int, dimensions: tuple[str, ...], day: int, until_us: int, version: int,
-                  only: str) -> list[str]:  # fmt: skip
+def raw_of_day(day: int, until_us: int, version: int, only: str) -> str:
+    """The condition of one UTC day's raw rows below the watermark, of the types that `only` admits."""
+    return f"{_span(day * US_DAY, min((day + 1) * US_DAY, until_us))} AND {only} AND version <= {version}"
+
+
+def any_weights(project: str, where: str) -> str:
+    """Whether a row has a weight other than 1."""
+    return f"SELECT count(*) > 0 FROM events WHERE project = {quoted(project)} AND {where} AND weight <> 1"
+
+
+def rebuild_hours(project: str, width: int, rollups: Sequence[str], day: int, until_us: int, version: int,
+                  only: str, *, weighted: bool) -> list[str]:  # fmt: skip
     """Make the hours of one UTC day again, of the raw rows below the watermark, for the types that `only` admits."""
-    start, end = day * US_DAY, min((day + 1) * US_DAY, until_us)
-    span = f"ts >= make_timestamp({start}) AND ts < make_timestamp({end}) AND {only}"
-    where, gone = f"{span} AND version <= {version}", f"project = {quoted(project)} AND tier = 'hour' AND {span}"
+    span = _span(day * US_DAY, min((day + 1) * US_DAY, until_us))
     return [
-        *stage(project, width, dimensions, where),
-        derive("narrow", "hour"),
-        f"DELETE FROM rolled WHERE {gone}",
+        *stage(project, width, rollups, raw_of_day(day, until_us, version, only), weighted=weighted),
+        f"DELETE FROM rolled WHERE project = {quoted(project)} AND tier = 'hour' AND {span} AND {only}",
         "INSERT INTO rolled BY NAME SELECT * FROM fresh",
         "DROP TABLE fresh",
     ]
 
 
-def rebuild_day(project: str, zone: str, day: str, number: int, start_us: int, end_us: int) -> list[str]:
+def rebuild_day(project: str, rollups: Sequence[str], days: Days, start_us: int, end_us: int) -> list[str]:
     """Make one local day again, of its hours."""
-    me, span = quoted(project), f"ts >= make_timestamp({start_us}) AND ts < make_timestamp({end_us})"
-    tier = f"day:{zone}"
+    hours = f"project = {quoted(project)} AND {_span(start_us, end_us)}"
     return [
         "DROP TABLE IF EXISTS fresh",
-        f"CREATE TEMP TABLE fresh AS SELECT * FROM rolled WHERE project = {me} AND tier = 'hour' AND rollup = 'wide' "
-        f"AND {span}",
-        *(derive(rollup, tier, day, [(number, start_us)]) for rollup in ROLLUPS),
-        f"DELETE FROM rolled WHERE project = {me} AND tier = {quoted(tier)} AND {span}",
-        f"INSERT INTO rolled BY NAME SELECT * FROM fresh WHERE tier = {quoted(tier)}",
+        "CREATE TEMP TABLE fresh AS SELECT * FROM rolled LIMIT 0",
+        *(again(rollup, hours, days) for rollup in rollups),
+        f"DELETE FROM rolled WHERE {hours} AND tier = {quoted(days.tier)}",
+        "INSERT INTO rolled BY NAME SELECT * FROM fresh",
         "DROP TABLE fresh",
     ]
+
+
+def _span(start_us: int, end_us: int) -> str:
+    return f"ts >= make_timestamp({start_us}) AND ts < make_timestamp({end_us})"
 
 
 _ID = "CASE WHEN id_text IS NULL THEN id ELSE uuid() END"
