@@ -13,7 +13,7 @@ from gnomon.metrics import Expression as MetricExpression
 from gnomon.query.compile import Compiler, Cursor
 from gnomon.query.filters import column, literal, named, typed
 from gnomon.query.plan import Plan
-from gnomon.query.relations import activity_rows, histogram_rows, raw_people, state_rows
+from gnomon.query.relations import histogram_rows, people_by_day, people_rows, state_rows
 from gnomon.query.sources import leaves, needed
 from gnomon.store.dialect import Dialect
 from gnomon.store.rollups import MEASURES, value_of
@@ -101,16 +101,19 @@ class _StateCompiler(Compiler):
     def _people(self) -> str | None:
         if not self.plan.sources.people:
             return None
-        own: dict[int, exp.Expr] = {}
-        for i, metric in enumerate(self.plan.query.metrics):
-            if isinstance(metric.expression, Unique):
-                distinct = exp.Count(this=exp.Distinct(expressions=[column("person")]))
-                own[i] = self._filtered(distinct, metric.expression.where)
+        asked = {i: m.expression for i, m in enumerate(self.plan.query.metrics) if isinstance(m.expression, Unique)}
         grains = [] if self.totals else [d.grain for d in self.plan.query.dimensions if d.grain is not None]
         finest = next((grain for grain in grains if grain in ("hour", "hour_of_day")), grains[0] if grains else None)
         keep = sorted(needed(self.plan.query, people=True))
-        rows = activity_rows(self.plan, keep, finest) + raw_people(self.plan, self.version, keep)
-        return self._part(" UNION ALL ".join(rows), own, [])
+        own: dict[int, exp.Expr] = {}
+        if grains == ["day"] and not keep:
+            counted = people_by_day(self.plan, self.version)
+            if counted is not None:
+                own = {i: exp.Cast(this=exp.Sum(this=column("seen")), to=typed("BIGINT")) for i in asked}
+                return self._part(counted, own, [])
+        for i, node in asked.items():
+            own[i] = self._filtered(exp.Count(this=exp.Distinct(expressions=[column("person")])), node.where)
+        return self._part(people_rows(self.plan, self.version, keep, finest), own, [])
 
     def _percentiles(self) -> list[str]:
         found: dict[tuple[str, str], list[tuple[int, Quantile]]] = {}
