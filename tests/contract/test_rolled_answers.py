@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import gnomon
+from gnomon.errors import InvalidValue, UnknownName
 from gnomon.ingest.journal import Journal
 from gnomon.query import relations, state
 from gnomon.store.duckdb import DuckDBStore, salvage
@@ -95,6 +96,40 @@ def test_late_people_that_are_counted_twice_are_found(zoned, clock, monkeypatch)
     monkeypatch.setattr(state, "people_by_day", broken)
     with pytest.raises(AssertionError):
         test_people_of_rollups_late_rows_and_today_are_those_of_the_raw_rows(zoned, clock)
+
+
+@pytest.mark.parametrize(
+    ("rollups", "dimensions", "kept"),
+    [
+        (("source", "method+endpoint"), ["source"], True),
+        (("source", "method+endpoint"), ["endpoint", "type"], True),
+        (("source", "method+endpoint"), ["endpoint", "source"], False),
+        (("source", "method+endpoint"), ["success"], False),
+        (("endpoint+source",), ["source", "endpoint"], True),
+        ((), ["type"], True),
+        ((), ["source"], False),
+    ],
+)
+def test_what_rollups_keep_apart_is_a_setting(tmp_path, clock, rollups, dimensions, kept):
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, rollup_lag_seconds=0, rollups=rollups) as engine:
+        fill(engine, 4)
+        question = {"metrics": ["events", "people"][: 1 + ("endpoint" not in dimensions)], "dimensions": dimensions,
+                    "date_range": ["2026-03-17", "2026-03-20"]}  # fmt: skip
+        raw = engine.query(**question, basis="raw").to_dicts() if "success" not in dimensions else []
+        engine.set_retention_policy(raw_data_days=1)
+        engine.prune()
+        if kept:
+            answer = engine.query(**question)
+            assert answer.to_dicts() == raw and answer.basis.source != "raw"
+        else:
+            with pytest.raises(InvalidValue) as caught:
+                engine.query(**question)
+            assert caught.value.code == "raw-rows-gone" and "apart" in str(caught.value)
+
+
+def test_a_rollup_of_unknown_dimensions_is_refused(tmp_path, clock):
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, rollups=("sorce",)) as engine, pytest.raises(UnknownName):
+        engine.trigger_aggregation()
 
 
 def test_forgetting_keeps_the_totals_of_a_type_whose_raw_rows_are_gone(engine):

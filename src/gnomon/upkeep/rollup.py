@@ -84,7 +84,7 @@ def roll_up(store: Store, writer: Writer, settings: Settings, now_us: int, until
 
 
 def _shape(settings: Settings, now_us: int) -> _Shape:
-    rollups = tuple(dict.fromkeys(map(_named, settings.rollups)))
+    rollups = tuple(dict.fromkeys(map(_named, settings.rollups or ("type",))))
     zones = tuple(dict.fromkeys(settings.timezones))
     pieces = [piece for name in zones for piece in offset_pieces(load_zone(name), _SINCE_1973, now_us + 366 * US_DAY)]
     whole = all(piece.offset_us % US_HOUR == 0 for piece in pieces)
