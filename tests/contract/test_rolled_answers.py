@@ -132,6 +132,20 @@ def test_a_rollup_of_unknown_dimensions_is_refused(tmp_path, clock):
         engine.trigger_aggregation()
 
 
+def test_an_import_says_what_it_could_not_store_because_its_time_was_pruned(engine, tmp_path):
+    fill(engine, 4)
+    engine.set_retention_policy(raw_data_days=2)
+    engine.prune()
+    file = tmp_path / "late.ndjson"
+    moments = [NOW - timedelta(days=3), NOW - timedelta(days=3, hours=1), NOW - timedelta(hours=1)]
+    file.write_text("".join(f'{{"type": "request", "ts": "{moment.isoformat()}"}}\n' for moment in moments))
+    report = engine.import_file(file)
+    assert (report.lines, report.stored, report.duplicate, report.rejected) == (3, 1, 0, {"sealed": 2})
+    again = engine.import_file(file)
+    assert (again.stored, again.duplicate, again.rejected) == (0, 1, {"sealed": 2})
+    assert engine.books().closes()
+
+
 def test_forgetting_keeps_the_totals_of_a_type_whose_raw_rows_are_gone(engine):
     fill(engine)
     span = ["2026-03-09", "2026-03-21"]

@@ -71,8 +71,10 @@ class Loader:
                     self._writer.wait_for(positions[-MOST_AHEAD], timeout=60.0)
         report.stored = report.duplicate = None
         if self._writer is not None and (not positions or self._writer.wait_for(positions[-1], timeout=600.0)):
-            report.duplicate = self._writer.repeats(positions)
-            report.stored = accepted - report.duplicate
+            left_out = self._writer.left_out(positions)
+            report.duplicate = left_out.pop("duplicate", 0)
+            report.rejected += left_out
+            report.stored = accepted - report.duplicate - left_out.total()
         report.seconds = time.monotonic() - started
         return report
 

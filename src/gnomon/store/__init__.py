@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -90,10 +91,10 @@ class Store(Protocol):
     def position(self, journal_id: str) -> int:
         """The position in that journal up to which this store has everything; 0 for a journal it has not seen."""
 
-    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, int]:
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, Counter[str]]:
         """Store batches `(position, Batch)` in one transaction: rows without repeats, books, quarantine, position.
 
-        Returns how many repeats each batch held, by position, where there were any.
+        Returns, by position, how many rows of a batch were not stored and why: `duplicate` or `sealed`.
         """
 
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import duckdb
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, QueryTimeout, StoreDamaged, StoreUnavailable
-from gnomon.event import Batch, Row
+from gnomon.event import Batch
 from gnomon.store import Table
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB, quoted
@@ -74,18 +75,20 @@ class DuckDBStore:
         """See `Store.data_version`."""
         return self._version
 
-    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, int]:
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, Counter[str]]:
         """See `Store.write`."""
-        repeats: list[Row] = []
+        left_out: dict[int, str] = {}  # rows are the very objects of their batches
         with self._changing() as version:
             for project in dict.fromkeys(batch.project for _, batch in work):
                 batches = [batch for _, batch in work if batch.project == project]
-                repeats += self._writing.write(project, batches, version)
+                for reason, rows in self._writing.write(project, batches, version).items():
+                    left_out.update((id(row), reason) for row in rows)
             self._set_state(f"journal:{journal_id}", str(work[-1][0]))
-        if not repeats:
+        if not left_out:
             return {}
-        repeated = set(map(id, repeats))  # rows are the very objects of their batches
-        return {position: sum(id(row) in repeated for row in batch.rows) for position, batch in work}
+        told = {position: Counter(left_out[id(row)] for row in batch.rows if id(row) in left_out)
+                for position, batch in work}  # fmt: skip
+        return {position: reasons for position, reasons in told.items() if reasons}
 
     def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:
         """See `Store.change`."""

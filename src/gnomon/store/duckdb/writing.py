@@ -95,8 +95,8 @@ class Writing:
         edges = self._sealed or {}
         return edges.get((project, type_), edges.get((project, None), _NEVER))
 
-    def write(self, project: str, batches: list[Batch], version: int) -> list[Row]:
-        """Store one project's batches; returns the rows that were repeats."""
+    def write(self, project: str, batches: list[Batch], version: int) -> dict[str, list[Row]]:
+        """Store one project's batches; returns the rows that were not stored, `duplicate` and `sealed` ones."""
         rows = [row for batch in batches for row in batch.rows]
         rows, sealed = self._part_sealed(project, rows)
         books = [[project, *count] for batch in batches for count in batch.counts]
@@ -122,7 +122,7 @@ class Writing:
             self._connection.executemany(
                 "INSERT INTO quarantine VALUES (?, make_timestamp(?), ?, ?, ?, ?, ?)", refused[:QUARANTINE_ROWS]
             )
-        return repeats
+        return {"duplicate": repeats, "sealed": sealed}
 
     def _write_events(self, project: str, rows: list[Row], batches: list[Batch],
                       version: int) -> tuple[list[Row], list[Row]]:  # fmt: skip
