@@ -27,7 +27,7 @@ def own_rows(project: str, actor: str) -> str:
 def foreign_rows(project: str, actor: str) -> str:
     """The condition of other people's raw rows that name the person."""
     return (
-        f"project = {quoted(project)} AND user_id IS DISTINCT FROM {quoted(actor)} AND "
+        f"project = {quoted(project)} AND coalesce(user_id, device_id) IS DISTINCT FROM {quoted(actor)} AND "
         f"({_names(actor, 'properties')} OR {_segment(actor, 'endpoint')} OR device_id = {quoted(actor)} "
         f"OR session_id = {quoted(actor)} OR id_text = {quoted(actor)})"
     )

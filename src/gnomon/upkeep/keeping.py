@@ -114,7 +114,7 @@ class Keeping(Safekeeping):
             check_hold(self.get_retention_policy(), self.clock())
             self.flush()
             files = tuple(path.name for path in found_damage(self._hold.file))
-            kept = timedelta(days=self.settings.backup_days) if self.backups() else None
+            kept = timedelta(days=self.settings.backup_days) if self._has_backups() else None
             certificate = forget(store, writer, self._hold.journal, self.settings.project, user_id,
                                  delete=delete_events, now=self.clock(), remaining=files,
                                  backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
@@ -122,3 +122,7 @@ class Keeping(Safekeeping):
             self._reset_asking()
         self._audit.erase(self.settings.project, user_id)
         return certificate
+
+    def _has_backups(self) -> bool:
+        """Whether a person may still be in a backup; a store in memory has none unless it has a target."""
+        return bool((self.settings.backup_target or not self._hold.in_memory) and self.backups())
