@@ -12,16 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue
 from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row
+from gnomon.ingest.addresses import bare_domain, bare_endpoint, bare_source, bare_url, bare_urls, split_url
 from gnomon.ingest.rules import (
     FLAT_PROPERTIES,
     NARROW_ROWS,
@@ -135,6 +134,7 @@ class Gate:
             try:
                 moment = at_ns // 1_000 if ts is None else _moment(ts, False)
                 text = check_sample(exact(name), exact(value), exact(kind), labels, self.settings)
+                text = text and bare_urls(text)
                 self._check_time(moment, now, False)
                 rows.append((moment, now, exact(name), exact(kind), float(value), text))
             except Refusal as refusal:
@@ -162,15 +162,21 @@ class Gate:
                 else:
                     out.checked_ids = True
                 moment = at_ns // 1_000 if ts is None else _moment(ts, imported)
+                if domain is not None or endpoint is not None:
+                    domain, endpoint = bare_domain(domain), bare_endpoint(endpoint)
+                if source is not None and (type(source) is not str or "@" in source):
+                    source = bare_source(source)
+                if error is not None:
+                    error = bare_source(error)
                 if url is not None:
-                    host, path = _split_url(url)
+                    host, path = split_url(url)
                     domain = host if domain is None else domain
                     endpoint = path if endpoint is None else endpoint
                 if success is None:
                     success = status < 400 if type(status) is int else _outcome(status, error)
                 text = None
                 if props is not None and props != {}:
-                    text = encode_properties(props)
+                    text = bare_urls(encode_properties(props))
                     properties.append(props)
                 rows.append((id_, moment, now, type_, user, device, session, source, application, domain, endpoint,
                              method, status, duration, sent, received, success, error, weight, text))  # fmt: skip
@@ -284,21 +290,6 @@ def _outcome(status: Any, error: Any) -> bool | None:
     return False if error is not None else None
 
 
-@lru_cache(maxsize=4_096)
-def _split_url(url: str) -> tuple[str | None, str | None]:
-    """Host and path of a URL. Credentials, query and fragment never get further than here."""
-    if not isinstance(url, str):
-        raise Refusal("wrong-type", "url: not text")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        if host is not None and parts.port is not None:
-            host = f"{host}:{parts.port}"
-    except ValueError:
-        raise Refusal("bad-url", "url: cannot be taken apart") from None
-    return host, parts.path or ("/" if host else None)
-
-
 def _id_parts() -> tuple[str, int]:
     """The middle and the first counter of a batch's ids: UUIDv7 texts (RFC 9562, 5.7) with the time in front.
 
@@ -310,10 +301,10 @@ def _id_parts() -> tuple[str, int]:
 
 
 def source_of(value: Any) -> str | None:
-    """The source under which an event is booked: as given if a row could hold it, else unknown (None)."""
+    """The source under which an event is booked: as a row would hold it, unknown (None) if none could."""
     if not issubclass(type(value), str):  # not isinstance: that asks the value, and a proxy may raise
         return None
-    value = exact(value)
+    value = bare_source(value)
     try:
         return value if 0 < len(value.encode()) <= NAME_BYTES and "\x00" not in value else None
     except UnicodeEncodeError:
@@ -327,25 +318,26 @@ def _plain(calls: Sequence[Any]) -> Iterable[Row]:
 
 def _refused_call(index: int, refusal: Refusal, call: Row) -> Refused:
     shown = {name: value for name, value in zip(CALL, call, strict=True) if value is not None and name != "at_ns"}
-    if "url" in shown:
-        shown["url"] = _bare(shown["url"])
     return _refused(index, refusal, shown, shown)
 
 
-def _bare(url: Any) -> str:
-    """A URL for the quarantine: its credentials and query are not kept there either."""
-    try:
-        host, path = _split_url(url)
-    except (Refusal, TypeError):
-        return "not shown, as it may hold credentials"
-    return f"{host or ''}{path or ''}"
+#: How the fields that may hold an address are shown in the quarantine.
+_BARE = {"url": bare_url, "domain": bare_domain, "endpoint": bare_endpoint, "source": bare_source, "src": bare_source,
+         "error_code": bare_source}  # fmt: skip
+
+
+def _bare(shown: Any) -> Any:
+    """What was sent, without the credentials that a row would not hold either."""
+    if not isinstance(shown, Mapping):
+        return shown
+    return {name: _BARE[name](value) if name in _BARE else value for name, value in shown.items()}
 
 
 def _refused(index: int, refusal: Refusal, shown: Any, fields: Any) -> Refused:
     given = fields if isinstance(fields, Mapping) else {}
     id_ = given.get("id")
     return Refused(
-        index, refusal.code, refusal.detail, _cut(shown), source_of(given.get("source", given.get("src"))),
+        index, refusal.code, refusal.detail, _cut(_bare(shown)), source_of(given.get("source", given.get("src"))),
         exact(id_) if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None,
     )  # fmt: skip
 
@@ -363,4 +355,4 @@ def _cut(shown: Any) -> str:
             text = _BRIEF.repr(shown).encode("ascii", "backslashreplace").decode()
         except ValueError:  # an integer of more digits than Python writes
             text = "a value that cannot be shown"
-    return text[:2_000].replace("\x00", "\\u0000")
+    return bare_urls(text)[:2_000].replace("\x00", "\\u0000")

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from gnomon.errors import InvalidValue, unknown_name
-from gnomon.ingest.accesslog import LOG_LINE, log_fields
+from gnomon.ingest.accesslog import LOG_LINE, log_fields, without_secrets
 from gnomon.ingest.columns import Columns, Plan
 from gnomon.ingest.delimited import csv_rows, looks_delimited
-from gnomon.ingest.lines import BadLine, LineFault, Source, bad_line, lines
+from gnomon.ingest.lines import TEXT_SHOWN, BadLine, LineFault, Source, bad_line, lines
 from gnomon.ingest.parquet import UNREADABLE, ParquetRows
 from gnomon.ingest.values import json_object
 
@@ -96,9 +96,9 @@ def _log_items(source: Source, plan: Plan) -> Iterator[Item]:
                 fields["properties"].update(plan.properties)
             yield Candidate(number, fields)
         except UnicodeDecodeError:
-            yield bad_line(number, LineFault("bad-encoding"), data)
+            yield bad_line(number, LineFault("bad-encoding"), without_secrets(data[: 4 * TEXT_SHOWN]))
         except LineFault as fault:
-            yield bad_line(number, fault, data)
+            yield bad_line(number, fault, without_secrets(data[: 4 * TEXT_SHOWN]))
 
 
 def _ndjson_items(source: Source, plan: Plan) -> Iterator[Item]:
