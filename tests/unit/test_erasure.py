@@ -35,7 +35,8 @@ def test_or_goes_with_its_events(engine):
 
 def test_rows_that_count_as_their_own_and_as_those_of_others_are_found(engine, monkeypatch):
     whole = erasing.foreign_rows
-    monkeypatch.setattr(erasing, "foreign_rows", lambda *given: whole(*given).replace("coalesce(user_id, device_id)",
-                                                                                      "user_id"))  # fmt: skip
+    monkeypatch.setattr(
+        erasing, "foreign_rows", lambda *given: whole(*given).replace("coalesce(user_id, device_id)", "user_id")
+    )
     engine.forget("d1")
     assert events(engine)[0]["events"] == 4

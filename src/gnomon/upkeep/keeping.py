@@ -105,6 +105,7 @@ class Keeping(Safekeeping):
         Totals stay (unless events are deleted), numbers of people shrink, and the files are written anew. A device is
         forgotten by its id where it was seen without a user. Raises `InvalidValue` with code `legal-hold`.
         """
+        from gnomon.store.erasing import Traces
         from gnomon.upkeep.erasure import forget
         from gnomon.upkeep.retention import check_hold
 
@@ -115,7 +116,7 @@ class Keeping(Safekeeping):
             self.flush()
             files = tuple(path.name for path in found_damage(self._hold.file))
             kept = timedelta(days=self.settings.backup_days) if self._has_backups() else None
-            certificate = forget(store, writer, self._hold.journal, self.settings.project, user_id,
+            certificate = forget(store, writer, self._hold.journal, self.settings.project, Traces((user_id,)),
                                  delete=delete_events, now=self.clock(), remaining=files,
                                  backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
             note.rows = certificate.rows
