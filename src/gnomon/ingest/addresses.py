@@ -47,6 +47,15 @@ def bare_url(url: Any) -> str:
     return f"{host or ''}{path or ''}"
 
 
+def bare_address(domain: Any, endpoint: Any) -> tuple[Any, Any]:
+    """Host and path as given by hand, see below. Nearly all of them have nothing to cut, which one look tells."""
+    if (domain is None or type(domain) is str) and (endpoint is None or type(endpoint) is str):
+        both = (domain or "") + (endpoint or "")
+        if "@" not in both and "?" not in both and "#" not in both:
+            return domain, endpoint
+    return bare_domain(domain), bare_endpoint(endpoint)
+
+
 def bare_domain(domain: Any) -> Any:
     """A host as given, without credentials, query and fragment; what is no text stays as it is, for the rules."""
     if not isinstance(domain, str):
@@ -89,4 +98,4 @@ def bare_text(text: str) -> str:
 
 def bare_urls(text: str) -> str:
     """A text, or JSON, without the credentials of the URLs in it."""
-    return _CREDENTIALS.sub("", text) if "@" in text and "/" in text else text
+    return _CREDENTIALS.sub("", text) if "@" in text and ("//" in text or "\\/" in text) else text

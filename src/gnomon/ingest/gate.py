@@ -20,7 +20,15 @@ import msgspec
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue
 from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row
-from gnomon.ingest.addresses import bare_domain, bare_endpoint, bare_source, bare_url, bare_urls, split_url
+from gnomon.ingest.addresses import (
+    bare_address,
+    bare_domain,
+    bare_endpoint,
+    bare_source,
+    bare_url,
+    bare_urls,
+    split_url,
+)
 from gnomon.ingest.rules import (
     FLAT_PROPERTIES,
     NARROW_ROWS,
@@ -31,6 +39,7 @@ from gnomon.ingest.rules import (
     encode_properties,
     exact,
 )
+from gnomon.pseudonyms import HIDDEN, Pseudonyms
 from gnomon.timerange import parse_moment
 
 #: The order of a keyword call as the collector buffers it; `at_ns` is the caller's clock, `url` is taken apart here.
@@ -46,6 +55,7 @@ CALL_PROPERTIES = CALL.index("properties")
 Call = msgspec.defstruct("Call", [(name, Any) for name in CALL], gc=False)
 _FROM_FIELDS = tuple(name for name in CALL if name not in ("at_ns", "url"))
 _KNOWN = frozenset(GIVEN) | WIRE_ALIASES.keys()
+_SHOWN = _KNOWN | {"url", "name", "value", "kind", "labels"}
 _TS, _PROPERTIES = AT["ts"], AT["properties"]
 
 
@@ -86,6 +96,7 @@ class Gate:
     def __init__(self, settings: Settings, clock_us: Callable[[], int]) -> None:
         self.settings = settings
         self._clock_us = clock_us
+        self.pseudonyms = pseudonyms_of(settings)
         # Texts outside properties are at most 9 names and 2 addresses: about 6 KB.
         self._limits_allow_proof = (
             settings.max_event_bytes >= settings.max_string_bytes + 8_192
@@ -115,7 +126,7 @@ class Gate:
             try:
                 call = _call_from_fields(event, now_ns)
             except Refusal as refusal:
-                early.append(_refused(index, refusal, event, event))
+                early.append(self._refused(index, refusal, event))
                 continue
             calls.append(call)
             places.append(index)
@@ -134,12 +145,14 @@ class Gate:
             try:
                 moment = at_ns // 1_000 if ts is None else _moment(ts, False)
                 text = check_sample(exact(name), exact(value), exact(kind), labels, self.settings)
+                if text and self.pseudonyms is not None:
+                    text = encode_properties(self.pseudonyms.of_properties(labels))
                 text = text and bare_urls(text)
                 self._check_time(moment, now, False)
                 rows.append((moment, now, exact(name), exact(kind), float(value), text))
             except Refusal as refusal:
                 shown = dict(zip(("name", "value", "kind", "labels"), (name, value, kind, labels), strict=True))
-                refused.append(_refused(index, refusal, shown, None))
+                refused.append(self._refused(index, refusal, shown))
         return rows, refused
 
     def _normalise(self, calls: Sequence[Row], now: int, out: Admitted,
@@ -148,11 +161,13 @@ class Gate:
         rows: list[Row | None] = []
         properties: list[Any] = []
         middle, counter = _id_parts()
-        last_ms, head = -1, ""
+        last_ms, head, pseudonyms = -1, "", self.pseudonyms
         for index, call in enumerate(_plain(calls)):
             try:
                 (type_, user, device, session, source, application, domain, endpoint, method, status, duration, sent,
                  received, success, error, weight, props, id_, ts, at_ns, url) = call  # fmt: skip
+                if pseudonyms is not None:
+                    user, device, session, props = pseudonyms.of_event(user, device, session, props, imported)
                 if id_ is None:
                     ms = at_ns // 1_000_000
                     if ms != last_ms:
@@ -163,11 +178,11 @@ class Gate:
                     out.checked_ids = True
                 moment = at_ns // 1_000 if ts is None else _moment(ts, imported)
                 if domain is not None or endpoint is not None:
-                    domain, endpoint = bare_domain(domain), bare_endpoint(endpoint)
-                if source is not None and (type(source) is not str or "@" in source):
-                    source = bare_source(source)
-                if error is not None:
-                    error = bare_source(error)
+                    domain, endpoint = bare_address(domain, endpoint)
+                source = (
+                    source if source is None or (type(source) is str and "@" not in source) else bare_source(source)
+                )
+                error = error if error is None else bare_source(error)
                 if url is not None:
                     host, path = split_url(url)
                     domain = host if domain is None else domain
@@ -176,15 +191,16 @@ class Gate:
                     success = status < 400 if type(status) is int else _outcome(status, error)
                 text = None
                 if props is not None and props != {}:
-                    text = bare_urls(encode_properties(props))
+                    text = encode_properties(props)
+                    text = bare_urls(text) if "@" in text else text
                     properties.append(props)
                 rows.append((id_, moment, now, type_, user, device, session, source, application, domain, endpoint,
                              method, status, duration, sent, received, success, error, weight, text))  # fmt: skip
             except Refusal as refusal:
-                out.refused.append(_refused_call(index, refusal, call))
+                out.refused.append(self._refused_call(index, refusal, call))
                 rows.append(None)
             except TypeError:  # a URL that cannot be hashed
-                out.refused.append(_refused_call(index, Refusal("wrong-type", "url: not text"), call))
+                out.refused.append(self._refused_call(index, Refusal("wrong-type", "url: not text"), call))
                 rows.append(None)
         return rows, properties
 
@@ -236,9 +252,27 @@ class Gate:
                 self._check_time(row[_TS], now, imported)
                 good.append(plain)
             except Refusal as refusal:
-                out.refused.append(_refused_call(index, refusal, plain_calls[index]))
+                out.refused.append(self._refused_call(index, refusal, plain_calls[index]))
         out.refused.sort(key=lambda refused: refused.index)
         return good
+
+    def _refused_call(self, index: int, refusal: Refusal, call: Row) -> Refused:
+        shown = {name: value for name, value in zip(CALL, call, strict=True) if value is not None and name != "at_ns"}
+        return self._refused(index, refusal, shown)
+
+    def _refused(self, index: int, refusal: Refusal, sent: Any) -> Refused:
+        given = sent if isinstance(sent, Mapping) else {}
+        id_, source = given.get("id"), source_of(given.get("source", given.get("src")))
+        kept = exact(id_) if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None
+        return Refused(index, refusal.code, refusal.detail, self.shown(sent), source, kept)
+
+    def shown(self, sent: Any) -> str:
+        """What was sent as the quarantine keeps it: cut, without credentials, and without what pseudonyms replace."""
+        return _cut(_bare(sent if self.pseudonyms is None else self.pseudonyms.hidden(sent, _SHOWN)))
+
+    def shown_line(self, line: str) -> str:
+        """A line of a file that could not be read, for the quarantine: nobody knows where in it an id stands."""
+        return line if self.pseudonyms is None else HIDDEN
 
     def _time_bounds(self, now: int, imported: bool) -> tuple[int, int]:
         low = 0 if imported else now - self.settings.max_past_days * 86_400_000_000
@@ -249,6 +283,17 @@ class Gate:
         if not low <= moment <= high:
             past = "1970" if imported else f"{self.settings.max_past_days} days back"
             raise Refusal("time-out-of-range", f"ts: outside {past} .. {self.settings.max_future_seconds} s ahead")
+
+
+def pseudonyms_of(settings: Settings) -> Pseudonyms | None:
+    """What replaces ids in the project of these settings, None where nothing does. Raises `InvalidValue`."""
+    if settings.pseudonym_keys:
+        return Pseudonyms(settings.pseudonym_keys, settings.pseudonym_properties, settings.project,
+                          settings.max_string_bytes, settings.max_nesting)  # fmt: skip
+    if settings.pseudonym_properties:
+        raise InvalidValue("properties are to become pseudonyms, but there is no key",
+                           remedy="Set pseudonym_keys as well.", code="weak-key")  # fmt: skip
+    return None
 
 
 _encode_rows = msgspec.json.Encoder().encode
@@ -316,11 +361,6 @@ def _plain(calls: Sequence[Any]) -> Iterable[Row]:
     return map(msgspec.structs.astuple, calls) if calls and isinstance(calls[0], Call) else calls
 
 
-def _refused_call(index: int, refusal: Refusal, call: Row) -> Refused:
-    shown = {name: value for name, value in zip(CALL, call, strict=True) if value is not None and name != "at_ns"}
-    return _refused(index, refusal, shown, shown)
-
-
 #: How the fields that may hold an address are shown in the quarantine.
 _BARE = {"url": bare_url, "domain": bare_domain, "endpoint": bare_endpoint, "source": bare_source, "src": bare_source,
          "error_code": bare_source}  # fmt: skip
@@ -331,15 +371,6 @@ def _bare(shown: Any) -> Any:
     if not isinstance(shown, Mapping):
         return shown
     return {name: _BARE[name](value) if name in _BARE else value for name, value in shown.items()}
-
-
-def _refused(index: int, refusal: Refusal, shown: Any, fields: Any) -> Refused:
-    given = fields if isinstance(fields, Mapping) else {}
-    id_ = given.get("id")
-    return Refused(
-        index, refusal.code, refusal.detail, _cut(_bare(shown)), source_of(given.get("source", given.get("src"))),
-        exact(id_) if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None,
-    )  # fmt: skip
 
 
 _BRIEF = reprlib.Repr()
