@@ -22,6 +22,7 @@ from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.collector import Collector
+from gnomon.ingest.gate import pseudonyms_of
 from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.thresholds import Thresholds, thresholds_of
@@ -78,6 +79,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         for name in settings.timezones:
             load_zone(name)
         thresholds_of(settings)
+        pseudonyms_of(settings)
         self._reset_asking()
         self._pid = os.getpid()
         self._hold = take_hold(settings)
@@ -86,6 +88,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         Collector.__init__(
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
         )
+        self._pseudonyms = self._gate.pseudonyms
         self._scheduler = Scheduler(self) if settings.scheduler else None
         _LIVE.add(self)
         process = sys.modules.get("multiprocessing.process")
@@ -170,6 +173,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
             free,
             __version__,
             self._audit.state(),
+            "off" if self._pseudonyms is None else self._pseudonyms.told(),
         )
 
     # -- sampling ------------------------------------------------------------------------------------------------

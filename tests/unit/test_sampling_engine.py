@@ -453,3 +453,17 @@ def test_times_are_those_of_the_calls_that_were_admitted():
     refused = [type("R", (), {"index": n})() for n in (0, 3)]
     at = collector._times(calls, refused)
     assert [at(n) for n in range(4)] == [1, 2, 4, 5]
+
+
+def test_people_of_events_that_were_left_out_are_counted_at_once_and_after_rolling_up():
+    clock = ManualClock()
+    with gnomon.open(":memory:", clock=clock, sampling_low=10.0, sampling_high=20.0, rollup_lag_seconds=0) as engine:
+        for n in range(1_000):
+            clock.advance(milliseconds=1)
+            engine.record_request(user_id=f"u{n}", status_code=200)
+        engine.flush()
+        assert engine.books().sampled_out > 500
+        assert engine.query(["people"]).to_dicts() == [{"people": 1_000}]
+        clock.advance(days=2)
+        engine.trigger_aggregation()
+        assert engine.query(["people"]).to_dicts() == [{"people": 1_000}]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gnomon.event import Batch
@@ -61,7 +61,10 @@ class Loader:
         started = time.monotonic()
         positions: list[int] = []
         accepted = 0
-        for chunk in read_file(path, format=format, mapping=mapping, timezone=timezone, on_progress=on_progress):
+        id_key = b"" if self._gate.pseudonyms is None else self._gate.pseudonyms.id_key
+        for chunk in read_file(
+            path, format=format, mapping=mapping, timezone=timezone, on_progress=on_progress, id_key=id_key
+        ):
             batch = self._batch(chunk, report)
             accepted += len(batch.rows)
             positions += self._journal.append([batch])
@@ -82,7 +85,8 @@ class Loader:
         good = [item for item in chunk if isinstance(item, Candidate)]
         bad = [item for item in chunk if isinstance(item, BadLine)]
         batch = Batch(self._project)
-        bad += [_timeless(item) for item in good if item.fields.get("ts") is None]
+        bad = [replace(item, text=self._gate.shown_line(item.text)) for item in bad]
+        bad += [self._timeless(item) for item in good if item.fields.get("ts") is None]
         good = [item for item in good if item.fields.get("ts") is not None]
         admitted = self._gate.admit_fields([item.fields for item in good], imported=True)
         lines = [(good[refused.index].line, refused) for refused in admitted.refused]
@@ -96,8 +100,7 @@ class Loader:
             report.first_rejected.append((line, refused.code, refused.detail))
         return batch
 
-
-def _timeless(item: Candidate) -> BadLine:
-    """A line without a time: taking the time of the import would make it another event at the next one."""
-    reason = "no time: map a column to ts, or give a constant (ts==...)"
-    return BadLine(item.line, code="missing-time", reason=reason, text=repr(item.fields)[:2_000])
+    def _timeless(self, item: Candidate) -> BadLine:
+        """A line without a time: taking the time of the import would make it another event at the next one."""
+        reason = "no time: map a column to ts, or give a constant (ts==...)"
+        return BadLine(item.line, code="missing-time", reason=reason, text=self._gate.shown(item.fields))

@@ -14,6 +14,7 @@ from gnomon.store import Store
 from gnomon.timerange import Clock
 
 if TYPE_CHECKING:
+    from gnomon.pseudonyms import Pseudonyms
     from gnomon.query.inquiry import Inquiry
     from gnomon.query.model import Query
     from gnomon.query.result import Result
@@ -30,6 +31,7 @@ class Asking:
     settings: Settings
     clock: Clock
     zone: ZoneInfo
+    _pseudonyms: Pseudonyms | None
 
     def _own_or_refuse(self) -> Store:
         raise NotImplementedError
@@ -75,21 +77,23 @@ class Asking:
 
     def _answer(self, query: Query, note: Note) -> Result:
         from gnomon.query.outline import outline
+        from gnomon.query.widening import widened
 
         note.detail = outline(query)
-        return self._inquiry().answer(query, self._own_or_refuse(), note)
+        return self._inquiry().answer(widened(query, self._pseudonyms), self._own_or_refuse(), note)
 
     def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
         """How a question would be answered: the plan's steps and the SQL, without running it."""
         from gnomon.query.model import Query
         from gnomon.query.outline import outline
+        from gnomon.query.widening import widened
 
         with self._audited("explain") as note:
             store = self._own_or_refuse()
             named = {("dataset_name" if name == "dataset" else name): value for name, value in rest.items()}
             query = Query.build(metrics, dimensions, **named)
             note.detail = outline(query)
-            return self._inquiry().explain(query, store, note)
+            return self._inquiry().explain(widened(query, self._pseudonyms), store, note)
 
     def query_usage(self, time_range: Any = "24h", filters: Mapping[str, Any] | Sequence[Any] | None = None,
                     group_by: Sequence[str] | str | None = None, metrics: Sequence[Any] | None = None,

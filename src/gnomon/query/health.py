@@ -42,7 +42,7 @@ class Health:
 
 
 def examine(described: dict[str, Any], journal: dict[str, int], books: Books, lag: int, damaged: Sequence[Path],
-            free_bytes: int, version: str, audit: dict[str, int]) -> Health:  # fmt: skip
+            free_bytes: int, version: str, audit: dict[str, int], pseudonyms: str = "off") -> Health:  # fmt: skip
     """Put facts and findings together. `lag` is the number of journal positions the store is behind."""
     from importlib.metadata import version as version_of  # deferred: 20 ms that opening an engine does not need
 
@@ -58,6 +58,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "events": events,
         "metric_samples": described["samples"],
         "quarantined": described["quarantined"],
+        "pseudonyms": pseudonyms,
         "first_event": _iso(first),
         "last_event": _iso(described["last_ts_us"]),
         "store_bytes": described["bytes"],

@@ -17,6 +17,7 @@ from gnomon.store import Store
 from gnomon.store import erasing as sql
 from gnomon.store import rollups as rolled
 from gnomon.store.dialect import quoted
+from gnomon.store.erasing import Traces
 from gnomon.store.pruning import edges
 from gnomon.timerange import US_DAY, Grain, load_zone, period_number, period_start_us
 
@@ -41,15 +42,15 @@ class ErasureCertificate:
     backups_gone: datetime | None = None
 
 
-def forget(store: Store, writer: Writer, journal: Journal, project: str, actor: str, *, delete: bool,
+def forget(store: Store, writer: Writer, journal: Journal, project: str, who: Traces, *, delete: bool,
            now: datetime, remaining: tuple[str, ...], backups_gone: datetime | None) -> ErasureCertificate:  # fmt: skip
     """Erase one person from a project. Everything recorded before the call must be durable already (`flush`)."""
     with writer.paused():
         writer.catch_up()
-        asked = [sql.counts(project, actor), sql.touched_days(project, actor)]
+        asked = [sql.counts(project, who), sql.touched_days(project, who)]
         found, days = store.ask(asked, 3_600.0)
         own, named, samples, quarantined = found.rows[0]
-        store.change(sql.erase(project, actor, delete=delete))
+        store.change(sql.erase(project, who, delete=delete))
         touched = [day for (day,) in days.rows]
         for statements in _rebuilds(store, project, touched):
             store.change(statements)
