@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gnomon
-from gnomon.query import compile as compiler
+from gnomon.query import intervals
 from gnomon.testing import ManualClock
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -184,7 +184,7 @@ def test_the_estimates_are_not_biased(sampled):
 def test_intervals_that_are_too_narrow_or_too_wide_are_found(sampled, monkeypatch):
     engine, people = sampled
     for factor in (1.64, 2.6):
-        monkeypatch.setattr(compiler, "_NORMAL_95", factor)
+        monkeypatch.setattr(intervals, "NORMAL_95", factor)
         assert not any(0.93 <= share <= 0.97 for share in coverage(engine, people).values())
 
 

@@ -62,6 +62,11 @@ class Plan:
     steps: tuple[str, ...]
     sources: Sources = field(default_factory=Sources)
 
+    @property
+    def rolled(self) -> bool:
+        """Whether counts and sums, and so percentiles, rest on rollups, alone or with raw rows."""
+        return any(part.kind != "raw" for part in self.sources.sums)
+
 
 def make_plan(query: Query, project: str, facts: Facts, span: tuple[int, int] | None = None) -> Plan:
     """All steps in order. Raises `InvalidValue` for a bad range or zone, `RangeTooLarge` for too many buckets.
