@@ -135,7 +135,7 @@ def _choose_basis(plan: Plan, facts: Facts) -> Plan:
     """Rollups where they answer what was asked, with the raw rows that they do not have yet; else raw rows."""
     sources = choose(plan, facts)
     if not sources.sums and not sources.people:
-        why = f", as {sources.reason}" if sources.reason and facts.rolled_up else ""
+        why = f", as {sources.reason}" if sources.reason and (facts.rolled_up or facts.sighted) else ""
         return _noted(plan, f"basis: raw rows{why}", basis="raw", sources=sources)
     parts = [*sources.sums, *sources.people]
     rolled = sorted({f"{part.rollup} {part.tier}".strip() or "activity" for part in parts if part.kind != "raw"})
