@@ -773,7 +773,10 @@ WITH answer AS (
           SUM(w) AS w,
           SUM(w * (
             w - 1
-          )) AS v
+          )) AS v,
+          SUM(POWER(w * (
+            w - 1
+          ), 2)) AS u
         FROM near
         GROUP BY
           d0,
@@ -784,7 +787,8 @@ WITH answer AS (
           SUM(w) OVER (PARTITION BY d0 ORDER BY bin) AS reached,
           SUM(v) OVER (PARTITION BY d0 ORDER BY bin) AS doubted,
           SUM(w) OVER (PARTITION BY d0) AS total,
-          SUM(v) OVER (PARTITION BY d0) AS doubt
+          SUM(v) OVER (PARTITION BY d0) AS doubt,
+          POWER(SUM(v) OVER (PARTITION BY d0), 2) / NULLIF(SUM(u) OVER (PARTITION BY d0), 0) AS doubtful
         FROM bins
       ), told AS (
         SELECT
@@ -801,17 +805,12 @@ WITH answer AS (
           *,
           0.5 * total AS level0,
           CASE
-            WHEN doubt = 0
-            OR LEAST(
-              POWER(0.5 * total, 2) / (
-                before0 + 0.5 * total
-              ),
-              POWER(0.5 * total, 2) / (
-                (
-                  doubt - before0
-                ) + 0.5 * total
-              )
-            ) >= 15
+            WHEN (
+              doubt = 0 OR 0.5 * doubtful >= 10
+            )
+            AND 1.959963984540054 * SQRT(GREATEST(0.25 * before0 + 0.25 * (
+              doubt - before0
+            ), 0)) <= 0.5 * total
             THEN 1.959963984540054 * SQRT(GREATEST(0.25 * before0 + 0.25 * (
               doubt - before0
             ), 0))
@@ -889,7 +888,10 @@ WITH answer AS (
           SUM(w) AS w,
           SUM(w * (
             w - 1
-          )) AS v
+          )) AS v,
+          SUM(POWER(w * (
+            w - 1
+          ), 2)) AS u
         FROM near
         GROUP BY
           d0,
@@ -900,7 +902,8 @@ WITH answer AS (
           SUM(w) OVER (PARTITION BY d0 ORDER BY bin) AS reached,
           SUM(v) OVER (PARTITION BY d0 ORDER BY bin) AS doubted,
           SUM(w) OVER (PARTITION BY d0) AS total,
-          SUM(v) OVER (PARTITION BY d0) AS doubt
+          SUM(v) OVER (PARTITION BY d0) AS doubt,
+          POWER(SUM(v) OVER (PARTITION BY d0), 2) / NULLIF(SUM(u) OVER (PARTITION BY d0), 0) AS doubtful
         FROM bins
       ), told AS (
         SELECT
@@ -917,17 +920,12 @@ WITH answer AS (
           *,
           0.95 * total AS level1,
           CASE
-            WHEN doubt = 0
-            OR LEAST(
-              POWER(0.95 * total, 2) / (
-                before1 + 0.95 * total
-              ),
-              POWER(0.050000000000000044 * total, 2) / (
-                (
-                  doubt - before1
-                ) + 0.050000000000000044 * total
-              )
-            ) >= 15
+            WHEN (
+              doubt = 0 OR 0.050000000000000044 * doubtful >= 10
+            )
+            AND 1.959963984540054 * SQRT(GREATEST(0.0025000000000000044 * before1 + 0.9025 * (
+              doubt - before1
+            ), 0)) <= 0.050000000000000044 * total
             THEN 1.959963984540054 * SQRT(GREATEST(0.0025000000000000044 * before1 + 0.9025 * (
               doubt - before1
             ), 0))
@@ -1023,7 +1021,10 @@ LIMIT 10001;
       SUM(w) AS w,
       SUM(w * (
         w - 1
-      )) AS v
+      )) AS v,
+      SUM(POWER(w * (
+        w - 1
+      ), 2)) AS u
     FROM near
     GROUP BY
       bin
@@ -1033,7 +1034,8 @@ LIMIT 10001;
       SUM(w) OVER (ORDER BY bin) AS reached,
       SUM(v) OVER (ORDER BY bin) AS doubted,
       SUM(w) OVER () AS total,
-      SUM(v) OVER () AS doubt
+      SUM(v) OVER () AS doubt,
+      POWER(SUM(v) OVER (), 2) / NULLIF(SUM(u) OVER (), 0) AS doubtful
     FROM bins
   ), told AS (
     SELECT
@@ -1050,17 +1052,12 @@ LIMIT 10001;
       *,
       0.9 * total AS level0,
       CASE
-        WHEN doubt = 0
-        OR LEAST(
-          POWER(0.9 * total, 2) / (
-            before0 + 0.9 * total
-          ),
-          POWER(0.09999999999999998 * total, 2) / (
-            (
-              doubt - before0
-            ) + 0.09999999999999998 * total
-          )
-        ) >= 15
+        WHEN (
+          doubt = 0 OR 0.09999999999999998 * doubtful >= 10
+        )
+        AND 1.959963984540054 * SQRT(GREATEST(0.009999999999999995 * before0 + 0.81 * (
+          doubt - before0
+        ), 0)) <= 0.09999999999999998 * total
         THEN 1.959963984540054 * SQRT(GREATEST(0.009999999999999995 * before0 + 0.81 * (
           doubt - before0
         ), 0))

@@ -145,7 +145,7 @@ def sampled():
         yield opened, people
 
 
-METRICS = ["events", "sum_duration_ms", "mean_duration_ms", "success_rate"]
+METRICS = ["events", "sum_duration_ms", "mean_duration_ms", "success_rate", "p50_duration_ms"]
 
 
 def coverage(engine, people):
@@ -154,6 +154,7 @@ def coverage(engine, people):
         "sum_duration_ms": sum(duration for _, duration, _ in people),
         "mean_duration_ms": sum(duration for _, duration, _ in people) / len(people),
         "success_rate": sum(success for _, _, success in people) / len(people),
+        "p50_duration_ms": sorted(duration for _, duration, _ in people)[(len(people) - 1) // 2],
     }
     found = engine.query(METRICS, ["source"])
     assert len(found) == RUNS

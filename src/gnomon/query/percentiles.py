@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from gnomon.metrics import Quantile
 from gnomon.query import intervals
 
-#: Where the rows on one side of a percentile are worth fewer than this many of one weight (Kish, Survey Sampling, 1965,
-#: 11.7: (sum of w)^2 / sum of w^2), the normal distribution promises too much, and there are no bounds. With at least
-#: 2 x 1.96^2 = 8 the levels of both bounds lie between 0 and W, so there are values that reach them.
-FEW = 15
+#: Where fewer rows than this that stand for others are to be expected on one side of a percentile, the normal
+#: distribution promises too much, and there are no bounds. They are counted as (sum of w(w-1))^2 / sum of (w(w-1))^2
+#: (after Kish, Survey Sampling, 1965, 11.7) over all rows of the group: to count those beyond the percentile would give
+#: bounds just where by chance no heavy one was kept there.
+FEW = 10
 #: Values are cut into bins that are 1/32 of their size wide, to look closely only where a level lies.
 _BINS = 32
 #: Sums of weights may end this much (relative) apart when they are added in another order. The closer look is the more
@@ -47,9 +48,11 @@ def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: S
     steps = {
         "near": f"SELECT *, CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE))) * {_BINS}) AS INT) AS bin "
                 f"FROM ({rows}) AS kept",
-        "bins": f"SELECT {keys}bin, SUM(w) AS w, SUM(w * (w - 1)) AS v FROM near GROUP BY {keys}bin",
+        "bins": f"SELECT {keys}bin, SUM(w) AS w, SUM(w * (w - 1)) AS v, "
+                f"SUM(POWER(w * (w - 1), 2)) AS u FROM near GROUP BY {keys}bin",
         "run": f"SELECT *, SUM(w) OVER ({over}ORDER BY bin) AS reached, SUM(v) OVER ({over}ORDER BY bin) AS doubted, "
-               f"SUM(w) OVER ({over}) AS total, SUM(v) OVER ({over}) AS doubt FROM bins",
+               f"SUM(w) OVER ({over}) AS total, SUM(v) OVER ({over}) AS doubt, "
+               f"POWER(SUM(v) OVER ({over}), 2) / NULLIF(SUM(u) OVER ({over}), 0) AS doubtful FROM bins",
         "told": f"SELECT *, {', '.join(_before(i, node, over) for i, node in asked)} FROM run",
         "level": f"SELECT *, {', '.join(_level(i, node) for i, node in asked)} FROM told",
         "marked": f"SELECT * FROM level WHERE {wanted}",
@@ -82,11 +85,11 @@ def _before(i: int, node: Quantile, over: str) -> str:
 def _level(i: int, node: Quantile) -> str:
     """The level q W and 1.96 s W, null where there are too few rows to tell.
 
-    In s, what lies below the level counts with (1-q)^2 and what lies above with q^2. On either side the sum of w^2 is
-    that of w(w-1) and of w.
+    In s, what lies below the level counts with (1-q)^2 and what lies above with q^2.
     """
-    below, above, other = f"{node.q!r} * total", f"{1 - node.q!r} * total", f"(doubt - before{i})"
-    sizes = f"LEAST(POWER({below}, 2) / (before{i} + {below}), POWER({above}, 2) / ({other} + {above}))"
-    variance = f"GREATEST({(1 - node.q) ** 2!r} * before{i} + {node.q**2!r} * {other}, 0)"
+    below, above = (1 - node.q) ** 2, node.q**2
+    variance = f"GREATEST({below!r} * before{i} + {above!r} * (doubt - before{i}), 0)"
     error = f"{intervals.NORMAL_95!r} * SQRT({variance})"
-    return f"{below} AS level{i}, CASE WHEN doubt = 0 OR {sizes} >= {FEW} THEN {error} END AS error{i}"
+    side = min(node.q, 1 - node.q)
+    enough = f"(doubt = 0 OR {side!r} * doubtful >= {FEW}) AND {error} <= {side!r} * total"  # levels from 0 to W
+    return f"{node.q!r} * total AS level{i}, CASE WHEN {enough} THEN {error} END AS error{i}"
