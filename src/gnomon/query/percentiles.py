@@ -35,7 +35,7 @@ def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: S
 
     `rows` selects the dimensions, the values `x` and the weights `w`. They are summed by bins, from which the levels
     are told; then only the rows of the few bins in which a level lies are put in order. Against windows over all rows
-    this takes less than half the time and no memory for them (docs/performance.md).
+    this takes less than half the time (docs/decisions/0014).
     """
     over = f"PARTITION BY {', '.join(dims)} " if dims else ""
     keys = "".join(f"{name}, " for name in dims)
