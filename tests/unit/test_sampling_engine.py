@@ -264,6 +264,17 @@ def test_people_of_events_that_are_left_out_reach_the_store(engine):
     check_people(engine)
 
 
+def test_people_of_events_that_are_left_out_are_counted_and_who_cannot_be_told_apart_is_said(engine):
+    burst(engine, user_id=lambda n: f"u{n}", status_code=200)
+    engine.flush()
+    by_source = engine.query(["people", "requests"], ["source"], totals=True)
+    assert by_source.totals["people"] == sum(row["people"] for row in by_source) == BURST
+    assert not any("not counted" in step for step in by_source.basis.steps)
+    by_status = engine.query(["people"], ["status_code"])
+    assert by_status.rows[0]["people"] < BURST and by_status.interval("people").reason == "as_seen"
+    assert any("sampling left out are not counted" in step for step in by_status.basis.steps)
+
+
 def test_a_store_that_drops_them_is_found(engine, monkeypatch):
     append = writing.Writing._append
     monkeypatch.setattr(

@@ -12,9 +12,11 @@ import msgspec
 
 from gnomon.errors import GnomonError, InvalidValue, RangeTooLarge
 from gnomon.metrics import Quantile
-from gnomon.query.compile import Cursor, compile_plan, sort_keys
+from gnomon.query import intervals
+from gnomon.query.compile import compile_plan
+from gnomon.query.pages import Cursor, sort_keys
 from gnomon.query.plan import Facts, Plan, shifted
-from gnomon.query.result import Basis, Result, Row
+from gnomon.query.result import Basis, Bounds, Result, Row
 from gnomon.store import Store, Table
 from gnomon.timerange import Grain, bucket_starts, from_us, period_number, period_start_us, to_us
 
@@ -54,7 +56,11 @@ class Answer:
         )  # fmt: skip
         if more:
             found.next = self._next(page[-1])
-        found.half_widths = self._half_widths(tables[0], page)
+        found.half_widths, found.bounds = self._half_widths(tables[0], page), self._bounds(tables[0], page)
+        found.reasons = {
+            m.name: intervals.TOO_FEW if m.name in found.bounds else intervals.reason_of(m.expression)
+            for m in self.query.metrics if m.name not in found.half_widths
+        }  # fmt: skip
         if other is not None:
             found.before = self._before(tables[1 + self.query.totals], other, page)
         if self.query.totals:
@@ -67,8 +73,9 @@ class Answer:
         row = tables[1].rows[0]
         found.totals = Row(names, row[:width], len(found.rows))
         for name, halves in self._half_widths(tables[1], [row]).items():
-            if found.half_widths is not None:
-                found.half_widths[name] = found.half_widths.get(name, [None] * len(found.rows)) + halves
+            found.half_widths[name] += halves
+        for name, bounds in self._bounds(tables[1], [row]).items():
+            found.bounds[name] += bounds
         if compared and found.before is not None:
             found.before.append(Row(names, tables[-1].rows[0][:width], 0))
 
@@ -137,14 +144,14 @@ class Answer:
         found = {period_start_us(grain, row[0], zone): row for row in table.rows}
         now = to_us(self.facts.now)
         empty = [_empty(m.expression, self.plan.weighted) for m in self.query.metrics]
-        errors = len(table.columns) - 1 - len(empty)
+        errors = [0.0 if name[0] == "e" else None for name in table.columns[1 + len(empty) :]]
         rows: list[Sequence[Any]] = []
         for start in self.plan.buckets:
             if start in found:
                 rows.append(found[start])
             else:
                 blank = [None] * len(empty) if start > now else empty
-                rows.append([_bucket_value(grain, start, zone), *blank, *[0.0] * errors])
+                rows.append([_bucket_value(grain, start, zone), *blank, *errors])
         return rows
 
     def _half_widths(self, table: Table, page: list[Sequence[Any]]) -> dict[str, list[float | None]]:
@@ -152,6 +159,16 @@ class Answer:
         for place, name in enumerate(table.columns):
             if name.startswith("e"):
                 found[self.query.metrics[int(name[1:])].name] = [row[place] for row in page]
+        return found
+
+    def _bounds(self, table: Table, page: list[Sequence[Any]]) -> dict[str, list[Bounds | None]]:
+        """Low and high of the intervals that have no half width; null where too little was kept to tell."""
+        found: dict[str, list[Bounds | None]] = {}
+        for low, name in enumerate(table.columns):
+            if name.startswith("l"):
+                high = table.columns.index(f"h{name[1:]}")
+                ends = [None if row[low] is None else (row[low], row[high]) for row in page]
+                found[self.query.metrics[int(name[1:])].name] = ends
         return found
 
     def _before(self, table: Table, other: Plan, page: list[Sequence[Any]]) -> list[Row | None]:
@@ -177,7 +194,7 @@ class Answer:
         percentiles = any(isinstance(metric.expression, Quantile) for metric in self.query.metrics)
         return Basis(self.plan.basis, not self.plan.weighted, self.plan.version, self.plan.range.start,
                      self.plan.range.end, str(self.plan.range.zone), self.plan.steps, cached,
-                     0.01 if self.plan.sources.sums and percentiles else 0.0)  # fmt: skip
+                     0.01 if self.plan.rolled and percentiles else 0.0)  # fmt: skip
 
 
 class _Shift:

@@ -77,9 +77,12 @@ class Inquiry:
             if version % 2 == 0 and store.data_version() == version:
                 self._known = known
         _, spans, rolled_up, pruned, sighted = known
-        return Facts(self._clock(), self._zone, lambda: self._earliest(store, table), spans, version,
-                     self._settings.max_buckets, self._settings.max_rows, rolled_up, pruned, sighted=sighted,
-                     settled=known is self._known)  # fmt: skip
+        return Facts(
+            now=self._clock(), zone=self._zone, earliest_us=lambda: self._earliest(store, table),
+            weighted_spans=spans, version=version, max_buckets=self._settings.max_buckets,
+            max_rows=self._settings.max_rows, rolled_up=rolled_up, pruned=pruned, sighted=sighted,
+            settled=known is self._known,
+        )  # fmt: skip
 
     def _look(self, store: Store) -> tuple[Any, ...]:
         me = quoted(self._settings.project)

@@ -28,7 +28,7 @@ from gnomon.timerange import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a plan may know of the data: the time, the first event, and the spans that hold weights other than 1."""
 
@@ -61,6 +61,11 @@ class Plan:
     version: int
     steps: tuple[str, ...]
     sources: Sources = field(default_factory=Sources)
+
+    @property
+    def rolled(self) -> bool:
+        """Whether counts and sums, and so percentiles, rest on rollups, alone or with raw rows."""
+        return any(part.kind != "raw" for part in self.sources.sums)
 
 
 def make_plan(query: Query, project: str, facts: Facts, span: tuple[int, int] | None = None) -> Plan:
@@ -130,7 +135,7 @@ def _choose_basis(plan: Plan, facts: Facts) -> Plan:
     """Rollups where they answer what was asked, with the raw rows that they do not have yet; else raw rows."""
     sources = choose(plan, facts)
     if not sources.sums and not sources.people:
-        why = f", as {sources.reason}" if sources.reason and facts.rolled_up else ""
+        why = f", as {sources.reason}" if sources.reason and (facts.rolled_up or facts.sighted) else ""
         return _noted(plan, f"basis: raw rows{why}", basis="raw", sources=sources)
     parts = [*sources.sums, *sources.people]
     rolled = sorted({f"{part.rollup} {part.tier}".strip() or "activity" for part in parts if part.kind != "raw"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -25,12 +25,18 @@ class Row(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval; `exact` when the rows it rests on all have weight 1."""
+    """A value with its 95 % interval; `exact` when the rows it rests on all have weight 1. `reason` says why one is
+    missing: `no_value`, `too_few`, `histogram`, `as_seen`, `no_formula`."""
 
     value: float | None
     low: float | None
     high: float | None
     exact: bool
+    reason: str | None = None
+
+
+#: Low and high of an interval.
+Bounds: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ class Result(Sequence[Row]):
     shares: frozenset[str] = frozenset()
     next: str | None = None
     totals: Row | None = None
-    half_widths: dict[str, list[float | None]] | None = None
+    half_widths: dict[str, list[float | None]] = field(default_factory=dict)
+    bounds: dict[str, list[Bounds | None]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     before: list[Row | None] | None = None
     sql: tuple[str, ...] = ()
 
@@ -104,14 +112,20 @@ class Result(Sequence[Row]):
         return iter(self.rows)
 
     def interval(self, metric: str, row: Mapping[str, Any] | int = 0) -> Interval:
-        """The 95 % interval of a metric in a row (or row number). Low and high are None where none is known."""
+        """The 95 % interval of a metric in a row (or row number). Low and high are None where none is known, and
+        `reason` says why. Those of percentiles lie at unequal distances from the value."""
         self._check_metric(metric)
         place, value = self._place(row), self._at(row)[metric]
         if self.basis.exact:
             return Interval(value, value, value, True)
-        half = (self.half_widths or {}).get(metric, [None] * (len(self.rows) + 1))[place]
-        if value is None or half is None:
-            return Interval(value, None, None, False)
+        if value is None:
+            return Interval(None, None, None, False, "no_value")
+        nothing = [None] * (len(self.rows) + 1)
+        bounds, half = self.bounds.get(metric, nothing)[place], self.half_widths.get(metric, nothing)[place]
+        if bounds is not None:
+            return Interval(value, *bounds, False)
+        if half is None:
+            return Interval(value, None, None, False, self.reasons.get(metric))
         low, high = value - half, value + half
         if metric in self.shares:
             low, high = max(0.0, low), min(1.0, high)
