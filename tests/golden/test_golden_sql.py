@@ -179,7 +179,8 @@ CASES = {
 
 def facts(weighted):
     spans = ((0, 4_000_000_000_000_000),) if weighted else ()
-    return Facts(NOW, ZoneInfo("UTC"), lambda: 1_736_942_400_000_000, spans, 7, 50_000, 10_000)
+    return Facts(now=NOW, zone=ZoneInfo("UTC"), earliest_us=lambda: 1_736_942_400_000_000, weighted_spans=spans,
+                 version=7, max_buckets=50_000, max_rows=10_000)  # fmt: skip
 
 
 def statement(case):
