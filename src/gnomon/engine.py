@@ -86,6 +86,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         Collector.__init__(
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
         )
+        self._hold.collectors.add(self)
         self._scheduler = Scheduler(self) if settings.scheduler else None
         _LIVE.add(self)
         process = sys.modules.get("multiprocessing.process")
@@ -216,6 +217,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
             return
         if self._scheduler is not None:
             self._scheduler.stop()
+        self._heart.end()
         try:
             self._make_durable()
         except GnomonError as error:
@@ -242,6 +244,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         never_destroy(self._thread, self._scheduler)
         self._scheduler = None
         self._pid = os.getpid()
+        self._heart.forked()
         self._reset()
         self._reset_asking()
         if "multiprocessing.util" in sys.modules:
