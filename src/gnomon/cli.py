@@ -290,7 +290,7 @@ def _table(result: Result, title: str | None = None, most: int = 1_000) -> None:
     for row in result.rows[:most]:
         cells = [Text(result.text(row, name)) for name in result.dimensions]
         for name in result.metrics:
-            cells.append(Text(show(row[name])))
+            cells.append(Text(result.text(row, name)))
             if result.before is not None:
                 moved = result.change(name, row)
                 cells.append(

@@ -160,7 +160,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         store = self._own_or_refuse()
         assert self._hold.writer is not None
         waiting = self._journal.positions(self._hold.writer.position, 1_000_000)
-        described = {**store.describe(), "now_us": self._clock_us()}
+        alive = self._inquiry().alive(store)
+        described = {**store.describe(), "now_us": self._clock_us(), "alive": alive}
         free = shutil.disk_usage(self._hold.file.parent).free
         return examine(
             described,
