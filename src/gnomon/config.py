@@ -28,7 +28,7 @@ NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 #: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
-         "max_properties": 0, "checkpoint_seconds": 0, "rollup_lag_seconds": 0,
+         "max_properties": 0, "checkpoint_seconds": 0, "heartbeat_seconds": 0, "rollup_lag_seconds": 0,
          "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0,
          "audit_days": 365}  # fmt: skip
 LISTS = ("timezones", "sampled_types", "rollups", "pseudonym_keys", "pseudonym_properties")  #: parted by commas
@@ -61,6 +61,7 @@ class Settings:
     flush_seconds: float = 0.2  #: and at the latest after this time
     journal_max_bytes: int = 4 * 1024**3  #: the journal refuses to grow beyond this
     checkpoint_seconds: float = 60.0
+    heartbeat_seconds: float = 60.0  #: an engine says this often that it is there; 0: it does not, and no gap is told
     checkpoint_bytes: int = 64 * 1024**2  #: journal content that makes a checkpoint due earlier
 
     rollups: tuple[str, ...] = (

@@ -89,6 +89,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
         )
         self._pseudonyms = self._gate.pseudonyms
+        self._hold.collectors.add(self)
         self._scheduler = Scheduler(self) if settings.scheduler else None
         _LIVE.add(self)
         process = sys.modules.get("multiprocessing.process")
@@ -162,7 +163,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         store = self._own_or_refuse()
         assert self._hold.writer is not None
         waiting = self._journal.positions(self._hold.writer.position, 1_000_000)
-        described = {**store.describe(), "now_us": self._clock_us()}
+        alive = self._inquiry().alive(store)
+        described = {**store.describe(), "now_us": self._clock_us(), "alive": alive}
         free = shutil.disk_usage(self._hold.file.parent).free
         return examine(
             described,
@@ -220,6 +222,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
             return
         if self._scheduler is not None:
             self._scheduler.stop()
+        self._heart.end()
         try:
             self._make_durable()
         except GnomonError as error:
@@ -246,6 +249,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         never_destroy(self._thread, self._scheduler)
         self._scheduler = None
         self._pid = os.getpid()
+        self._heart.forked()
         self._reset()
         self._reset_asking()
         if "multiprocessing.util" in sys.modules:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gnomon.event import Batch
+from gnomon.event import AT, Batch
 from gnomon.ingest.collector import batch_from
 from gnomon.ingest.gate import Gate, Refused, source_of
 from gnomon.ingest.importers import BadLine, Candidate, Progress, read_file
@@ -61,17 +61,22 @@ class Loader:
         started = time.monotonic()
         positions: list[int] = []
         accepted = 0
+        moments: list[int] = []  # of the first and last event
         id_key = b"" if self._gate.pseudonyms is None else self._gate.pseudonyms.id_key
         for chunk in read_file(
             path, format=format, mapping=mapping, timezone=timezone, on_progress=on_progress, id_key=id_key
         ):
             batch = self._batch(chunk, report)
             accepted += len(batch.rows)
+            times = [*moments, *(row[AT["ts"]] for row in batch.rows)]
+            moments = [min(times), max(times)] if times else []
             positions += self._journal.append([batch])
             if self._writer is not None:
                 self._writer.offer(positions[-1:], [batch], watch=True)
                 if len(positions) > MOST_AHEAD:
                     self._writer.wait_for(positions[-MOST_AHEAD], timeout=60.0)
+        if moments:  # a file tells of all the time from its first event to its last, whoever was there then
+            positions += self._journal.append([Batch(self._project, beats=[(moments[0], moments[1], False)])])
         report.stored = report.duplicate = None
         if self._writer is not None and (not positions or self._writer.wait_for(positions[-1], timeout=600.0)):
             left_out = self._writer.left_out(positions)

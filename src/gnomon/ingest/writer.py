@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from gnomon.config import Settings
@@ -26,13 +26,17 @@ MOST_ROWS = 20_000  #: rows in one store transaction
 MOST_BATCHES = 256
 POLL_SECONDS = 0.1  #: how long a batch of another process may wait unnoticed
 GATHER_SECONDS = 0.1  #: small batches wait this long for others, as a transaction costs milliseconds of its own
+IDLE_SECONDS = 3_600.0  #: beats alone make a checkpoint due after this: an idle host's disk is left in peace
 ROWS_IN_HAND = 60_000  #: rows handed over in memory; more are read back from the journal
 
 
 class Writer:
     """Owns the store's write side. `start()` begins draining; `wait_for(position)` returns once it is queryable."""
 
-    def __init__(self, store: Store, journal: Journal, settings: Settings) -> None:
+    def __init__(self, store: Store, journal: Journal, settings: Settings,
+                 beat: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+        """`beat` is called at every turn of the thread, and must not raise."""
+        self._beat = beat
         self._store = store
         self._journal = journal
         self._settings = settings
@@ -48,6 +52,7 @@ class Writer:
         self._in_doubt = False  #: after a fault the store may be back at its last checkpoint
         self._checkpointed = time.monotonic()
         self._since_checkpoint = 0
+        self._only_beats = False  #: beats came in since the checkpoint, which are no reason for one
         self._stopping = False
         self._hurried = False  #: somebody waits for what is there
         self._thread: threading.Thread | None = None
@@ -127,6 +132,7 @@ class Writer:
     def _run(self) -> None:
         wait = POLL_SECONDS
         while not self._stopping:
+            self._beat()
             try:
                 self._gather()
                 drained = self.drain()
@@ -203,7 +209,7 @@ class Writer:
         with self._work, self._rest:
             self._follow_journal()
             self._checkpointed = time.monotonic()
-            self._since_checkpoint = 0  # also when it fails: the next try is for the next due time
+            self._since_checkpoint, self._only_beats = 0, False  # also when it fails: the next try is when it is due
             self._in_doubt = True  # a failed one takes the store back to the one before
             self._store.checkpoint(compact=compact)
             self._journal.forget_up_to(self._store.position(self._journal.id))
@@ -216,7 +222,8 @@ class Writer:
         rows_due = self._settings.checkpoint_bytes // 256
         crowded = self._journal.file_bytes() > self._settings.journal_max_bytes // 2
         aged = age > self._settings.checkpoint_seconds
-        if self._since_checkpoint and (aged or crowded or self._since_checkpoint > rows_due):
+        due = self._since_checkpoint and (aged or crowded or self._since_checkpoint > rows_due)
+        if due or (self._only_beats and (crowded or age > IDLE_SECONDS)):
             self.checkpoint()
 
     def _follow_journal(self) -> None:
@@ -291,7 +298,9 @@ class Writer:
         with self._changed:
             self._position = work[-1][0]
             self._reached = max(self._reached, self._position)
-            self._since_checkpoint += sum(len(batch.rows) for _, batch in work) + 1
+            counted = [len(batch.rows) for _, batch in work if not batch.only_beats]
+            self._since_checkpoint += sum(counted) + bool(counted)
+            self._only_beats |= len(counted) < len(work)
             for position in self._watched.keys() & {position for position, _ in work}:
                 self._watched[position] = left_out.get(position, Counter())
             self._lately.update(left_out)

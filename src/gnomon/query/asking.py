@@ -39,6 +39,9 @@ class Asking:
     def _audited(self, operation: str, **said: Any) -> AbstractContextManager[Note]:
         raise NotImplementedError
 
+    def _own_span(self) -> tuple[int, int] | None:
+        raise NotImplementedError
+
     def _reset_asking(self) -> None:
         self._asked: Inquiry | None = None
 
@@ -46,7 +49,7 @@ class Asking:
         if self._asked is None:
             from gnomon.query.inquiry import Inquiry  # deferred: 20 ms that a program which only records can do without
 
-            self._asked = Inquiry(self.settings, self.clock, self.zone)
+            self._asked = Inquiry(self.settings, self.clock, self.zone, self._own_span)
         return self._asked
 
     def query(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), date_range: Any = "all",

@@ -85,7 +85,8 @@ def choose(plan: Plan, facts: Facts) -> Sources:
         raise _refused("so were the rollups")
     sums: tuple[Slice, ...] = ()
     people: tuple[Slice, ...] = ()
-    listed = plan.query.dimensions and plan.buckets is None  # else every bucket is shown, whether it has rows or not
+    # A series shows every bucket anyway; where one may be a gap it has to be known whether it holds any rows.
+    listed = plan.query.dimensions and (plan.buckets is None or plan.gaps)
     if listed or any(not isinstance(leaf, Unique) for leaf in leaves(plan.query)):
         sums = tuple(_sums(plan, facts, rolled, gone))
     if any(isinstance(leaf, Unique) for leaf in leaves(plan.query)):

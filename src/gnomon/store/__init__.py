@@ -110,7 +110,8 @@ class Store(Protocol):
     def data_version(self) -> int:
         """A number that rises with every change of the data, and is odd while one is about to be seen.
 
-        Who finds the same even number before and after a question knows that nothing changed meanwhile.
+        Who finds the same even number before and after a question knows that nothing changed meanwhile, but for spans
+        of `alive` that went on for a period or two: beats that do nothing else leave the number as it is.
         """
 
     def checkpoint(self, *, compact: bool = False) -> None:
