@@ -78,7 +78,7 @@ class Inquiry:
                 self._known = known
         _, spans, rolled_up, pruned, sighted = known
         return Facts(self._clock(), self._zone, lambda: self._earliest(store, table), spans, version,
-                     self._settings.max_buckets, self._settings.max_rows, rolled_up, pruned, sighted,
+                     self._settings.max_buckets, self._settings.max_rows, rolled_up, pruned, sighted=sighted,
                      settled=known is self._known)  # fmt: skip
 
     def _look(self, store: Store) -> tuple[Any, ...]:
