@@ -39,7 +39,7 @@ QUARTER = timedelta(minutes=15)
 
 #: How often each of the dear steps may have its turn, and how often none; the others always may.
 TURNS = {"roll_up": 8, "prune": 5, "restart": 2, "crash": 3, "forget": 2, "back_up": 3, "restore": 4, "ask": 4,
-         "hold": 1, "set_thresholds": 1, None: 10}  # fmt: skip
+         "hold": 2, "set_thresholds": 1, None: 10}  # fmt: skip
 CROWDED = TURNS | {None: 0}
 
 
