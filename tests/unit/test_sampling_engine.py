@@ -327,6 +327,56 @@ def test_people_are_not_lost_when_a_batch_is_made_twice(engine, monkeypatch):
     assert engine.books().closes() and engine.books().received == BURST
 
 
+@pytest.fixture
+def left_out(tmp_path):
+    """An engine that has left everything out for a while, and a way to record one more such event of a person."""
+    least = {"sampling_rate": 1e-9, "sampling_floor_per_source": 0, "rollup_lag_seconds": 0}
+    with gnomon.open(tmp_path / "x.duckdb", clock=ManualClock(NOW), flush_seconds=600.0, **least) as engine:
+        burst(engine)
+        engine.flush()
+
+        def come(user):
+            engine.record_request(user_id=user)
+            engine.flush()
+
+        yield engine, come
+
+
+def people(engine, **more):
+    return engine.query(["people"], date_range=["2026-01-10", "2026-01-17"], **more)[0]["people"]
+
+
+def test_people_of_events_that_are_left_out_are_counted(left_out):
+    engine, come = left_out
+    assert people(engine) == 0
+    come("u1")
+    assert people(engine) == people(engine, basis="raw") == 1
+    engine.trigger_aggregation(["2026-01-01", "2026-01-05"])  # nothing of the range is rolled up yet
+    assert people(engine) == 1
+    engine.clock.advance(hours=2)
+    engine.trigger_aggregation()
+    assert people(engine) == 1
+
+
+def test_who_comes_again_after_being_forgotten_is_noted_again(left_out):
+    engine, come = left_out
+    come("u1")
+    engine.forget("u1")
+    assert people(engine) == 0
+    come("u1")
+    assert people(engine) == 1
+
+
+def test_who_comes_again_after_a_restore_is_noted_again(left_out):
+    engine, come = left_out
+    kept = engine.trigger_backup()
+    come("u1")
+    engine.restore_backup(kept.path)
+    assert people(engine) == 0
+    come("u1")
+    assert people(engine) == 1
+
+
 # -- thresholds -------------------------------------------------------------------------------------------------------
 
 

@@ -322,6 +322,11 @@ class Collector:
                     refused += stopped
             return rows, refused
 
+    def _note_again(self) -> None:
+        """People whom sampling has left out were erased, or taken back by a restore: those who come again are new."""
+        with self._flush_lock:
+            self._sampler.note_again()
+
     def _stop_thread(self) -> None:
         self._stop.set()
         self._bell.put(True)

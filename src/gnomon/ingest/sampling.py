@@ -40,7 +40,8 @@ Slice = tuple[int, int, float, int]
 class Sampler:
     """Thins out the batches of one project in one process. Not for two threads at once.
 
-    `thin` changes a batch; `noted` says that the sightings of a batch will not be lost, so need not come again.
+    `thin` changes a batch; `noted` says that the sightings of a batch will not be lost, so need not come again, and
+    `note_again` that they went all the same.
     """
 
     def __init__(self, settings: Settings, project: str) -> None:
@@ -80,6 +81,10 @@ class Sampler:
         if len(self._remembered) + len(sightings) > MOST_REMEMBERED:
             self._remembered.clear()
         self._remembered.update(sightings)
+
+    def note_again(self) -> None:
+        """Note everybody afresh: what was noted so far is no longer there."""
+        self._remembered.clear()
 
     def _slices(self, count: int, at: Callable[[int], int], thresholds: Thresholds) -> list[Slice]:
         """The slices of a batch that came faster than the low threshold; neighbours of one probability are one."""

@@ -92,7 +92,8 @@ def choose(plan: Plan, facts: Facts) -> Sources:
     if any(isinstance(leaf, Unique) for leaf in leaves(plan.query)):
         people = tuple(_people(plan, rolled, gone))
     if all(part.kind == "raw" for part in sums + people):
-        return Sources(reason="the range is not rolled up")
+        reason = "the range is not rolled up"
+        return _with_sightings(plan, reason) if facts.sighted else Sources(reason=reason)
     return Sources(sums, people)
 
 

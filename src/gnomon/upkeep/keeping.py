@@ -30,6 +30,7 @@ class Keeping(Safekeeping):
     zone: ZoneInfo
     flush: Callable[[], None]
     _reset_asking: Callable[[], None]
+    _note_again: Callable[[], None]
     _audit: Audit
     _pseudonyms: Pseudonyms | None
 
@@ -125,6 +126,7 @@ class Keeping(Safekeeping):
                                  delete=delete_events, now=self.clock(), remaining=files,
                                  backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
             note.rows = certificate.rows
+            self._note_again()
             self._reset_asking()
         self._audit.erase(self.settings.project, user_id)
         return certificate

@@ -29,6 +29,7 @@ class Safekeeping:
     clock: Clock
     _hold: Hold
     _audited: Callable[[str], Audited]
+    _note_again: Callable[[], None]
     _release: str  #: the version of Gnomon
 
     def _own_or_refuse(self) -> Store:
@@ -78,6 +79,8 @@ class Safekeeping:
         store = self._own_or_refuse()
         self._make_durable()
         with self._audited("restore_backup") as note:
+            self._note_again()  # what comes while it runs stays, and so must who is left out of it
             restored = restore(self._hold, store, os.fspath(path), self.settings, on_step)
+            self._note_again()
             note.rows = restored.counts.get("events")
         return restored
