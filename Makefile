@@ -29,7 +29,7 @@ check: $(STAMP)  ## style, types, import contracts
 	$(BIN)/lint-imports
 
 test: check  ## every quick test, with coverage
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term --cov-report=
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term --cov-report=
 
 test-full: check  ## and the long ones
 	$(BIN)/python -m pytest --cov --cov-report=term

@@ -17,7 +17,19 @@ from bench.dataset import CACHE
 from bench.figures import Figure, Size, table
 
 #: In the order in which they run; cheap and easily disturbed ones first.
-NAMES = ("recording", "cpu", "sampling", "startup", "memory", "importing", "size", "queries", "rollups", "growth")
+NAMES = (
+    "recording",
+    "cpu",
+    "sampling",
+    "startup",
+    "memory",
+    "importing",
+    "size",
+    "queries",
+    "rollups",
+    "people",
+    "growth",
+)
 
 
 def main() -> int:

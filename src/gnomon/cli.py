@@ -76,7 +76,8 @@ def _command(commands: Any, name: str, run: Any, about: str, example: str) -> ar
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    settings = read_settings()
+    """A command records nothing (imports are no recording), so its being there must not hide that nobody else was."""
+    settings = read_settings().but(enabled=False)
     if args.store:
         settings = settings.but(database_url=args.store)
     return settings.but(project=args.project) if args.project else settings
@@ -289,7 +290,7 @@ def _table(result: Result, title: str | None = None, most: int = 1_000) -> None:
     for row in result.rows[:most]:
         cells = [Text(result.text(row, name)) for name in result.dimensions]
         for name in result.metrics:
-            cells.append(Text(show(row[name])))
+            cells.append(Text(result.text(row, name)))
             if result.before is not None:
                 moved = result.change(name, row)
                 cells.append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +28,10 @@ NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 #: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
-         "max_properties": 0, "checkpoint_seconds": 0, "rollup_lag_seconds": 0,
+         "max_properties": 0, "checkpoint_seconds": 0, "heartbeat_seconds": 0, "rollup_lag_seconds": 0,
          "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0,
          "audit_days": 365}  # fmt: skip
-LISTS = ("timezones", "sampled_types", "rollup_dimensions")  #: parted by commas in the environment
+LISTS = ("timezones", "sampled_types", "rollups", "pseudonym_keys", "pseudonym_properties")  #: parted by commas
 SWITCHES = ("enabled", "sampling", "scheduler")  #: these take words; a project may well be named `no`
 
 
@@ -61,11 +61,12 @@ class Settings:
     flush_seconds: float = 0.2  #: and at the latest after this time
     journal_max_bytes: int = 4 * 1024**3  #: the journal refuses to grow beyond this
     checkpoint_seconds: float = 60.0
+    heartbeat_seconds: float = 60.0  #: an engine says this often that it is there; 0: it does not, and no gap is told
     checkpoint_bytes: int = 64 * 1024**2  #: journal content that makes a checkpoint due earlier
 
-    rollup_dimensions: tuple[str, ...] = (
-        "type", "source", "application", "domain", "endpoint", "method", "status_code", "success", "error_code",
-    )  # fmt: skip  #: what the widest rollup keeps apart
+    rollups: tuple[str, ...] = (
+        "source+application+domain+status_code+success+error_code", "application+endpoint+method+status_code+success",
+    )  # fmt: skip  #: what each keeps apart, the smallest first
     rollup_lag_seconds: float = 300.0  #: a bucket is rolled up this long after it has ended
 
     sampling: bool = True  #: False keeps every event, whatever the pace
@@ -75,6 +76,9 @@ class Settings:
     sampled_types: tuple[str, ...] = ("request",)
     sampling_seed: int = 0
     sampling_floor_per_source: int = 10  #: events of each source in a minute that are always kept
+
+    pseudonym_keys: tuple[str, ...] = field(default=(), repr=False)  #: the first is in use; none: ids are kept as given
+    pseudonym_properties: tuple[str, ...] = ()  #: keys of properties whose values become pseudonyms as well
 
     memory_limit: str = "1GB"  #: of the embedded store
     threads: int = 0  #: of the embedded store; 0 = one per core
@@ -133,6 +137,10 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
             found[key[len(PREFIX) :].lower()] = value
     for name in found.keys() & set(LISTS):
         found[name] = tuple(part.strip() for part in found[name].split(",") if part.strip())
+    if found.get("pseudonym_keys") == ():
+        raise InvalidValue(
+            "the pseudonym keys are set, but empty", remedy="Give a key, or remove the variable.", code="weak-key"
+        )
     for name in found.keys() & set(SWITCHES):
         found[name] = WORDS.get(found[name].strip().lower(), found[name])
     return found
@@ -153,7 +161,16 @@ def _checked(given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
     checked = {name: getattr(typed, name) for name in given}
     for name, value in checked.items():
         _check_range(name, value)
+    if checked.get("pseudonym_keys"):
+        from gnomon.pseudonyms import check_keys  # deferred: most programs have none
+
+        check_keys(checked["pseudonym_keys"])
     return checked
+
+
+def without_keys(settings: Settings) -> Settings:
+    """The settings as a caller who only may read them gets them."""
+    return replace(settings, pseudonym_keys=())
 
 
 def _check_range(name: str, value: Any) -> None:

@@ -22,6 +22,7 @@ from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.collector import Collector
+from gnomon.ingest.gate import pseudonyms_of
 from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.thresholds import Thresholds, thresholds_of
@@ -78,6 +79,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         for name in settings.timezones:
             load_zone(name)
         thresholds_of(settings)
+        pseudonyms_of(settings)
         self._reset_asking()
         self._pid = os.getpid()
         self._hold = take_hold(settings)
@@ -86,6 +88,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         Collector.__init__(
             self, settings, settings.project, lambda: to_us(clock()), self._hold.journal, self._hold.durable, ticking
         )
+        self._pseudonyms = self._gate.pseudonyms
+        self._hold.collectors.add(self)
         self._scheduler = Scheduler(self) if settings.scheduler else None
         _LIVE.add(self)
         process = sys.modules.get("multiprocessing.process")
@@ -159,7 +163,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         store = self._own_or_refuse()
         assert self._hold.writer is not None
         waiting = self._journal.positions(self._hold.writer.position, 1_000_000)
-        described = {**store.describe(), "now_us": self._clock_us()}
+        alive = self._inquiry().alive(store)
+        described = {**store.describe(), "now_us": self._clock_us(), "alive": alive}
         free = shutil.disk_usage(self._hold.file.parent).free
         return examine(
             described,
@@ -170,6 +175,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
             free,
             __version__,
             self._audit.state(),
+            "off" if self._pseudonyms is None else self._pseudonyms.told(),
         )
 
     # -- sampling ------------------------------------------------------------------------------------------------
@@ -216,6 +222,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
             return
         if self._scheduler is not None:
             self._scheduler.stop()
+        self._heart.end()
         try:
             self._make_durable()
         except GnomonError as error:
@@ -242,6 +249,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         never_destroy(self._thread, self._scheduler)
         self._scheduler = None
         self._pid = os.getpid()
+        self._heart.forked()
         self._reset()
         self._reset_asking()
         if "multiprocessing.util" in sys.modules:

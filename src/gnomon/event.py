@@ -76,7 +76,8 @@ class Batch(msgspec.Struct, array_like=True):
     anything is decided; `stored` and `duplicate` are not among them, as only the writer knows those. `refused` are
     `[received_at, code, detail, source, id, text]`. `checked_ids` says that some ids came from outside,
     `replayed` that the batch was read back and may have been stored before. `sightings` are the people of events that
-    sampling left out, as `(start of a quarter-hour in us, actor, type, source, application)`.
+    sampling left out, as `(start of a quarter-hour in us, actor, type, source, application)`. `beats` are spans in
+    which somebody was there to record, as `(first us, last us, live)`; those of imported files are not live.
     """
 
     project: str
@@ -88,3 +89,9 @@ class Batch(msgspec.Struct, array_like=True):
     replayed: bool = False
     encoded: bytes | None = None  #: `rows` as JSON, from the gate's proof to the journal
     sightings: list[Row] = msgspec.field(default_factory=list)
+    beats: list[tuple[int, int, bool]] = msgspec.field(default_factory=list)
+
+    @property
+    def only_beats(self) -> bool:
+        """Whether it holds beats and nothing that an answer could count."""
+        return bool(self.beats) and not (self.rows or self.samples or self.refused or self.counts or self.sightings)

@@ -1,12 +1,16 @@
 """Answers that rest on rollups where something else goes on: two grains, other retention of a type, pages, upkeep in
 the middle of a question, damage. Each was silently wrong once."""
 
+import itertools
+import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 import gnomon
+from gnomon.errors import InvalidValue, UnknownName
 from gnomon.ingest.journal import Journal
+from gnomon.query import relations, state
 from gnomon.store.duckdb import DuckDBStore, salvage
 from gnomon.store.duckdb.faults import suspect_mark
 from gnomon.testing import ManualClock
@@ -45,6 +49,101 @@ def test_people_by_two_grains_are_those_of_the_raw_rows(engine, dimensions):
     engine.trigger_aggregation()
     rolled = engine.query(["people", "events"], dimensions, "10d")
     assert rolled.basis.source != "raw" and rolled.to_dicts() == raw.to_dicts()
+
+
+ZONES = ("UTC", "Europe/London", "Asia/Kathmandu", "America/St_Johns")
+GROUPS = ([], ["time:day"], ["time:week"], ["time:month"], ["time:hour"], ["source"], ["time:day", "source"])
+
+
+@pytest.fixture
+def zoned(tmp_path, clock):
+    with gnomon.open(
+        tmp_path / "zoned.duckdb", clock=clock, sampling=False, rollup_lag_seconds=0, cache_entries=0, timezones=ZONES
+    ) as opened:
+        yield opened
+
+
+def test_people_of_rollups_late_rows_and_today_are_those_of_the_raw_rows(zoned, clock):
+    """London's clocks change within the range: its days are those of UTC in winter only."""
+    draw = random.Random(5)
+
+    def record(days, count):
+        for _ in range(count):
+            user = f"u{int(draw.expovariate(0.05))}"
+            zoned.track("request", user_id=user, source=draw.choice("abc"),
+                        ts=clock() - timedelta(days=draw.random() * days))  # fmt: skip
+        zoned.flush()
+
+    clock.advance(days=14)
+    record(16, 1_500)
+    zoned.trigger_aggregation()
+    record(16, 60)  # late
+    clock.advance(hours=5, minutes=20)
+    record(0.2, 60)  # behind the watermark
+    spans = (["2026-03-19", "2026-04-04"], ["2026-03-25T06:15:00Z", "2026-04-03T16:45:00Z"])
+    for dimensions, zone, span in itertools.product(GROUPS, ZONES, spans):
+        question = {"metrics": ["people"], "dimensions": dimensions, "date_range": span, "timezone": zone}
+        raw, rolled = zoned.query(**question, basis="raw"), zoned.query(**question)
+        assert rolled.to_dicts() == raw.to_dicts(), (dimensions, zone, span)
+        assert rolled.basis.source != "raw", (dimensions, zone, span)
+
+
+def test_late_people_that_are_counted_twice_are_found(zoned, clock, monkeypatch):
+    def broken(*plan):
+        found = relations.people_by_day(*plan)
+        return found and found.replace("WHERE NOT EXISTS", "WHERE true OR EXISTS")
+
+    monkeypatch.setattr(state, "people_by_day", broken)
+    with pytest.raises(AssertionError):
+        test_people_of_rollups_late_rows_and_today_are_those_of_the_raw_rows(zoned, clock)
+
+
+@pytest.mark.parametrize(
+    ("rollups", "dimensions", "kept"),
+    [
+        (("source", "method+endpoint"), ["source"], True),
+        (("source", "method+endpoint"), ["endpoint", "type"], True),
+        (("source", "method+endpoint"), ["endpoint", "source"], False),
+        (("source", "method+endpoint"), ["success"], False),
+        (("endpoint+source",), ["source", "endpoint"], True),
+        ((), ["type"], True),
+        ((), ["source"], False),
+    ],
+)
+def test_what_rollups_keep_apart_is_a_setting(tmp_path, clock, rollups, dimensions, kept):
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, rollup_lag_seconds=0, rollups=rollups) as engine:
+        fill(engine, 4)
+        question = {"metrics": ["events", "people"][: 1 + ("endpoint" not in dimensions)], "dimensions": dimensions,
+                    "date_range": ["2026-03-17", "2026-03-20"]}  # fmt: skip
+        raw = engine.query(**question, basis="raw").to_dicts() if "success" not in dimensions else []
+        engine.set_retention_policy(raw_data_days=1)
+        engine.prune()
+        if kept:
+            answer = engine.query(**question)
+            assert answer.to_dicts() == raw and answer.basis.source != "raw"
+        else:
+            with pytest.raises(InvalidValue) as caught:
+                engine.query(**question)
+            assert caught.value.code == "raw-rows-gone" and "apart" in str(caught.value)
+
+
+def test_a_rollup_of_unknown_dimensions_is_refused(tmp_path, clock):
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, rollups=("sorce",)) as engine, pytest.raises(UnknownName):
+        engine.trigger_aggregation()
+
+
+def test_an_import_says_what_it_could_not_store_because_its_time_was_pruned(engine, tmp_path):
+    fill(engine, 4)
+    engine.set_retention_policy(raw_data_days=2)
+    engine.prune()
+    file = tmp_path / "late.ndjson"
+    moments = [NOW - timedelta(days=3), NOW - timedelta(days=3, hours=1), NOW - timedelta(hours=1)]
+    file.write_text("".join(f'{{"type": "request", "ts": "{moment.isoformat()}"}}\n' for moment in moments))
+    report = engine.import_file(file)
+    assert (report.lines, report.stored, report.duplicate, report.rejected) == (3, 1, 0, {"sealed": 2})
+    again = engine.import_file(file)
+    assert (again.stored, again.duplicate, again.rejected) == (0, 1, {"sealed": 2})
+    assert engine.books().closes()
 
 
 def test_forgetting_keeps_the_totals_of_a_type_whose_raw_rows_are_gone(engine):

@@ -188,8 +188,8 @@ def test_every_field_is_kept_as_it_was(store, values):
 
 def test_repeats_are_found_within_a_batch_between_batches_and_later(store):
     work = [(1, batch(row("a"), row("a"), row("A"))), (2, batch(row("a"), row("b", source="s")))]
-    assert store.write(work, "j") == {1: 1, 2: 1}
-    assert store.write([(3, batch(row("b", source="s", ts=NOW + 5), row("a"), row("c")))], "j") == {3: 2}
+    assert store.write(work, "j") == {1: {"duplicate": 1}, 2: {"duplicate": 1}}
+    assert store.write([(3, batch(row("b", source="s", ts=NOW + 5), row("a"), row("c")))], "j") == {3: {"duplicate": 2}}
     assert ids(store) == ["A", "a", "b", "c"]
     assert books(store)[None, "duplicate", ""] == 3 and books(store)["s", "duplicate", ""] == 1
     assert books(store)[None, "received", ""] == books(store)[None, "stored", ""] + books(store)[None, "duplicate", ""]
@@ -198,7 +198,7 @@ def test_repeats_are_found_within_a_batch_between_batches_and_later(store):
 def test_the_same_id_with_another_time_is_a_repeat_for_a_day(store):
     day = 86_400_000_000
     store.write([(1, batch(row("a")))], "j")
-    assert store.write([(2, batch(row("a", ts=NOW + 1, received_at=NOW + day)))], "j") == {2: 1}
+    assert store.write([(2, batch(row("a", ts=NOW + 1, received_at=NOW + day)))], "j") == {2: {"duplicate": 1}}
     assert not store.write([(3, batch(row("a", ts=NOW + 2, received_at=NOW + day + 1)))], "j").get(3)
     assert len(ids(store)) == 2
 
@@ -351,7 +351,7 @@ def test_after_a_checkpoint_a_second_opening_finds_everything(kind, tmp_path):
     again = kind.open(tmp_path)
     assert (ids(again), books(again), books(again, "sample"), again.data_version()) == before
     assert again.position("j") == 2
-    assert again.write([(3, batch(row("a"), row("c")))], "j") == {3: 1}
+    assert again.write([(3, batch(row("a"), row("c")))], "j") == {3: {"duplicate": 1}}
     assert again.describe()["bytes"] > 0
     again.close()
 

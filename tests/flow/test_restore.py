@@ -15,6 +15,7 @@ import gnomon
 from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.ingest import recovery
 from gnomon.store import examine_copy
+from gnomon.store.duckdb.opening import SCHEMA
 from gnomon.upkeep import archive, restore
 from gnomon.upkeep.verify import verify
 
@@ -367,7 +368,7 @@ def test_a_restore_checks_the_store_in_the_archive(backed_up, tmp_path, monkeypa
 def test_a_backup_of_an_older_schema_is_brought_up(tmp_path, monkeypatch):
     monkeypatch.setattr("gnomon.store.duckdb.opening.SCHEMA", 1)
     event = "uuid(), now()::TIMESTAMP, now()::TIMESTAMP, 1, 'old', 1"
-    with gnomon.open(tmp_path / "old.duckdb", sampling=False) as engine:
+    with gnomon.open(tmp_path / "old.duckdb", sampling=False, heartbeat_seconds=0.0) as engine:  # no table for them
         words = "INSERT INTO events (project, id, ts, received_at, version, type, weight)"
         engine._hold.store.change([f"{words} SELECT 'default', {event} FROM range(20)"])
         made = engine.trigger_backup()
@@ -378,7 +379,7 @@ def test_a_backup_of_an_older_schema_is_brought_up(tmp_path, monkeypatch):
         engine.flush()
         assert engine.query(["events"])[0]["events"] == 21
         assert "rolled" not in made.counts and engine.trigger_backup().counts["rolled"] == 0
-    assert examine_copy(tmp_path / "new.duckdb", gnomon.Settings()).schema == 2
+    assert examine_copy(tmp_path / "new.duckdb", gnomon.Settings()).schema == SCHEMA
 
 
 def test_the_audit_is_never_turned_back(backed_up, tmp_path):

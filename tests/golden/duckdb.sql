@@ -723,25 +723,268 @@ LIMIT 10001;
 
 -- weighted quantiles
 -- {"metrics": ["p50_duration_ms", "p95_bytes_sent"], "dimensions": ["source"], "weighted": true}
-SELECT
-  source AS d0,
-  MIN(duration_ms) FILTER(WHERE
-    run0 >= CAST('0.4999999999995' AS DOUBLE) * run0_all AND NOT duration_ms IS NULL) AS m0,
-  MIN(bytes_sent) FILTER(WHERE
-    run1 >= CAST('0.9499999999990499' AS DOUBLE) * run1_all AND NOT bytes_sent IS NULL) AS m1
-FROM (
+WITH answer AS (
   SELECT
-    *,
-    SUM(CASE WHEN NOT duration_ms IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source ORDER BY duration_ms) AS run0,
-    SUM(CASE WHEN NOT duration_ms IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source) AS run0_all,
-    SUM(CASE WHEN NOT bytes_sent IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source ORDER BY bytes_sent) AS run1,
-    SUM(CASE WHEN NOT bytes_sent IS NULL THEN weight ELSE 0.0 END) OVER (PARTITION BY source) AS run1_all
-  FROM events
-  WHERE
-    project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
-) AS weighed
-GROUP BY
-  1
+    d0,
+    MAX(m0) AS m0,
+    MAX(m1) AS m1,
+    MAX(l0) AS l0,
+    MAX(h0) AS h0,
+    MAX(l1) AS l1,
+    MAX(h1) AS h1
+  FROM (
+    (
+      SELECT
+        source AS d0,
+        NULL AS m0,
+        NULL AS m1,
+        NULL AS l0,
+        NULL AS h0,
+        NULL AS l1,
+        NULL AS h1
+      FROM events
+      WHERE
+        project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+      GROUP BY
+        1
+    )
+    UNION ALL
+    (
+      WITH near AS MATERIALIZED (
+        SELECT
+          *,
+          CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE))) * 32) AS INT) AS bin
+        FROM (
+          SELECT
+            source AS d0,
+            duration_ms AS x,
+            weight AS w
+          FROM events
+          WHERE
+            (
+              project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+            )
+            AND NOT duration_ms IS NULL
+        ) AS kept
+      ), bins AS (
+        SELECT
+          d0,
+          bin,
+          SUM(w) AS w,
+          SUM(w * (
+            w - 1
+          )) AS v,
+          SUM(POWER(w * (
+            w - 1
+          ), 2)) AS u
+        FROM near
+        GROUP BY
+          d0,
+          bin
+      ), run AS (
+        SELECT
+          *,
+          SUM(w) OVER (PARTITION BY d0 ORDER BY bin) AS reached,
+          SUM(v) OVER (PARTITION BY d0 ORDER BY bin) AS doubted,
+          SUM(w) OVER (PARTITION BY d0) AS total,
+          SUM(v) OVER (PARTITION BY d0) AS doubt,
+          POWER(SUM(v) OVER (PARTITION BY d0), 2) / NULLIF(SUM(u) OVER (PARTITION BY d0), 0) AS doubtful
+        FROM bins
+      ), told AS (
+        SELECT
+          *,
+          MIN(
+            CASE
+              WHEN 0.5 * total * 0.999999999999 <= reached
+              THEN doubted - v + v * GREATEST(0.5 * total - reached + w, 0) / w
+            END
+          ) OVER (PARTITION BY d0) AS before0
+        FROM run
+      ), level AS (
+        SELECT
+          *,
+          0.5 * total AS level0,
+          CASE
+            WHEN (
+              doubt = 0 OR 0.5 * doubtful >= 10
+            )
+            AND 1.959963984540054 * SQRT(GREATEST(0.25 * before0 + 0.25 * (
+              doubt - before0
+            ), 0)) <= 0.5 * total
+            THEN 1.959963984540054 * SQRT(GREATEST(0.25 * before0 + 0.25 * (
+              doubt - before0
+            ), 0))
+          END AS error0
+        FROM told
+      ), marked AS (
+        SELECT
+          *
+        FROM level
+        WHERE
+          (
+            level0 * 0.999999999999 <= reached AND reached - w <= level0 * 1.000000000001
+          )
+          OR (
+            (
+              level0 - error0
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level0 - error0
+            ) * 1.000000000001
+          )
+          OR (
+            (
+              level0 + error0
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level0 + error0
+            ) * 1.000000000001
+          )
+      ), close AS (
+        SELECT
+          marked.*,
+          near.x,
+          reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
+        FROM near
+        JOIN marked
+          ON near.bin = marked.bin AND near.d0 IS NOT DISTINCT FROM marked.d0
+      )
+      SELECT
+        d0,
+        MIN(CASE WHEN level0 * 0.99999999999 <= so_far THEN x END) AS m0,
+        NULL AS m1,
+        MIN(CASE WHEN (
+          level0 - error0
+        ) * 0.99999999999 <= so_far THEN x END) AS l0,
+        MIN(CASE WHEN (
+          level0 + error0
+        ) * 0.99999999999 <= so_far THEN x END) AS h0,
+        NULL AS l1,
+        NULL AS h1
+      FROM close
+      GROUP BY
+        d0
+    )
+    UNION ALL
+    (
+      WITH near AS MATERIALIZED (
+        SELECT
+          *,
+          CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE))) * 32) AS INT) AS bin
+        FROM (
+          SELECT
+            source AS d0,
+            bytes_sent AS x,
+            weight AS w
+          FROM events
+          WHERE
+            (
+              project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+            )
+            AND NOT bytes_sent IS NULL
+        ) AS kept
+      ), bins AS (
+        SELECT
+          d0,
+          bin,
+          SUM(w) AS w,
+          SUM(w * (
+            w - 1
+          )) AS v,
+          SUM(POWER(w * (
+            w - 1
+          ), 2)) AS u
+        FROM near
+        GROUP BY
+          d0,
+          bin
+      ), run AS (
+        SELECT
+          *,
+          SUM(w) OVER (PARTITION BY d0 ORDER BY bin) AS reached,
+          SUM(v) OVER (PARTITION BY d0 ORDER BY bin) AS doubted,
+          SUM(w) OVER (PARTITION BY d0) AS total,
+          SUM(v) OVER (PARTITION BY d0) AS doubt,
+          POWER(SUM(v) OVER (PARTITION BY d0), 2) / NULLIF(SUM(u) OVER (PARTITION BY d0), 0) AS doubtful
+        FROM bins
+      ), told AS (
+        SELECT
+          *,
+          MIN(
+            CASE
+              WHEN 0.95 * total * 0.999999999999 <= reached
+              THEN doubted - v + v * GREATEST(0.95 * total - reached + w, 0) / w
+            END
+          ) OVER (PARTITION BY d0) AS before1
+        FROM run
+      ), level AS (
+        SELECT
+          *,
+          0.95 * total AS level1,
+          CASE
+            WHEN (
+              doubt = 0 OR 0.050000000000000044 * doubtful >= 10
+            )
+            AND 1.959963984540054 * SQRT(GREATEST(0.0025000000000000044 * before1 + 0.9025 * (
+              doubt - before1
+            ), 0)) <= 0.050000000000000044 * total
+            THEN 1.959963984540054 * SQRT(GREATEST(0.0025000000000000044 * before1 + 0.9025 * (
+              doubt - before1
+            ), 0))
+          END AS error1
+        FROM told
+      ), marked AS (
+        SELECT
+          *
+        FROM level
+        WHERE
+          (
+            level1 * 0.999999999999 <= reached AND reached - w <= level1 * 1.000000000001
+          )
+          OR (
+            (
+              level1 - error1
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level1 - error1
+            ) * 1.000000000001
+          )
+          OR (
+            (
+              level1 + error1
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level1 + error1
+            ) * 1.000000000001
+          )
+      ), close AS (
+        SELECT
+          marked.*,
+          near.x,
+          reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
+        FROM near
+        JOIN marked
+          ON near.bin = marked.bin AND near.d0 IS NOT DISTINCT FROM marked.d0
+      )
+      SELECT
+        d0,
+        NULL AS m0,
+        MIN(CASE WHEN level1 * 0.99999999999 <= so_far THEN x END) AS m1,
+        NULL AS l0,
+        NULL AS h0,
+        MIN(CASE WHEN (
+          level1 - error1
+        ) * 0.99999999999 <= so_far THEN x END) AS l1,
+        MIN(CASE WHEN (
+          level1 + error1
+        ) * 0.99999999999 <= so_far THEN x END) AS h1
+      FROM close
+      GROUP BY
+        d0
+    )
+  ) AS parts
+  GROUP BY
+    d0
+)
+SELECT
+  *
+FROM answer
 ORDER BY
   m0 DESC,
   d0 ASC
@@ -749,55 +992,118 @@ LIMIT 10001;
 
 -- weighted quantile of a filtered property
 -- {"metrics": [{"agg": "p90", "field": "properties.price", "where": ["is", "type", ["request"]]}], "weighted": true}
-SELECT
-  MIN(
-    CASE
-      WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-      THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
-    END
-  ) FILTER(WHERE
-    type = 'request'
-    AND (
-      run0 >= CAST('0.8999999999991001' AS DOUBLE) * run0_all
-      AND NOT CASE
-        WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
-      END IS NULL
-    )) AS m0
-FROM (
+(
+  WITH near AS MATERIALIZED (
+    SELECT
+      *,
+      CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE))) * 32) AS INT) AS bin
+    FROM (
+      SELECT
+        CASE
+          WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+        END AS x,
+        weight AS w
+      FROM events
+      WHERE
+        (
+          project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
+        )
+        AND NOT CASE
+          WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
+          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
+        END IS NULL
+        AND type = 'request'
+    ) AS kept
+  ), bins AS (
+    SELECT
+      bin,
+      SUM(w) AS w,
+      SUM(w * (
+        w - 1
+      )) AS v,
+      SUM(POWER(w * (
+        w - 1
+      ), 2)) AS u
+    FROM near
+    GROUP BY
+      bin
+  ), run AS (
+    SELECT
+      *,
+      SUM(w) OVER (ORDER BY bin) AS reached,
+      SUM(v) OVER (ORDER BY bin) AS doubted,
+      SUM(w) OVER () AS total,
+      SUM(v) OVER () AS doubt,
+      POWER(SUM(v) OVER (), 2) / NULLIF(SUM(u) OVER (), 0) AS doubtful
+    FROM bins
+  ), told AS (
+    SELECT
+      *,
+      MIN(
+        CASE
+          WHEN 0.9 * total * 0.999999999999 <= reached
+          THEN doubted - v + v * GREATEST(0.9 * total - reached + w, 0) / w
+        END
+      ) OVER () AS before0
+    FROM run
+  ), level AS (
+    SELECT
+      *,
+      0.9 * total AS level0,
+      CASE
+        WHEN (
+          doubt = 0 OR 0.09999999999999998 * doubtful >= 10
+        )
+        AND 1.959963984540054 * SQRT(GREATEST(0.009999999999999995 * before0 + 0.81 * (
+          doubt - before0
+        ), 0)) <= 0.09999999999999998 * total
+        THEN 1.959963984540054 * SQRT(GREATEST(0.009999999999999995 * before0 + 0.81 * (
+          doubt - before0
+        ), 0))
+      END AS error0
+    FROM told
+  ), marked AS (
+    SELECT
+      *
+    FROM level
+    WHERE
+      (
+        level0 * 0.999999999999 <= reached AND reached - w <= level0 * 1.000000000001
+      )
+      OR (
+        (
+          level0 - error0
+        ) * 0.999999999999 <= reached AND reached - w <= (
+          level0 - error0
+        ) * 1.000000000001
+      )
+      OR (
+        (
+          level0 + error0
+        ) * 0.999999999999 <= reached AND reached - w <= (
+          level0 + error0
+        ) * 1.000000000001
+      )
+  ), close AS (
+    SELECT
+      marked.*,
+      near.x,
+      reached - marked.w + SUM(near.w) OVER (PARTITION BY near.bin ORDER BY near.x) AS so_far
+    FROM near
+    JOIN marked
+      ON near.bin = marked.bin
+  )
   SELECT
-    *,
-    SUM(
-      CASE
-        WHEN NOT CASE
-          WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
-        END IS NULL
-        AND type = 'request'
-        THEN weight
-        ELSE 0.0
-      END
-    ) OVER (
-      ORDER BY CASE
-        WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-        THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
-      END
-    ) AS run0,
-    SUM(
-      CASE
-        WHEN NOT CASE
-          WHEN JSON_TYPE(properties, '/price') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
-          THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/price') AS TEXT) AS DOUBLE)
-        END IS NULL
-        AND type = 'request'
-        THEN weight
-        ELSE 0.0
-      END
-    ) OVER () AS run0_all
-  FROM events
-  WHERE
-    project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001)
-) AS weighed;
+    MIN(CASE WHEN level0 * 0.99999999999 <= so_far THEN x END) AS m0,
+    MIN(CASE WHEN (
+      level0 - error0
+    ) * 0.99999999999 <= so_far THEN x END) AS l0,
+    MIN(CASE WHEN (
+      level0 + error0
+    ) * 0.99999999999 <= so_far THEN x END) AS h0
+  FROM close
+);
 
 -- weighted people
 -- {"metrics": ["people", "min_duration_ms", "max_duration_ms"], "weighted": true}

@@ -18,9 +18,10 @@ import pytest
 import sqlglot
 
 from gnomon.config import Settings
-from gnomon.query import compile as compiler
-from gnomon.query.compile import Cursor, compile_plan
+from gnomon.query import intervals
+from gnomon.query.compile import compile_plan
 from gnomon.query.model import Query
+from gnomon.query.pages import Cursor
 from gnomon.query.plan import Facts, make_plan, shifted
 from gnomon.store.dialect import DUCKDB
 from gnomon.store.duckdb import DuckDBStore
@@ -178,7 +179,8 @@ CASES = {
 
 def facts(weighted):
     spans = ((0, 4_000_000_000_000_000),) if weighted else ()
-    return Facts(NOW, ZoneInfo("UTC"), lambda: 1_736_942_400_000_000, spans, 7, 50_000, 10_000)
+    return Facts(now=NOW, zone=ZoneInfo("UTC"), earliest_us=lambda: 1_736_942_400_000_000, weighted_spans=spans,
+                 version=7, max_buckets=50_000, max_rows=10_000)  # fmt: skip
 
 
 def statement(case):
@@ -246,8 +248,12 @@ def test_the_store_takes_the_statement(store, name):
 
 
 def test_a_change_of_the_compiler_would_be_seen(expected, monkeypatch):
-    monkeypatch.setattr(compiler, "_NORMAL_95", 2.0)
+    monkeypatch.setattr(intervals, "NORMAL_95", 2.0)
     changed = [
         name for name in CASES if expected[name].rstrip() != section(name, CASES[name]).removeprefix("-- ").rstrip()
     ]
-    assert changed == ["weighted counts, sums, means and rates"]
+    assert changed == [
+        "weighted counts, sums, means and rates",
+        "weighted quantiles",
+        "weighted quantile of a filtered property",
+    ]

@@ -20,7 +20,7 @@ from sqlglot import exp
 from worlds import World, feed
 
 import gnomon
-from gnomon.query import answer, compile, filters, model, zones
+from gnomon.query import answer, compile, filters, model, pages, zones
 from gnomon.store.dialect import DUCKDB
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.timerange import DateRange
@@ -245,12 +245,12 @@ def _is_not_forgets_null(patch: pytest.MonkeyPatch) -> None:
 
 
 def _pages_begin_with_the_last_row(patch: pytest.MonkeyPatch) -> None:
-    honest = compile._behind
+    honest = pages._behind
 
     def behind(keys: Any, values: Any) -> Any:
         return honest(keys[:-1], values[:-1]) if len(keys) > 1 else exp.true()
 
-    patch.setattr(compile, "_behind", behind)
+    patch.setattr(pages, "_behind", behind)
 
 
 def _quantiles_between_values(patch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,7 @@ def test_what_came_back_after_a_day_is_again_stored_once_even_in_one_transaction
     ]
     rows, repeats, books = kept([work])
     assert [ts for _, ts in rows] == [start, start + 5]
-    assert repeats == {2: 1}
+    assert repeats == {2: {"duplicate": 1}}
     assert books == [("duplicate", 1), ("stored", 2)]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gnomon
-from gnomon.query import compile as compiler
+from gnomon.query import intervals
 from gnomon.testing import ManualClock
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -145,7 +145,7 @@ def sampled():
         yield opened, people
 
 
-METRICS = ["events", "sum_duration_ms", "mean_duration_ms", "success_rate"]
+METRICS = ["events", "sum_duration_ms", "mean_duration_ms", "success_rate", "p50_duration_ms"]
 
 
 def coverage(engine, people):
@@ -154,6 +154,7 @@ def coverage(engine, people):
         "sum_duration_ms": sum(duration for _, duration, _ in people),
         "mean_duration_ms": sum(duration for _, duration, _ in people) / len(people),
         "success_rate": sum(success for _, _, success in people) / len(people),
+        "p50_duration_ms": sorted(duration for _, duration, _ in people)[(len(people) - 1) // 2],
     }
     found = engine.query(METRICS, ["source"])
     assert len(found) == RUNS
@@ -184,7 +185,7 @@ def test_the_estimates_are_not_biased(sampled):
 def test_intervals_that_are_too_narrow_or_too_wide_are_found(sampled, monkeypatch):
     engine, people = sampled
     for factor in (1.64, 2.6):
-        monkeypatch.setattr(compiler, "_NORMAL_95", factor)
+        monkeypatch.setattr(intervals, "NORMAL_95", factor)
         assert not any(0.93 <= share <= 0.97 for share in coverage(engine, people).values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
-from math import sqrt
+from math import copysign, floor, log, sqrt
 
 from gnomon.config import Settings
 from gnomon.event import AT, ROW, Batch
@@ -62,10 +62,10 @@ def paces_by_hand(times, step):
     return found
 
 
-# -- estimates, as the query engine makes them (the formulas of `query/compile.py`), and percentiles -------------------
+# -- estimates, as the query engine makes them (the formulas of `query/intervals.py` and `query/percentiles.py`) ----
 
 
-FEW = 15  #: where fewer are kept beyond a percentile its interval promises too much
+FEW = 10  #: where fewer are kept beyond a percentile its interval promises too much
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,35 @@ def percentile(pairs, q, z=Z):
 
     `pairs` are `(value, weight)`, sorted. The share of the weight at or below the percentile Q is a ratio, so its
     variance is that of a ratio: sum of w(w-1)(1[x <= Q] - q)^2 over (sum of w)^2. The percentiles at q -+ z standard
-    errors bound Q. Rows that weigh 1 add no doubt, and without others the interval is the value itself. Where the rows
-    on one side of Q are worth fewer than `FEW` equal ones (Kish: (sum of w)^2 / sum of w^2), there are no bounds.
+    errors bound Q. Rows that weigh 1 add no doubt, and without others the interval is the value itself. Where fewer
+    than `FEW` other ones are to be expected on one side of Q, there are no bounds.
     """
     total = sum(w for _, w in pairs)
     value = reached(pairs, q * total)
-    error = sqrt(sum(w * (w - 1) * ((x <= value) - q) ** 2 for x, w in pairs if w > 1)) / total
-    if not error:
+    doubts = [w * (w - 1) for _, w in pairs]
+    doubt = sum(doubts)
+    if not doubt:
         return Estimate(value, value, value)
-    sides = [w for x, w in pairs if x < value], [w for x, w in pairs if x > value]
-    if min(sum(side) ** 2 / max(1, sum(w * w for w in side)) for side in sides) < FEW:
+    if min(q, 1 - q) * doubt**2 / sum(v * v for v in doubts) < FEW:
         return Estimate(value, None, None)
-    return Estimate(value, reached(pairs, (q - z * error) * total), reached(pairs, (q + z * error) * total))
+    below = before(pairs, q * total)
+    error = z * sqrt((1 - q) ** 2 * below + q**2 * (doubt - below))
+    if error > min(q, 1 - q) * total:
+        return Estimate(value, None, None)
+    return Estimate(value, reached(pairs, q * total - error), reached(pairs, q * total + error))
+
+
+def before(pairs, level):
+    """Sum of w(w-1) of the rows below a level of the running weight, with a part of those whose values lie within 3 %
+    of where it is reached: the part that their weight has below it."""
+    running = passed = 0.0
+    for _, near in itertools.groupby(pairs, lambda pair: floor(copysign(log(1 + abs(pair[0])), pair[0]) * 32)):
+        weights = [w for _, w in near]
+        here, doubt = sum(weights), sum(w * (w - 1) for w in weights)
+        if running + here >= level * (1 - 1e-12):
+            return passed + doubt * max(0.0, level - running) / here
+        running, passed = running + here, passed + doubt
+    return passed
 
 
 def reached(pairs, level):

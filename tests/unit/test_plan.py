@@ -16,7 +16,8 @@ from gnomon.query.plan import Facts, make_plan, shifted
 from gnomon.timerange import US_DAY, US_HOUR, to_us
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
-FACTS = Facts(NOW, ZoneInfo("UTC"), lambda: to_us(NOW) - 30 * US_DAY, (), 7, 50_000, 10_000)
+FACTS = Facts(now=NOW, zone=ZoneInfo("UTC"), earliest_us=lambda: to_us(NOW) - 30 * US_DAY, weighted_spans=(), version=7,
+              max_buckets=50_000, max_rows=10_000)  # fmt: skip
 
 
 def plan(facts=FACTS, span=None, **question):

@@ -218,18 +218,28 @@ def test_a_change_or_the_reason_why_there_is_none(now, before, rate, expected):
 def test_an_interval_is_the_value_more_or_less_its_half_width():
     estimate = Basis("raw", False, 1, NOW, NOW, "UTC", ())
     found = answer(
-        {"events": [100.0, 7.0], "success_rate": [0.99, 0.01], "p95": [5.0, None]},
+        {"events": [100.0, 7.0], "success_rate": [0.99, 0.01], "p95": [5.0, None], "max": [9.0, 9.0]},
         0,
         estimate,
         rates=frozenset({"success_rate"}),
         shares=frozenset({"success_rate"}),
         half_widths={"events": [10.0, 0.0], "success_rate": [0.05, 0.05]},
+        reasons={"p95": "too_few", "max": "as_seen"},
     )
     assert (found.interval("events", 0).low, found.interval("events", 0).high) == (90.0, 110.0)
     assert found.interval("events", found.rows[1]).low == 7.0
     assert found.interval("success_rate", 0).high == 1.0 and found.interval("success_rate", 1).low == 0.0
     assert (found.interval("p95", 0).low, found.interval("p95", 0).exact) == (None, False)
-    assert found.interval("p95", 1).value is None
+    assert (found.interval("p95", 0).reason, found.interval("max").reason) == ("too_few", "as_seen")
+    assert found.interval("p95", 1) == results.Interval(None, None, None, False, "no_value")
+    assert found.interval("events").reason is None
+
+
+def test_bounds_lie_at_unequal_distances_from_the_value():
+    estimate = Basis("raw", False, 1, NOW, NOW, "UTC", ())
+    found = answer({"p95": [5.0, 7.0]}, 0, estimate, bounds={"p95": [(4.0, 9.5), None]}, reasons={"p95": "too_few"})
+    assert found.interval("p95") == results.Interval(5.0, 4.0, 9.5, False)
+    assert found.interval("p95", 1) == results.Interval(7.0, None, None, False, "too_few")
 
 
 def test_an_exact_answer_has_no_width():

@@ -264,6 +264,17 @@ def test_people_of_events_that_are_left_out_reach_the_store(engine):
     check_people(engine)
 
 
+def test_people_of_events_that_are_left_out_are_counted_and_who_cannot_be_told_apart_is_said(engine):
+    burst(engine, user_id=lambda n: f"u{n}", status_code=200)
+    engine.flush()
+    by_source = engine.query(["people", "requests"], ["source"], totals=True)
+    assert by_source.totals["people"] == sum(row["people"] for row in by_source) == BURST
+    assert not any("not counted" in step for step in by_source.basis.steps)
+    by_status = engine.query(["people"], ["status_code"])
+    assert by_status.rows[0]["people"] < BURST and by_status.interval("people").reason == "as_seen"
+    assert any("sampling left out are not counted" in step for step in by_status.basis.steps)
+
+
 def test_a_store_that_drops_them_is_found(engine, monkeypatch):
     append = writing.Writing._append
     monkeypatch.setattr(
@@ -503,3 +514,17 @@ def test_times_are_those_of_the_calls_that_were_admitted():
     refused = [type("R", (), {"index": n})() for n in (0, 3)]
     at = collector._times(calls, refused)
     assert [at(n) for n in range(4)] == [1, 2, 4, 5]
+
+
+def test_people_of_events_that_were_left_out_are_counted_at_once_and_after_rolling_up():
+    clock = ManualClock()
+    with gnomon.open(":memory:", clock=clock, sampling_low=10.0, sampling_high=20.0, rollup_lag_seconds=0) as engine:
+        for n in range(1_000):
+            clock.advance(milliseconds=1)
+            engine.record_request(user_id=f"u{n}", status_code=200)
+        engine.flush()
+        assert engine.books().sampled_out > 500
+        assert engine.query(["people"]).to_dicts() == [{"people": 1_000}]
+        clock.advance(days=2)
+        engine.trigger_aggregation()
+        assert engine.query(["people"]).to_dicts() == [{"people": 1_000}]

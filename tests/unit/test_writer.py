@@ -99,7 +99,7 @@ def test_repeats_of_a_watched_batch_are_told_once(parts):
     positions = [*journal.append([first]), *journal.append([second])]
     writer.offer(positions, [first, second], watch=True)
     writer.catch_up()
-    assert (writer.repeats(positions), writer.repeats(positions)) == (2, 0)
+    assert (writer.left_out(positions), writer.left_out(positions)) == ({"duplicate": 2}, {})
 
 
 def test_repeats_are_told_of_a_batch_that_was_written_before_it_was_offered(parts):
@@ -110,7 +110,7 @@ def test_repeats_are_told_of_a_batch_that_was_written_before_it_was_offered(part
     positions = journal.append([first, second])
     writer.catch_up()
     writer.offer(positions, [first, second], watch=True)
-    assert writer.repeats(positions) == 1
+    assert writer.left_out(positions) == {"duplicate": 1}
     assert not writer._in_hand and writer._rows_in_hand == 0
 
 

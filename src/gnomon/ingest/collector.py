@@ -19,6 +19,7 @@ from gnomon.config import Settings
 from gnomon.errors import EngineClosed
 from gnomon.event import Batch, Row
 from gnomon.ingest.gate import Admitted, Call, Gate, Refused, source_of
+from gnomon.ingest.heartbeat import Heartbeat
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.sampling import Sampler
 from gnomon.ingest.thresholds import Policy
@@ -54,6 +55,7 @@ class Collector:
         self._journal = journal
         self._on_durable = on_durable
         self._closed = False
+        self._heart = Heartbeat(settings, clock_us)
         self._last_position = 0
         self._reset()
 
@@ -193,8 +195,11 @@ class Collector:
                     self._bell.put(False)
 
     def _sleep(self) -> None:
-        """Until the first event waits, then for the rest of its flush time or until many wait."""
-        hurry = self._bell.get()
+        """Until the first event waits or a beat may be due, then for the rest of its flush time or until many wait."""
+        try:
+            hurry = self._bell.get(timeout=self._heart.look_seconds)
+        except queue.Empty:
+            return
         until = time.monotonic() + self._settings.flush_seconds
         while not hurry and not self._closed:
             try:
@@ -246,7 +251,8 @@ class Collector:
         calls, samples, _ = self._turn
         _top_up(calls, self._buffer, BATCH_EVENTS)
         _top_up(samples, self._samples, BATCH_EVENTS)
-        if not (calls or samples or self._shed):
+        recorded = bool(calls or samples or self._shed)
+        if not recorded and not self._heart.due(recorded=False):
             return None
         batch = Batch(self._project)
         if calls:
@@ -260,7 +266,26 @@ class Collector:
             shed, self._shed = self._shed, Counter()
         for (kind, reason, source), n in shed.items():
             batch.counts += [[kind, source, "received", "", n], [kind, source, "shed", reason, n]]
+        if self._heart.due(recorded=recorded):
+            batch.beats = self._heart.take()
         return batch
+
+    def _own_span(self) -> tuple[int, int] | None:
+        """Since when this engine has been there to record, and now; None where it cannot."""
+        return self._heart.span()
+
+    def _beat(self) -> bool:
+        """Say that this engine is there, if that is due; whether it was. Raises what the journal raises."""
+        if self._closed or not self._heart.due(recorded=False):
+            return False
+        batch = Batch(self._project, beats=self._heart.take())
+        try:
+            positions = self._journal.append([batch])
+        except BaseException:
+            self._heart.give_back(batch.beats)
+            raise
+        self._on_durable(positions, [batch])
+        return True
 
     def _admit(self, calls: list[Row]) -> Admitted:
         """What the gate makes of the calls. One value that breaks the gate itself must not take the others along."""

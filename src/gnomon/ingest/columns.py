@@ -31,9 +31,9 @@ _WIRE_ALIASES: dict[str, tuple[str, ...]] = {"source": ("src",), "properties": (
 class Plan:
     """What the caller said about a whole file: columns by name, constants, zone; and the ids given so far."""
 
-    def __init__(self, kind: str, mapping: Mapping[str, str] | None, timezone: str | None) -> None:
+    def __init__(self, kind: str, mapping: Mapping[str, str] | None, timezone: str | None, id_key: bytes = b"") -> None:
         self.kind = kind
-        self.ids = Occurrences()
+        self.ids = Occurrences(key=id_key)
         self.columns: dict[str, str] = {}
         self.constants: dict[str, Any] = {}
         self._zone = load_zone(timezone) if timezone is not None else None

@@ -12,16 +12,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue
 from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row
+from gnomon.ingest.addresses import (
+    bare_address,
+    bare_domain,
+    bare_endpoint,
+    bare_source,
+    bare_url,
+    bare_urls,
+    split_url,
+)
 from gnomon.ingest.rules import (
     FLAT_PROPERTIES,
     NARROW_ROWS,
@@ -32,6 +39,7 @@ from gnomon.ingest.rules import (
     encode_properties,
     exact,
 )
+from gnomon.pseudonyms import HIDDEN, Pseudonyms
 from gnomon.timerange import parse_moment
 
 #: The order of a keyword call as the collector buffers it; `at_ns` is the caller's clock, `url` is taken apart here.
@@ -47,6 +55,7 @@ CALL_PROPERTIES = CALL.index("properties")
 Call = msgspec.defstruct("Call", [(name, Any) for name in CALL], gc=False)
 _FROM_FIELDS = tuple(name for name in CALL if name not in ("at_ns", "url"))
 _KNOWN = frozenset(GIVEN) | WIRE_ALIASES.keys()
+_SHOWN = _KNOWN | {"url", "name", "value", "kind", "labels"}
 _TS, _PROPERTIES = AT["ts"], AT["properties"]
 
 
@@ -87,6 +96,7 @@ class Gate:
     def __init__(self, settings: Settings, clock_us: Callable[[], int]) -> None:
         self.settings = settings
         self._clock_us = clock_us
+        self.pseudonyms = pseudonyms_of(settings)
         # Texts outside properties are at most 9 names and 2 addresses: about 6 KB.
         self._limits_allow_proof = (
             settings.max_event_bytes >= settings.max_string_bytes + 8_192
@@ -116,7 +126,7 @@ class Gate:
             try:
                 call = _call_from_fields(event, now_ns)
             except Refusal as refusal:
-                early.append(_refused(index, refusal, event, event))
+                early.append(self._refused(index, refusal, event))
                 continue
             calls.append(call)
             places.append(index)
@@ -135,11 +145,14 @@ class Gate:
             try:
                 moment = at_ns // 1_000 if ts is None else _moment(ts, False)
                 text = check_sample(exact(name), exact(value), exact(kind), labels, self.settings)
+                if text and self.pseudonyms is not None:
+                    text = encode_properties(self.pseudonyms.of_properties(labels))
+                text = text and bare_urls(text)
                 self._check_time(moment, now, False)
                 rows.append((moment, now, exact(name), exact(kind), float(value), text))
             except Refusal as refusal:
                 shown = dict(zip(("name", "value", "kind", "labels"), (name, value, kind, labels), strict=True))
-                refused.append(_refused(index, refusal, shown, None))
+                refused.append(self._refused(index, refusal, shown))
         return rows, refused
 
     def _normalise(self, calls: Sequence[Row], now: int, out: Admitted,
@@ -148,11 +161,13 @@ class Gate:
         rows: list[Row | None] = []
         properties: list[Any] = []
         middle, counter = _id_parts()
-        last_ms, head = -1, ""
+        last_ms, head, pseudonyms = -1, "", self.pseudonyms
         for index, call in enumerate(_plain(calls)):
             try:
                 (type_, user, device, session, source, application, domain, endpoint, method, status, duration, sent,
                  received, success, error, weight, props, id_, ts, at_ns, url) = call  # fmt: skip
+                if pseudonyms is not None:
+                    user, device, session, props = pseudonyms.of_event(user, device, session, props, imported)
                 if id_ is None:
                     ms = at_ns // 1_000_000
                     if ms != last_ms:
@@ -162,8 +177,14 @@ class Gate:
                 else:
                     out.checked_ids = True
                 moment = at_ns // 1_000 if ts is None else _moment(ts, imported)
+                if domain is not None or endpoint is not None:
+                    domain, endpoint = bare_address(domain, endpoint)
+                source = (
+                    source if source is None or (type(source) is str and "@" not in source) else bare_source(source)
+                )
+                error = error if error is None else bare_source(error)
                 if url is not None:
-                    host, path = _split_url(url)
+                    host, path = split_url(url)
                     domain = host if domain is None else domain
                     endpoint = path if endpoint is None else endpoint
                 if success is None:
@@ -171,14 +192,15 @@ class Gate:
                 text = None
                 if props is not None and props != {}:
                     text = encode_properties(props)
+                    text = bare_urls(text) if "@" in text else text
                     properties.append(props)
                 rows.append((id_, moment, now, type_, user, device, session, source, application, domain, endpoint,
                              method, status, duration, sent, received, success, error, weight, text))  # fmt: skip
             except Refusal as refusal:
-                out.refused.append(_refused_call(index, refusal, call))
+                out.refused.append(self._refused_call(index, refusal, call))
                 rows.append(None)
             except TypeError:  # a URL that cannot be hashed
-                out.refused.append(_refused_call(index, Refusal("wrong-type", "url: not text"), call))
+                out.refused.append(self._refused_call(index, Refusal("wrong-type", "url: not text"), call))
                 rows.append(None)
         return rows, properties
 
@@ -230,9 +252,27 @@ class Gate:
                 self._check_time(row[_TS], now, imported)
                 good.append(plain)
             except Refusal as refusal:
-                out.refused.append(_refused_call(index, refusal, plain_calls[index]))
+                out.refused.append(self._refused_call(index, refusal, plain_calls[index]))
         out.refused.sort(key=lambda refused: refused.index)
         return good
+
+    def _refused_call(self, index: int, refusal: Refusal, call: Row) -> Refused:
+        shown = {name: value for name, value in zip(CALL, call, strict=True) if value is not None and name != "at_ns"}
+        return self._refused(index, refusal, shown)
+
+    def _refused(self, index: int, refusal: Refusal, sent: Any) -> Refused:
+        given = sent if isinstance(sent, Mapping) else {}
+        id_, source = given.get("id"), source_of(given.get("source", given.get("src")))
+        kept = exact(id_) if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None
+        return Refused(index, refusal.code, refusal.detail, self.shown(sent), source, kept)
+
+    def shown(self, sent: Any) -> str:
+        """What was sent as the quarantine keeps it: cut, without credentials, and without what pseudonyms replace."""
+        return _cut(_bare(sent if self.pseudonyms is None else self.pseudonyms.hidden(sent, _SHOWN)))
+
+    def shown_line(self, line: str) -> str:
+        """A line of a file that could not be read, for the quarantine: nobody knows where in it an id stands."""
+        return line if self.pseudonyms is None else HIDDEN
 
     def _time_bounds(self, now: int, imported: bool) -> tuple[int, int]:
         low = 0 if imported else now - self.settings.max_past_days * 86_400_000_000
@@ -243,6 +283,17 @@ class Gate:
         if not low <= moment <= high:
             past = "1970" if imported else f"{self.settings.max_past_days} days back"
             raise Refusal("time-out-of-range", f"ts: outside {past} .. {self.settings.max_future_seconds} s ahead")
+
+
+def pseudonyms_of(settings: Settings) -> Pseudonyms | None:
+    """What replaces ids in the project of these settings, None where nothing does. Raises `InvalidValue`."""
+    if settings.pseudonym_keys:
+        return Pseudonyms(settings.pseudonym_keys, settings.pseudonym_properties, settings.project,
+                          settings.max_string_bytes, settings.max_nesting)  # fmt: skip
+    if settings.pseudonym_properties:
+        raise InvalidValue("properties are to become pseudonyms, but there is no key",
+                           remedy="Set pseudonym_keys as well.", code="weak-key")  # fmt: skip
+    return None
 
 
 _encode_rows = msgspec.json.Encoder().encode
@@ -284,21 +335,6 @@ def _outcome(status: Any, error: Any) -> bool | None:
     return False if error is not None else None
 
 
-@lru_cache(maxsize=4_096)
-def _split_url(url: str) -> tuple[str | None, str | None]:
-    """Host and path of a URL. Credentials, query and fragment never get further than here."""
-    if not isinstance(url, str):
-        raise Refusal("wrong-type", "url: not text")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        if host is not None and parts.port is not None:
-            host = f"{host}:{parts.port}"
-    except ValueError:
-        raise Refusal("bad-url", "url: cannot be taken apart") from None
-    return host, parts.path or ("/" if host else None)
-
-
 def _id_parts() -> tuple[str, int]:
     """The middle and the first counter of a batch's ids: UUIDv7 texts (RFC 9562, 5.7) with the time in front.
 
@@ -310,10 +346,10 @@ def _id_parts() -> tuple[str, int]:
 
 
 def source_of(value: Any) -> str | None:
-    """The source under which an event is booked: as given if a row could hold it, else unknown (None)."""
+    """The source under which an event is booked: as a row would hold it, unknown (None) if none could."""
     if not issubclass(type(value), str):  # not isinstance: that asks the value, and a proxy may raise
         return None
-    value = exact(value)
+    value = bare_source(value)
     try:
         return value if 0 < len(value.encode()) <= NAME_BYTES and "\x00" not in value else None
     except UnicodeEncodeError:
@@ -325,29 +361,16 @@ def _plain(calls: Sequence[Any]) -> Iterable[Row]:
     return map(msgspec.structs.astuple, calls) if calls and isinstance(calls[0], Call) else calls
 
 
-def _refused_call(index: int, refusal: Refusal, call: Row) -> Refused:
-    shown = {name: value for name, value in zip(CALL, call, strict=True) if value is not None and name != "at_ns"}
-    if "url" in shown:
-        shown["url"] = _bare(shown["url"])
-    return _refused(index, refusal, shown, shown)
+#: How the fields that may hold an address are shown in the quarantine.
+_BARE = {"url": bare_url, "domain": bare_domain, "endpoint": bare_endpoint, "source": bare_source, "src": bare_source,
+         "error_code": bare_source}  # fmt: skip
 
 
-def _bare(url: Any) -> str:
-    """A URL for the quarantine: its credentials and query are not kept there either."""
-    try:
-        host, path = _split_url(url)
-    except (Refusal, TypeError):
-        return "not shown, as it may hold credentials"
-    return f"{host or ''}{path or ''}"
-
-
-def _refused(index: int, refusal: Refusal, shown: Any, fields: Any) -> Refused:
-    given = fields if isinstance(fields, Mapping) else {}
-    id_ = given.get("id")
-    return Refused(
-        index, refusal.code, refusal.detail, _cut(shown), source_of(given.get("source", given.get("src"))),
-        exact(id_) if isinstance(id_, str) and len(id_) <= 200 and id_.isprintable() else None,
-    )  # fmt: skip
+def _bare(shown: Any) -> Any:
+    """What was sent, without the credentials that a row would not hold either."""
+    if not isinstance(shown, Mapping):
+        return shown
+    return {name: _BARE[name](value) if name in _BARE else value for name, value in shown.items()}
 
 
 _BRIEF = reprlib.Repr()
@@ -363,4 +386,4 @@ def _cut(shown: Any) -> str:
             text = _BRIEF.repr(shown).encode("ascii", "backslashreplace").decode()
         except ValueError:  # an integer of more digits than Python writes
             text = "a value that cannot be shown"
-    return text[:2_000].replace("\x00", "\\u0000")
+    return bare_urls(text)[:2_000].replace("\x00", "\\u0000")

@@ -17,6 +17,7 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
@@ -26,6 +27,9 @@ from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store, store_path
+
+if TYPE_CHECKING:
+    from gnomon.ingest.collector import Collector
 
 log = logging.getLogger("gnomon.hold")
 
@@ -69,6 +73,8 @@ class Hold:
         self.upkeep = threading.Lock()  #: held by whoever makes or restores a backup: one at a time
         self._taking = threading.Lock()
         self._next_try = 0.0
+        self.collectors: weakref.WeakSet[Collector] = weakref.WeakSet()  #: of this process, for their heartbeats
+        self._next_beat = 0.0
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._lock = OwnerLock(self.file.with_name(self.file.name + ".owner"))
         journal_file = self.file.with_name(self.file.name + ".journal")
@@ -128,6 +134,25 @@ class Hold:
             except GnomonError as error:
                 log.error("the store has no owner and cannot be taken over: %s", error)
 
+    def beat(self) -> None:
+        """Have the engines of this process say that they are there, also those that never recorded; never raises.
+
+        The writer's thread calls it all the time: an owner needs no thread of its own for this.
+        """
+        if time.monotonic() < self._next_beat:
+            return
+        self._next_beat = time.monotonic() + self.settings.heartbeat_seconds / 4
+        try:
+            for collector in list(self.collectors):
+                collector._beat()
+        except Exception as error:  # noqa: BLE001  a full disk, or a clock of the host: the next beat tells it all
+            log.debug("a heartbeat was left out: %s", type(error).__name__)
+
+    def restart_beats(self) -> None:
+        """What was recorded until now was replaced, so the engines are there from now on."""
+        for collector in list(self.collectors):
+            collector._heart.restart()
+
     def release(self) -> None:
         """One user less; the last one drains what is there, checkpoints and lets go of the files."""
         with _OPENING:
@@ -163,7 +188,7 @@ class Hold:
         try:
             settle_restore(store, self.journal)
             self.journal.continue_after(store.position(self.journal.id))
-            writer = Writer(store, self.journal, self.settings)
+            writer = Writer(store, self.journal, self.settings, self.beat)
             writer.catch_up()
         except BaseException:
             store.close()

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from gnomon.errors import InvalidValue, unknown_name
-from gnomon.ingest.accesslog import LOG_LINE, log_fields
+from gnomon.ingest.accesslog import LOG_LINE, log_fields, without_secrets
 from gnomon.ingest.columns import Columns, Plan
 from gnomon.ingest.delimited import csv_rows, looks_delimited
-from gnomon.ingest.lines import BadLine, LineFault, Source, bad_line, lines
+from gnomon.ingest.lines import TEXT_SHOWN, BadLine, LineFault, Source, bad_line, lines
 from gnomon.ingest.parquet import UNREADABLE, ParquetRows
 from gnomon.ingest.values import json_object
 
@@ -96,9 +96,9 @@ def _log_items(source: Source, plan: Plan) -> Iterator[Item]:
                 fields["properties"].update(plan.properties)
             yield Candidate(number, fields)
         except UnicodeDecodeError:
-            yield bad_line(number, LineFault("bad-encoding"), data)
+            yield bad_line(number, LineFault("bad-encoding"), without_secrets(data[: 4 * TEXT_SHOWN]))
         except LineFault as fault:
-            yield bad_line(number, fault, data)
+            yield bad_line(number, fault, without_secrets(data[: 4 * TEXT_SHOWN]))
 
 
 def _ndjson_items(source: Source, plan: Plan) -> Iterator[Item]:
@@ -186,12 +186,13 @@ def read_file(
     timezone: str | None = None,
     chunk: int = 5_000,
     on_progress: Callable[[Progress], None] | None = None,
+    id_key: bytes = b"",
 ) -> Iterator[list[Candidate | BadLine]]:
     """The candidates and bad lines of a file, in its order, at most `chunk` at a time.
 
     `mapping` is column -> field, `properties.<key>` or "" (leave out), or field -> "=constant". `timezone` is the
     IANA zone of times that name none; without it they are bad lines. A wrong argument raises here, a header that does
-    not fit the mapping when the first chunk is asked for.
+    not fit the mapping when the first chunk is asked for. With `id_key` the derived ids are keyed digests.
     """
     path = Path(path)
     if chunk < 1:
@@ -202,4 +203,4 @@ def read_file(
     kind = format or detect_format(path)
     if kind not in _ITEMS:
         raise unknown_name("format", kind, _ITEMS)
-    return _chunks(path, Plan(kind, mapping, timezone), chunk, on_progress or (lambda progress: None))
+    return _chunks(path, Plan(kind, mapping, timezone, id_key), chunk, on_progress or (lambda progress: None))

@@ -407,7 +407,7 @@ def check(path: Path) -> None:
 def _sealed(batch: Batch) -> Sealed:
     rows = batch.rows if batch.encoded is None else msgspec.Raw(batch.encoded)
     parts = (batch.project, rows, batch.samples, batch.refused, batch.counts, batch.checked_ids)
-    body = _encode((*parts, False, None, batch.sightings))
+    body = _encode((*parts, False, None, batch.sightings, batch.beats))
     batch.encoded = None  # not needed twice, and the batch stays in hand until it is stored
     return zlib.crc32(body), _encode(summary_of(batch)), body
 

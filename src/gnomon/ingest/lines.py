@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from gnomon.errors import InvalidValue
+from gnomon.ingest.addresses import bare_urls
 
 LINE_LIMIT = 1 << 20
 TEXT_SHOWN = 2_000
@@ -48,7 +49,8 @@ class LineFault(Exception):
 
 
 def bad_line(line: int, fault: LineFault, data: bytes) -> BadLine:
-    return BadLine(line, fault.code, fault.reason, data[: 4 * TEXT_SHOWN].decode("utf-8", "replace")[:TEXT_SHOWN])
+    text = bare_urls(data[: 4 * TEXT_SHOWN].decode("utf-8", "replace"))
+    return BadLine(line, fault.code, fault.reason, text[:TEXT_SHOWN])
 
 
 class Source:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gnomon.event import Batch
+from gnomon.event import AT, Batch
 from gnomon.ingest.collector import batch_from
 from gnomon.ingest.gate import Gate, Refused, source_of
 from gnomon.ingest.importers import BadLine, Candidate, Progress, read_file
@@ -61,18 +61,28 @@ class Loader:
         started = time.monotonic()
         positions: list[int] = []
         accepted = 0
-        for chunk in read_file(path, format=format, mapping=mapping, timezone=timezone, on_progress=on_progress):
+        moments: list[int] = []  # of the first and last event
+        id_key = b"" if self._gate.pseudonyms is None else self._gate.pseudonyms.id_key
+        for chunk in read_file(
+            path, format=format, mapping=mapping, timezone=timezone, on_progress=on_progress, id_key=id_key
+        ):
             batch = self._batch(chunk, report)
             accepted += len(batch.rows)
+            times = [*moments, *(row[AT["ts"]] for row in batch.rows)]
+            moments = [min(times), max(times)] if times else []
             positions += self._journal.append([batch])
             if self._writer is not None:
                 self._writer.offer(positions[-1:], [batch], watch=True)
                 if len(positions) > MOST_AHEAD:
                     self._writer.wait_for(positions[-MOST_AHEAD], timeout=60.0)
+        if moments:  # a file tells of all the time from its first event to its last, whoever was there then
+            positions += self._journal.append([Batch(self._project, beats=[(moments[0], moments[1], False)])])
         report.stored = report.duplicate = None
         if self._writer is not None and (not positions or self._writer.wait_for(positions[-1], timeout=600.0)):
-            report.duplicate = self._writer.repeats(positions)
-            report.stored = accepted - report.duplicate
+            left_out = self._writer.left_out(positions)
+            report.duplicate = left_out.pop("duplicate", 0)
+            report.rejected += left_out
+            report.stored = accepted - report.duplicate - left_out.total()
         report.seconds = time.monotonic() - started
         return report
 
@@ -80,7 +90,8 @@ class Loader:
         good = [item for item in chunk if isinstance(item, Candidate)]
         bad = [item for item in chunk if isinstance(item, BadLine)]
         batch = Batch(self._project)
-        bad += [_timeless(item) for item in good if item.fields.get("ts") is None]
+        bad = [replace(item, text=self._gate.shown_line(item.text)) for item in bad]
+        bad += [self._timeless(item) for item in good if item.fields.get("ts") is None]
         good = [item for item in good if item.fields.get("ts") is not None]
         admitted = self._gate.admit_fields([item.fields for item in good], imported=True)
         lines = [(good[refused.index].line, refused) for refused in admitted.refused]
@@ -94,8 +105,7 @@ class Loader:
             report.first_rejected.append((line, refused.code, refused.detail))
         return batch
 
-
-def _timeless(item: Candidate) -> BadLine:
-    """A line without a time: taking the time of the import would make it another event at the next one."""
-    reason = "no time: map a column to ts, or give a constant (ts==...)"
-    return BadLine(item.line, code="missing-time", reason=reason, text=repr(item.fields)[:2_000])
+    def _timeless(self, item: Candidate) -> BadLine:
+        """A line without a time: taking the time of the import would make it another event at the next one."""
+        reason = "no time: map a column to ts, or give a constant (ts==...)"
+        return BadLine(item.line, code="missing-time", reason=reason, text=self._gate.shown(item.fields))

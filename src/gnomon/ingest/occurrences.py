@@ -27,14 +27,15 @@ _SLOT = 24  # 16 bytes of digest, 8 of count
 class Occurrences:
     """The ids of one file; counts how often each content was met, in a dict and later in a `_Table`."""
 
-    def __init__(self, spill_at: int = _SPILL_AT) -> None:
+    def __init__(self, spill_at: int = _SPILL_AT, key: bytes = b"") -> None:
+        self._key = key  # without one, whoever knows the rest of a line could try ids until the digest fits
         self._few: dict[bytes, int] = {}
         self._spill_at = spill_at
         self._table: _Table | None = None
 
     def id_of(self, content: bytes) -> str:
         """The next id for this content: a canonical UUID of version 8 (RFC 9562)."""
-        digest = blake2b(content, digest_size=16).digest()
+        digest = blake2b(content, digest_size=16, key=self._key).digest()
         if before := self._count(digest):
             digest = blake2b(digest + before.to_bytes(8, "big"), digest_size=16, person=b"gnomon.repeat").digest()
         text = digest.hex("-", 6)  # 8-12-12 digits of the 8-4-4-4-12

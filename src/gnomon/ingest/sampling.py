@@ -2,7 +2,7 @@
 
 A row is kept with a probability that depends on the pace alone, never on what the row says, and its weight is divided
 by it, so every sum stays unbiased. Failures, other types and the first events of each source in a minute are strata
-of their own, kept as they are. Nothing here reads a clock, a disk or a random source.
+of their own, kept as they are. Nothing here reads a clock, a disk or a source of chance.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from operator import itemgetter
+from random import Random
 from zlib import crc32
 
 from gnomon.config import Settings
@@ -29,7 +30,8 @@ AT_FULL = 4  #: slices that are looked at as one while sampling is in full force
 MOST_REMEMBERED = 50_000
 _TYPE, _SOURCE, _SUCCESS, _WEIGHT = AT["type"], AT["source"], AT["success"], AT["weight"]
 assert ROW[_WEIGHT + 1 :] == ("properties",)
-_SIGHTING = itemgetter(AT["ts"], AT["user_id"], AT["device_id"], _TYPE, _SOURCE, AT["application"])
+_WHO = itemgetter(AT["user_id"], AT["device_id"], _TYPE, _SOURCE, AT["application"])
+_TS, _USER, _DEVICE = (itemgetter(AT[name]) for name in ("ts", "user_id", "device_id"))
 
 #: Start and end of a slice of a batch, its keep probability, and when its last row was recorded.
 Slice = tuple[int, int, float, int]
@@ -181,9 +183,9 @@ def coins(ids: Sequence[str], salt: int) -> list[int]:
 
 
 def coins_in_a_row(first: str, count: int, salt: int) -> list[int]:
-    """Coins for ids that count up from `first`, of which one is hashed: 0.02 us each instead of 0.2."""
-    start = crc32(first.encode(), salt)
-    return _mixed(array("Q", range(start, start + count)))
+    """Coins for ids that were made here in a row, told by the first of them: 0.02 us each instead of 0.2."""
+    drawn = Random(crc32(first.encode(), salt)).randbytes(4 * count)
+    return memoryview(drawn).cast("I").tolist()
 
 
 def _mixed(lanes: array[int]) -> list[int]:
@@ -203,10 +205,17 @@ def _mixed(lanes: array[int]) -> list[int]:
     return memoryview(x.to_bytes(8 * count, sys.byteorder)).cast("Q").tolist()
 
 
-def sightings_of(rows: Iterable[Row]) -> Iterable[Row]:
+def sightings_of(rows: Sequence[Row]) -> Iterable[Row]:
     """Who was seen in rows, once each: `(start of the quarter-hour in us, actor, type, source, application)`."""
-    return dict.fromkeys(
+    if {*map(_USER, rows)} | {*map(_DEVICE, rows)} <= {None}:
+        return ()
+    first, last = min(map(_TS, rows)), max(map(_TS, rows))
+    if first // QUARTER_US == last // QUARTER_US:  # as nearly always: a batch is of a moment
+        seen = {(first, *who) for who in set(map(_WHO, rows))}
+    else:
+        seen = {(row[AT["ts"]], *_WHO(row)) for row in rows}
+    return {
         (ts - ts % QUARTER_US, device if user is None else user, type_, source, application)
-        for ts, user, device, type_, source, application in map(_SIGHTING, rows)
+        for ts, user, device, type_, source, application in seen
         if user is not None or device is not None
-    )
+    }

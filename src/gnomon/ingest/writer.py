@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from gnomon.config import Settings
@@ -26,20 +26,24 @@ MOST_ROWS = 20_000  #: rows in one store transaction
 MOST_BATCHES = 256
 POLL_SECONDS = 0.1  #: how long a batch of another process may wait unnoticed
 GATHER_SECONDS = 0.1  #: small batches wait this long for others, as a transaction costs milliseconds of its own
+IDLE_SECONDS = 3_600.0  #: beats alone make a checkpoint due after this: an idle host's disk is left in peace
 ROWS_IN_HAND = 60_000  #: rows handed over in memory; more are read back from the journal
 
 
 class Writer:
     """Owns the store's write side. `start()` begins draining; `wait_for(position)` returns once it is queryable."""
 
-    def __init__(self, store: Store, journal: Journal, settings: Settings) -> None:
+    def __init__(self, store: Store, journal: Journal, settings: Settings,
+                 beat: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+        """`beat` is called at every turn of the thread, and must not raise."""
+        self._beat = beat
         self._store = store
         self._journal = journal
         self._settings = settings
         self._in_hand: OrderedDict[int, Batch] = OrderedDict()
         self._rows_in_hand = 0
-        self._watched: dict[int, int | None] = {}
-        self._lately: OrderedDict[int, int] = OrderedDict()  #: repeats in the batches that were written last
+        self._watched: dict[int, Counter[str]] = {}
+        self._lately: OrderedDict[int, Counter[str]] = OrderedDict()  #: as `left_out`, of the batches written last
         self._changed = threading.Condition()
         self._work = threading.RLock()  # held while a transaction runs
         self._rest = threading.Lock()  # held while the store's file must not change; taken behind _work
@@ -48,6 +52,7 @@ class Writer:
         self._in_doubt = False  #: after a fault the store may be back at its last checkpoint
         self._checkpointed = time.monotonic()
         self._since_checkpoint = 0
+        self._only_beats = False  #: beats came in since the checkpoint, which are no reason for one
         self._stopping = False
         self._hurried = False  #: somebody waits for what is there
         self._thread: threading.Thread | None = None
@@ -76,22 +81,22 @@ class Writer:
     def offer(self, positions: list[int], batches: list[Batch], *, watch: bool = False) -> None:
         """Hand over batches that this process just made durable, to spare reading them back.
 
-        With `watch` the number of repeats in them is kept until `repeats()` asks for it.
+        With `watch` it is kept how many of their rows were not stored, until `left_out()` asks for it.
         """
         with self._changed:
             for position, batch in zip(positions, batches, strict=True):
                 stored = position <= self._position  # it was read back from the journal before it was offered
                 if watch:
-                    self._watched[position] = self._lately.get(position, 0) if stored else None
+                    self._watched[position] = self._lately.get(position, Counter()) if stored else Counter()
                 if self._rows_in_hand < ROWS_IN_HAND and not stored:
                     self._in_hand[position] = batch
                     self._rows_in_hand += len(batch.rows)
             self._changed.notify_all()
 
-    def repeats(self, positions: Iterable[int]) -> int:
-        """How many repeats the watched batches held; they are watched no longer."""
+    def left_out(self, positions: Iterable[int]) -> Counter[str]:
+        """How many rows of the watched batches were not stored, by reason; they are watched no longer."""
         with self._changed:
-            return sum(self._watched.pop(position, 0) or 0 for position in positions)
+            return sum((self._watched.pop(position, Counter()) for position in positions), Counter[str]())
 
     def wait_for(self, position: int, timeout: float) -> bool:
         """Wait until the store has everything up to `position`. False when it takes longer than `timeout` seconds."""
@@ -127,6 +132,7 @@ class Writer:
     def _run(self) -> None:
         wait = POLL_SECONDS
         while not self._stopping:
+            self._beat()
             try:
                 self._gather()
                 drained = self.drain()
@@ -157,12 +163,12 @@ class Writer:
             if not work:
                 return False
             try:
-                repeats = self._store.write(work, self._journal.id)
+                left_out = self._store.write(work, self._journal.id)
             except (StoreUnavailable, StoreDamaged):
                 raise
             except Exception:  # noqa: BLE001  a batch that breaks the store must not hold up those behind it
-                repeats = self._one_by_one(work)
-            self._advance(work, repeats)
+                left_out = self._one_by_one(work)
+            self._advance(work, left_out)
             return True
 
     @contextmanager
@@ -203,7 +209,7 @@ class Writer:
         with self._work, self._rest:
             self._follow_journal()
             self._checkpointed = time.monotonic()
-            self._since_checkpoint = 0  # also when it fails: the next try is for the next due time
+            self._since_checkpoint, self._only_beats = 0, False  # also when it fails: the next try is when it is due
             self._in_doubt = True  # a failed one takes the store back to the one before
             self._store.checkpoint(compact=compact)
             self._journal.forget_up_to(self._store.position(self._journal.id))
@@ -216,7 +222,8 @@ class Writer:
         rows_due = self._settings.checkpoint_bytes // 256
         crowded = self._journal.file_bytes() > self._settings.journal_max_bytes // 2
         aged = age > self._settings.checkpoint_seconds
-        if self._since_checkpoint and (aged or crowded or self._since_checkpoint > rows_due):
+        due = self._since_checkpoint and (aged or crowded or self._since_checkpoint > rows_due)
+        if due or (self._only_beats and (crowded or age > IDLE_SECONDS)):
             self.checkpoint()
 
     def _follow_journal(self) -> None:
@@ -272,28 +279,31 @@ class Writer:
             )
         return stub
 
-    def _one_by_one(self, work: list[tuple[int, Batch]]) -> dict[int, int]:
+    def _one_by_one(self, work: list[tuple[int, Batch]]) -> dict[int, Counter[str]]:
         """A group failed: write each batch alone, and set aside the one that the store refuses."""
-        repeats: dict[int, int] = {}
+        left_out: dict[int, Counter[str]] = {}
         for position, batch in work:
             try:
-                repeats.update(self._store.write([(position, batch)], self._journal.id))
+                left_out.update(self._store.write([(position, batch)], self._journal.id))
             except (StoreUnavailable, StoreDamaged):
                 raise
             except Exception as error:  # noqa: BLE001  as in drain
                 reason = type(error).__name__
                 log.error("the store refuses journal batch %d (%s): set aside in the quarantine", position, reason)
                 self._store.write([(position, _set_aside(batch))], self._journal.id)
-        return repeats
+                left_out[position] = Counter({"store-refused": len(batch.rows)})
+        return left_out
 
-    def _advance(self, work: list[tuple[int, Batch]], repeats: dict[int, int]) -> None:
+    def _advance(self, work: list[tuple[int, Batch]], left_out: dict[int, Counter[str]]) -> None:
         with self._changed:
             self._position = work[-1][0]
             self._reached = max(self._reached, self._position)
-            self._since_checkpoint += sum(len(batch.rows) for _, batch in work) + 1
+            counted = [len(batch.rows) for _, batch in work if not batch.only_beats]
+            self._since_checkpoint += sum(counted) + bool(counted)
+            self._only_beats |= len(counted) < len(work)
             for position in self._watched.keys() & {position for position, _ in work}:
-                self._watched[position] = repeats.get(position, 0)
-            self._lately.update((position, n) for position, n in repeats.items() if n)
+                self._watched[position] = left_out.get(position, Counter())
+            self._lately.update(left_out)
             while len(self._lately) > MOST_BATCHES:
                 self._lately.popitem(last=False)
             while self._in_hand and next(iter(self._in_hand)) <= self._position:

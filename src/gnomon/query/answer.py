@@ -12,9 +12,12 @@ import msgspec
 
 from gnomon.errors import GnomonError, InvalidValue, RangeTooLarge
 from gnomon.metrics import Quantile
-from gnomon.query.compile import Cursor, compile_plan, sort_keys
+from gnomon.query import intervals
+from gnomon.query.compile import compile_plan
+from gnomon.query.gaps import seconds_of
+from gnomon.query.pages import Cursor, sort_keys
 from gnomon.query.plan import Facts, Plan, shifted
-from gnomon.query.result import Basis, Result, Row
+from gnomon.query.result import Basis, Bounds, Result, Row
 from gnomon.store import Store, Table
 from gnomon.timerange import Grain, bucket_starts, from_us, period_number, period_start_us, to_us
 
@@ -33,6 +36,7 @@ class Answer:
     def __init__(self, ask: Ask, store: Store, plan: Plan, facts: Facts, cursor: PageCursor | None) -> None:
         self.ask, self.store, self.plan, self.facts = ask, store, plan, facts
         self.query, self.cursor = plan.query, cursor
+        self.gaps: set[Any] = set()  #: the buckets without collection and without events, as the store names them
 
     def result(self) -> Result:
         other = shifted(self.plan, self.facts) if self.query.compare is not None else None
@@ -51,12 +55,19 @@ class Answer:
             [self._row(values, place) for place, values in enumerate(page)], self._basis(cached),
             frozenset(m.name for m in self.query.metrics if m.is_rate),
             frozenset(m.name for m in self.query.metrics if m.is_share), sql=tuple(statements),
+            uncollected=self.plan.uncollected,
         )  # fmt: skip
         if more:
             found.next = self._next(page[-1])
-        found.half_widths = self._half_widths(tables[0], page)
+        if self.gaps:
+            found.gap_rows = frozenset(place for place, values in enumerate(page) if values[0] in self.gaps)
+        found.half_widths, found.bounds = self._half_widths(tables[0], page), self._bounds(tables[0], page)
+        found.reasons = {
+            m.name: intervals.TOO_FEW if m.name in found.bounds else intervals.reason_of(m.expression)
+            for m in self.query.metrics if m.name not in found.half_widths
+        }  # fmt: skip
         if other is not None:
-            found.before = self._before(tables[1 + self.query.totals], other, page)
+            found.before, found.gaps_before = self._before(tables[1 + self.query.totals], other, page)
         if self.query.totals:
             self._add_totals(found, tables, other is not None)
         return found
@@ -67,8 +78,9 @@ class Answer:
         row = tables[1].rows[0]
         found.totals = Row(names, row[:width], len(found.rows))
         for name, halves in self._half_widths(tables[1], [row]).items():
-            if found.half_widths is not None:
-                found.half_widths[name] = found.half_widths.get(name, [None] * len(found.rows)) + halves
+            found.half_widths[name] += halves
+        for name, bounds in self._bounds(tables[1], [row]).items():
+            found.bounds[name] += bounds
         if compared and found.before is not None:
             found.before.append(Row(names, tables[-1].rows[0][:width], 0))
 
@@ -131,20 +143,23 @@ class Answer:
 
     def _filled(self, table: Table) -> list[Sequence[Any]]:
         """Every bucket of the range: 0 for counts and sums where nothing happened, null for what has no value, and
-        null throughout for a bucket that has not begun."""
+        null throughout for a bucket that has not begun, and for one in which nobody was there to count."""
         assert self.plan.buckets is not None
         zone, grain = self.plan.range.zone, Grain(self.query.dimensions[0].grain or "")
         found = {period_start_us(grain, row[0], zone): row for row in table.rows}
         now = to_us(self.facts.now)
         empty = [_empty(m.expression, self.plan.weighted) for m in self.query.metrics]
-        errors = len(table.columns) - 1 - len(empty)
+        errors = [0.0 if name[0] == "e" else None for name in table.columns[1 + len(empty) :]]
         rows: list[Sequence[Any]] = []
         for start in self.plan.buckets:
             if start in found:
                 rows.append(found[start])
             else:
-                blank = [None] * len(empty) if start > now else empty
-                rows.append([_bucket_value(grain, start, zone), *blank, *[0.0] * errors])
+                value = _bucket_value(grain, start, zone)
+                if start in self.plan.gaps:
+                    self.gaps.add(value)
+                blank = [None] * len(empty) if start > now or start in self.plan.gaps else empty
+                rows.append([value, *blank, *errors])
         return rows
 
     def _half_widths(self, table: Table, page: list[Sequence[Any]]) -> dict[str, list[float | None]]:
@@ -154,8 +169,20 @@ class Answer:
                 found[self.query.metrics[int(name[1:])].name] = [row[place] for row in page]
         return found
 
-    def _before(self, table: Table, other: Plan, page: list[Sequence[Any]]) -> list[Row | None]:
-        """For each row of the page, the row of the other period: the bucket at the same place, or the same values."""
+    def _bounds(self, table: Table, page: list[Sequence[Any]]) -> dict[str, list[Bounds | None]]:
+        """Low and high of the intervals that have no half width; null where too little was kept to tell."""
+        found: dict[str, list[Bounds | None]] = {}
+        for low, name in enumerate(table.columns):
+            if name.startswith("l"):
+                high = table.columns.index(f"h{name[1:]}")
+                ends = [None if row[low] is None else (row[low], row[high]) for row in page]
+                found[self.query.metrics[int(name[1:])].name] = ends
+        return found
+
+    def _before(self, table: Table, other: Plan, page: list[Sequence[Any]]
+                ) -> tuple[list[Row | None], frozenset[int]]:  # fmt: skip
+        """For each row of the page, the row of the other period: the bucket at the same place, or the same values; and
+        which of them are gaps."""
         if len(table.rows) > MOST_COMPARED:
             raise RangeTooLarge("the compared period has too many groups", remedy="Add a filter or fewer dimensions.")
         count = len(self.query.dimensions)
@@ -163,21 +190,27 @@ class Answer:
         known = {tuple(row[:count]): row for row in table.rows}
         names = [m.name for m in self.query.metrics]
         empty = [_empty(m.expression, other.weighted) for m in self.query.metrics]
+        gaps = _gap_values(other)
+        missing = []
         found: list[Row | None] = []
-        for row in page:
+        for place, row in enumerate(page):
             key = shift.key(row[:count])
             if key is None:
                 found.append(None)
                 continue
             match: Sequence[Any] = known.get(key) or (*key, *empty)
+            if key not in known and key[:1] and key[0] in gaps:
+                match = (*key, *[None] * len(empty))
+                missing.append(place)
             found.append(Row(names, match[count : count + len(names)], 0))
-        return found
+        return found, frozenset(missing)
 
     def _basis(self, cached: bool) -> Basis:
         percentiles = any(isinstance(metric.expression, Quantile) for metric in self.query.metrics)
         return Basis(self.plan.basis, not self.plan.weighted, self.plan.version, self.plan.range.start,
                      self.plan.range.end, str(self.plan.range.zone), self.plan.steps, cached,
-                     0.01 if self.plan.sources.sums and percentiles else 0.0)  # fmt: skip
+                     0.01 if self.plan.rolled and percentiles else 0.0, seconds_of(self.plan.uncollected),
+                     len(self.gaps))  # fmt: skip
 
 
 class _Shift:
@@ -198,6 +231,14 @@ class _Shift:
         found = [value if known is None else known.get(value) for value, known in zip(values, self.maps, strict=True)]
         missing = any(known is not None and new is None for new, known in zip(found, self.maps, strict=True))
         return None if missing else tuple(found)
+
+
+def _gap_values(plan: Plan) -> set[Any]:
+    """The buckets of a plan in which nobody was there, as the store names buckets."""
+    if not plan.gaps:
+        return set()
+    grain = Grain(plan.query.dimensions[0].grain or "")
+    return {_bucket_value(grain, start, plan.range.zone) for start in plan.gaps}
 
 
 def _bucket_value(grain: Grain, start: int, zone: ZoneInfo) -> int:

@@ -14,6 +14,7 @@ from gnomon.store import Store
 from gnomon.timerange import Clock
 
 if TYPE_CHECKING:
+    from gnomon.pseudonyms import Pseudonyms
     from gnomon.query.inquiry import Inquiry
     from gnomon.query.model import Query
     from gnomon.query.result import Result
@@ -30,11 +31,15 @@ class Asking:
     settings: Settings
     clock: Clock
     zone: ZoneInfo
+    _pseudonyms: Pseudonyms | None
 
     def _own_or_refuse(self) -> Store:
         raise NotImplementedError
 
     def _audited(self, operation: str, **said: Any) -> AbstractContextManager[Note]:
+        raise NotImplementedError
+
+    def _own_span(self) -> tuple[int, int] | None:
         raise NotImplementedError
 
     def _reset_asking(self) -> None:
@@ -44,7 +49,7 @@ class Asking:
         if self._asked is None:
             from gnomon.query.inquiry import Inquiry  # deferred: 20 ms that a program which only records can do without
 
-            self._asked = Inquiry(self.settings, self.clock, self.zone)
+            self._asked = Inquiry(self.settings, self.clock, self.zone, self._own_span)
         return self._asked
 
     def query(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), date_range: Any = "all",
@@ -77,9 +82,10 @@ class Asking:
     def _answer(self, query: Query, note: Note) -> Result:
         store = self._own_or_refuse()
         from gnomon.query.outline import outline
+        from gnomon.query.widening import widened
 
         note.detail = outline(query)
-        return self._inquiry().answer(query, store, note)
+        return self._inquiry().answer(widened(query, self._pseudonyms), store, note)
 
     def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
         """How a question would be answered: the plan's steps and the SQL, without running it."""
@@ -87,11 +93,12 @@ class Asking:
             store = self._own_or_refuse()
             from gnomon.query.model import Query
             from gnomon.query.outline import outline
+            from gnomon.query.widening import widened
 
             named = {("dataset_name" if name == "dataset" else name): value for name, value in rest.items()}
             query = Query.build(metrics, dimensions, **named)
             note.detail = outline(query)
-            return self._inquiry().explain(query, store, note)
+            return self._inquiry().explain(widened(query, self._pseudonyms), store, note)
 
     def query_usage(self, time_range: Any = "24h", filters: Mapping[str, Any] | Sequence[Any] | None = None,
                     group_by: Sequence[str] | str | None = None, metrics: Sequence[Any] | None = None,

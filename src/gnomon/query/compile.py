@@ -5,35 +5,26 @@ Nothing a caller sends is ever text of SQL: names come from the catalog, values 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from sqlglot import exp
 
 from gnomon.catalog import Dimension
-from gnomon.errors import InvalidValue
 from gnomon.metrics import Count, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
+from gnomon.query import intervals
 from gnomon.query.filters import FilterWords, column, literal, named, typed
 from gnomon.query.model import Filter, Test, parse_filters
+from gnomon.query.pages import Cursor, paged
+from gnomon.query.percentiles import percentiles
 from gnomon.query.plan import Plan
 from gnomon.query.zones import TimeWords
 from gnomon.store.dialect import Dialect
 
-_NORMAL_95 = 1.959963984540054  #: two-sided 95 % quantile of the normal distribution
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """Where the page before ended: the values of its last row, in the order of the answer's sort keys (none: at the
-    start), and the data version of the first page."""
-
-    values: tuple[Any, ...]
-    version: int
-
 
 def compile_plan(plan: Plan, dialect: Dialect, cursor: Cursor | None = None, *, totals: bool = False) -> str:
-    """The SQL text of a plan. Columns: `d0..` dimensions, `m0..` metrics, `e0..` half-widths of 95 % intervals."""
+    """The SQL text of a plan. Columns: `d0..` dimensions, `m0..` metrics, `e0..` half widths of their 95 % intervals,
+    `l0..` and `h0..` low and high of those that lie unequally about the value."""
     if plan.sources.sums or plan.sources.people:
         from gnomon.query.state import compile_state  # deferred: it builds on this module
 
@@ -53,21 +44,110 @@ class Compiler:
         self.weight = column("weight") if plan.weighted else None
 
     def statement(self, cursor: Cursor | None) -> str:
-        dims = [] if self.totals else [
-            named(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)
-        ]  # fmt: skip
-        metrics = [named(self._metric(m.expression), f"m{i}") for i, m in enumerate(self.plan.query.metrics)]
-        errors = self._half_widths() if self.plan.weighted else []
-        select = exp.Select(expressions=[*dims, *metrics, *errors]).from_(self.plan.query.data.name, copy=False)
-        select.where(self._where(cursor), copy=False)
+        if self.plan.weighted and self._quantiles():
+            return self._put_together([self._sums(cursor), *self._raw_percentiles(cursor)], cursor)
+        select = self._grouped({i: self._metric(m.expression) for i, m in enumerate(self.plan.query.metrics)})
+        select = select.from_(self.plan.query.data.name, copy=False).where(self._where(cursor), copy=False)
+        if self._names("d") and self.plan.buckets is None:
+            select = paged(self.plan, select, cursor)
+        return self._text(select)
+
+    # -- parts --------------------------------------------------------------------------------------------------
+    # What has to be aggregated in another way has a select of its own, with a column for every metric. They are put
+    # together as text: a tree would be copied at every step.
+
+    def _put_together(self, parts: list[str | None], cursor: Cursor | None) -> str:
+        """The selects of parts as one answer, in order and as one page."""
+        there = [part for part in parts if part is not None]
+        text = there[0] if len(there) == 1 else self._joined(there)
+        if not self._names("d") or self.plan.buckets is not None:
+            return text
+        page = paged(self.plan, exp.select(exp.Star()).from_("answer"), cursor, joined=True)
+        kept = "" if cursor is None else "MATERIALIZED "  # a page that follows looks into it twice
+        return f"WITH answer AS {kept}({text}) {self._text(page)}"
+
+    def _joined(self, parts: list[str]) -> str:
+        dims = self._names("d")
+        columns = [f"{self._text(self._brought(name))} AS {name}" for name in [*self._names("m"), *self._names("e")]]
+        grouped = f" GROUP BY {', '.join(dims)}" if dims else ""
+        return f"SELECT {', '.join([*dims, *columns])} FROM ({' UNION ALL '.join(parts)}) AS parts{grouped}"
+
+    def _brought(self, name: str) -> exp.Expr:
+        """One column of the joined parts; what only some part has is null in the others."""
+        found: exp.Expr = exp.Max(this=column(name))
+        node = self.plan.query.metrics[int(name[1:])].expression if name[0] == "m" else None
+        if isinstance(node, Count | Sum | Unique) or name[0] == "e":
+            found = exp.Coalesce(this=found, expressions=[literal(0)])
+        return found
+
+    def _names(self, kind: str) -> list[str]:
+        """The columns of the dimensions (`d`), of the metrics (`m`), or of their intervals (`e`)."""
+        query = self.plan.query
+        if kind == "d":
+            return [] if self.totals else [f"d{i}" for i in range(len(query.dimensions))]
+        if kind == "m":
+            return [f"m{i}" for i in range(len(query.metrics))]
+        if not self.plan.weighted:
+            return []
+        nodes = [metric.expression for metric in query.metrics]
+        bounded = [i for i, node in enumerate(nodes) if isinstance(node, Quantile) and not self.plan.rolled]
+        return [
+            *(f"e{i}" for i, node in enumerate(nodes) if intervals.has_half_width(node)),
+            *(f"{end}{i}" for i in bounded for end in "lh"),
+        ]
+
+    def _dims(self) -> list[exp.Expr]:
+        return [named(self._dimension(self.plan.query.dimensions[int(name[1:])]), name) for name in self._names("d")]
+
+    def _grouped(self, own: dict[int, exp.Expr], *, errors: bool = True) -> exp.Select:
+        """A select of some of the metrics, with half widths; what is not its own is null."""
+        dims, metrics = self._dims(), [named(own.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
+        words = [named(self._interval_word(name) if errors else exp.null(), name) for name in self._names("e")]
+        select = exp.select(*dims, *metrics, *words, copy=False)
         if dims:
             select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
-            select = self._join_quantiles(select)
-            if self.plan.buckets is None:
-                select = self._paged(select, cursor)
-        else:
-            select = self._join_quantiles(select)
-        return select.sql(dialect=self.dialect.sqlglot, copy=False)
+        return select
+
+    def _interval_word(self, name: str) -> exp.Expr:
+        variance = self._variance(self.plan.query.metrics[int(name[1:])].expression) if name[0] == "e" else None
+        return exp.null() if variance is None else intervals.half_width(variance)
+
+    def _sums(self, cursor: Cursor | None) -> str | None:
+        """Everything but the percentiles; every group is there, also those that have none."""
+        own = {
+            i: self._metric(m.expression) for i, m in enumerate(self.plan.query.metrics)
+            if not isinstance(m.expression, Quantile)
+        }  # fmt: skip
+        if not own and not self._names("d"):
+            return None
+        select = self._grouped(own).from_(self.plan.query.data.name, copy=False)
+        return f"({self._text(select.where(self._where(cursor), copy=False))})"
+
+    def _raw_percentiles(self, cursor: Cursor | None) -> list[str]:
+        """A part for every field and condition of which percentiles are asked, from raw rows."""
+        return [self._percentile_rows(asked, cursor) for asked in self._by_field()]
+
+    def _by_field(self) -> list[list[tuple[int, Quantile]]]:
+        found: dict[tuple[str, str], list[tuple[int, Quantile]]] = {}
+        for i, metric in enumerate(self.plan.query.metrics):
+            node = metric.expression
+            if isinstance(node, Quantile):
+                found.setdefault((node.field, str(node.where)), []).append((i, node))
+        return list(found.values())
+
+    def _percentile_rows(self, asked: list[tuple[int, Quantile]], cursor: Cursor | None) -> str:
+        node = asked[0][1]
+        value = self._number(node.field)
+        parts = [self._where(cursor), exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))]
+        condition = self._condition(node.where)
+        if condition is not None:
+            parts.append(self.filters.condition(condition))
+        select = exp.select(*self._dims(), named(value, "x"), named(column("weight"), "w"), copy=False)
+        rows = select.from_(self.plan.query.data.name, copy=False).where(exp.and_(*parts, copy=False), copy=False)
+        return percentiles(self._text(rows), self._names("d"), [*self._names("m"), *self._names("e")], asked)
+
+    def _text(self, tree: exp.Expr) -> str:
+        return tree.sql(dialect=self.dialect.sqlglot, copy=False)
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
@@ -149,50 +229,14 @@ class Compiler:
         return exp.Div(this=above, expression=exp.Nullif(this=below, expression=literal(0)), typed=False, safe=False)
 
     def _quantile(self, node: Quantile, value: exp.Expr) -> exp.Expr:
-        if self.weight is None:
-            wanted = sorted({n.q for n in self._quantiles() if (n.field, n.where) == (node.field, node.where)})
-            if len(wanted) == 1:
-                return self._filtered(self.dialect.quantile(value, node.q), node.where)
-            several = self._filtered(self.dialect.quantiles(value, wanted), node.where)  # one state for all of them
-            return self.dialect.nth(several, wanted.index(node.q) + 1)
-        # With weights: the smallest value whose running weight reaches q of the total, see _join_quantiles.
-        reached = exp.GTE(
-            this=column(self._running(node)),
-            expression=exp.Mul(this=literal(node.q * (1 - 1e-12)), expression=column(self._running(node) + "_all")),
-        )
-        kept = exp.And(this=reached, expression=exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null())))
-        return self._filtered(exp.Min(this=value), node.where, kept)
-
-    def _running(self, node: Quantile) -> str:
-        return f"run{[str(n) for n in self._quantiles()].index(str(node))}"
+        wanted = sorted({n.q for n in self._quantiles() if (n.field, n.where) == (node.field, node.where)})
+        if len(wanted) == 1:
+            return self._filtered(self.dialect.quantile(value, node.q), node.where)
+        several = self._filtered(self.dialect.quantiles(value, wanted), node.where)  # one state for all of them
+        return self.dialect.nth(several, wanted.index(node.q) + 1)
 
     def _quantiles(self) -> list[Quantile]:
         return [m.expression for m in self.plan.query.metrics if isinstance(m.expression, Quantile)]
-
-    def _join_quantiles(self, select: exp.Select) -> exp.Select:
-        """For weighted quantiles, put running weights beside every row before the rows are grouped."""
-        if self.weight is None or not self._quantiles():
-            return select
-        keys = [] if self.totals else [self._dimension(d) for d in self.plan.query.dimensions]
-        extra: list[exp.Expr] = []
-        for node in self._quantiles():
-            value = self._number(node.field)
-            counts: exp.Expr = exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))
-            condition = self._condition(node.where)
-            if condition is not None:
-                counts = exp.and_(counts, self.filters.condition(condition))
-            weight = exp.Case(ifs=[exp.If(this=counts, true=self.weight.copy())], default=exp.Literal.number("0.0"))
-            everything = exp.Window(this=exp.Sum(this=weight), partition_by=[k.copy() for k in keys])
-            running = exp.Window(
-                this=exp.Sum(this=weight.copy()), partition_by=[k.copy() for k in keys],
-                order=exp.Order(expressions=[exp.Ordered(this=value.copy())]),
-            )  # fmt: skip
-            extra += [named(running, self._running(node)), named(everything, self._running(node) + "_all")]
-        where = select.args["where"]
-        rows = exp.select(exp.Star(), *extra).from_(self.plan.query.data.name).where(where.this)
-        select.set("where", None)
-        select.set("from_", exp.From(this=rows.subquery("weighed")))
-        return select
 
     def _filtered(self, aggregate: exp.Expr, where: Any, also: exp.Expr | None = None) -> exp.Expr:
         condition = self._condition(where)
@@ -216,17 +260,6 @@ class Compiler:
 
     # -- intervals ----------------------------------------------------------------------------------------------
 
-    def _half_widths(self) -> list[exp.Expr]:
-        """95 % half-widths where the estimator's variance is known: Horvitz-Thompson for counts and sums, and its
-        linearisation for means and ratios (Särndal, Swensson, Wretman: Model Assisted Survey Sampling, 5.3-5.6)."""
-        found: list[exp.Expr] = []
-        for i, metric in enumerate(self.plan.query.metrics):
-            variance = self._variance(metric.expression)
-            if variance is not None:
-                root = exp.Sqrt(this=exp.Greatest(this=variance, expressions=[literal(0)]))
-                found.append(named(exp.Mul(this=literal(_NORMAL_95), expression=root), f"e{i}"))
-        return found
-
     def _variance(self, node: MetricExpression) -> exp.Expr | None:
         one = exp.Literal.number("1.0")
         if isinstance(node, Count):
@@ -247,22 +280,11 @@ class Compiler:
     def _linearised(self, above: Any, below: Any, ratio: exp.Expr, size: exp.Expr) -> exp.Expr:
         (x, x_node), (y, y_node) = above, below
         xx, yy = self._spread(x, x, x_node), self._spread(y, y, y_node)
-        return self._linear(xx, yy, self._spread(x, y, x_node, y_node), ratio, size)
-
-    def _linear(self, xx: exp.Expr, yy: exp.Expr, xy: exp.Expr, ratio: exp.Expr, size: exp.Expr) -> exp.Expr:
-        """The variance of a ratio, of the spreads of both sides and between them."""
-        middle = exp.Mul(this=exp.Mul(this=literal(2), expression=ratio.copy()), expression=_zero(xy))
-        square = exp.Mul(this=exp.Mul(this=ratio.copy(), expression=ratio.copy()), expression=_zero(yy))
-        total = exp.Paren(this=exp.Add(this=exp.Sub(this=_zero(xx), expression=middle), expression=square))
-        bottom = exp.Nullif(this=exp.Mul(this=size.copy(), expression=size.copy()), expression=literal(0))
-        return exp.Div(this=total, expression=bottom, typed=False, safe=False)
+        return intervals.of_ratio(xx, yy, self._spread(x, y, x_node, y_node), ratio, size)
 
     def _spread(self, x: exp.Expr, y: exp.Expr, node: Any, other: Any = None) -> exp.Expr:
         """Sum of w(w-1)xy over the rows that belong to the node, and to the other one if there is one."""
         assert self.weight is not None
-        w = self.weight.copy()
-        scaled = exp.Mul(this=w, expression=exp.Paren(this=exp.Sub(this=w.copy(), expression=literal(1))))
-        product = exp.Mul(this=exp.Mul(this=scaled, expression=x.copy()), expression=y.copy())
         belongs: list[exp.Expr] = []
         for counted in (node, other):
             if isinstance(counted, Count) and counted.field is not None:
@@ -270,62 +292,5 @@ class Compiler:
         condition = None if other is None else self._condition(other.where)
         if condition is not None:
             belongs.append(self.filters.condition(condition))
-        return self._filtered(exp.Sum(this=product), node.where, exp.and_(*belongs) if belongs else None)
-
-    # -- order and pages ------------------------------------------------------------------------------------------
-
-    def sort_keys(self) -> list[tuple[str, bool]]:
-        return sort_keys(self.plan)
-
-    def _paged(self, select: exp.Select, cursor: Cursor | None, *, joined: bool = False) -> exp.Select:
-        """One page in order; with `joined` the rows are already those of a relation named `answer`."""
-        keys = self.sort_keys()
-        if cursor is not None and cursor.values:
-            if len(cursor.values) != len(keys):
-                raise InvalidValue("the page cursor belongs to another question", code="bad-cursor")
-            if not joined:
-                select = exp.select(exp.Star()).from_("answer").with_("answer", as_=select, materialized=True)
-            select.where(_behind(keys, cursor.values), copy=False)
-        order = [exp.Ordered(this=column(name), desc=desc, nulls_first=False) for name, desc in keys]
-        return select.order_by(*order, copy=False).limit(self.plan.page + 1, copy=False)
-
-
-def sort_keys(plan: Plan) -> list[tuple[str, bool]]:
-    """The complete order of an answer as `(column, descending)`: what was asked, else time then the first metric
-    falling, and always every dimension behind it, so that pages neither repeat nor miss a row. Nulls come last."""
-    count = len(plan.query.dimensions)
-    named = [(f"d{place}" if place < count else f"m{place - count}", desc) for place, desc in plan.query.order]
-    if not named:
-        named = [(f"d{i}", False) for i, d in enumerate(plan.query.dimensions) if d.kind == "time"] or [("m0", True)]
-    seen = {name for name, _ in named}
-    return named + [(f"d{i}", False) for i in range(count) if f"d{i}" not in seen]
-
-
-def _behind(keys: list[tuple[str, bool]], values: tuple[Any, ...]) -> exp.Expr:
-    """Rows that sort strictly behind `values`, nulls last in either direction."""
-    alternatives: list[exp.Expr] = []
-    same: list[exp.Expr] = []
-    there = exp.and_(
-        *[
-            exp.NullSafeEQ(this=column(n), expression=literal(v))
-            for (n, _), v in zip(keys, values, strict=True)
-            if n[0] == "d"
-        ]
-    )
-    for (name, desc), value in zip(keys, values, strict=True):
-        is_null = exp.Is(this=column(name), expression=exp.Null())
-        if value is None:
-            same.append(is_null)
-            continue
-        bound = literal(value)
-        if isinstance(value, float) and name[0] == "m":
-            again = exp.select(name).from_("answer").where(there.copy()).limit(1).subquery()
-            bound = exp.Coalesce(this=again, expressions=[bound])
-        beyond: exp.Expr = (exp.LT if desc else exp.GT)(this=column(name), expression=bound)
-        alternatives.append(exp.and_(*same, exp.Paren(this=exp.Or(this=beyond, expression=is_null))))
-        same.append(exp.EQ(this=column(name), expression=bound.copy()))
-    return exp.or_(*alternatives) if alternatives else exp.false()
-
-
-def _zero(value: exp.Expr) -> exp.Expr:
-    return exp.Coalesce(this=value, expressions=[exp.Literal.number("0.0")])
+        total = exp.Sum(this=intervals.scaled(self.weight, x, y))
+        return self._filtered(total, node.where, exp.and_(*belongs) if belongs else None)

@@ -11,6 +11,9 @@ from typing import Any
 import msgspec
 
 from gnomon.query.books import Books
+from gnomon.query.gaps import holes, in_words, seconds_of
+from gnomon.store.aliveness import Span
+from gnomon.timerange import US_DAY
 
 #: A batch that waits longer than this in the journal points at a store that does not keep up.
 MOST_WAITING_BATCHES = 1_000
@@ -42,7 +45,7 @@ class Health:
 
 
 def examine(described: dict[str, Any], journal: dict[str, int], books: Books, lag: int, damaged: Sequence[Path],
-            free_bytes: int, version: str, audit: dict[str, int]) -> Health:  # fmt: skip
+            free_bytes: int, version: str, audit: dict[str, int], pseudonyms: str = "off") -> Health:  # fmt: skip
     """Put facts and findings together. `lag` is the number of journal positions the store is behind."""
     from importlib.metadata import version as version_of  # deferred: 20 ms that opening an engine does not need
 
@@ -58,6 +61,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "events": events,
         "metric_samples": described["samples"],
         "quarantined": described["quarantined"],
+        "pseudonyms": pseudonyms,
         "first_event": _iso(first),
         "last_event": _iso(described["last_ts_us"]),
         "store_bytes": described["bytes"],
@@ -68,6 +72,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "disk_free_bytes": free_bytes,
         "growth": _growth(described, received, free_bytes),
         "books": books.to_dict(),
+        **_collection(described["alive"], described["now_us"]),
         "audit_entries": audit["entries"],
         "audit_entries_waiting": audit["waiting"],
         "audit_entries_lost": audit["lost"],
@@ -129,6 +134,13 @@ def _growth(described: dict[str, Any], received_us: int | None, free_bytes: int)
         return "less than a day of recording: too short to say"
     a_day = described["bytes"] / days
     return f"{a_day / 1024**2:,.1f} MiB a day; the disk lasts about {free_bytes / max(a_day, 1):,.0f} days"
+
+
+def _collection(alive: Sequence[Span], now_us: int) -> dict[str, str]:
+    """When somebody was last there to record, and in how much of the last week nobody was."""
+    found = holes(alive, now_us - 7 * US_DAY, now_us)
+    spans = f"{len(found):,} span{'s' * (len(found) != 1)}, {in_words(seconds_of(found))}" if found else "none"
+    return {"last_heartbeat": _iso(alive[-1][1] if alive else None), "not_collected_in_7_days": spans}
 
 
 def _iso(us: int | None) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from gnomon.errors import RangeTooLarge
+from gnomon.query.gaps import gap_buckets, holes, in_words, seconds_of
 from gnomon.query.model import Query
 from gnomon.query.sources import RolledUp, Sources, choose
+from gnomon.store.aliveness import Span
 from gnomon.timerange import (
     US_DAY,
     US_HOUR,
@@ -28,7 +30,7 @@ from gnomon.timerange import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a plan may know of the data: the time, the first event, and the spans that hold weights other than 1."""
 
@@ -44,6 +46,7 @@ class Facts:
     as_of: int | None = None  #: the data version of the first page, for those that follow
     sighted: bool = False  #: sampling left people out of the events, so they are counted from sightings as well
     settled: bool = False  #: all of this is of one data version
+    alive: tuple[Span, ...] = ()  #: when somebody was there to record; none: nothing is known, so there are no gaps
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ class Plan:
     version: int
     steps: tuple[str, ...]
     sources: Sources = field(default_factory=Sources)
+    uncollected: tuple[Span, ...] = ()  #: the parts of the range in which nobody was there to record, half-open
+    gaps: frozenset[int] = frozenset()  #: the buckets that lie wholly in them
+
+    @property
+    def rolled(self) -> bool:
+        """Whether counts and sums, and so percentiles, rest on rollups, alone or with raw rows."""
+        return any(part.kind != "raw" for part in self.sources.sums)
 
 
 def make_plan(query: Query, project: str, facts: Facts, span: tuple[int, int] | None = None) -> Plan:
@@ -73,7 +83,7 @@ def make_plan(query: Query, project: str, facts: Facts, span: tuple[int, int] | 
     if span is not None:
         found = replace(found, start_us=span[0], end_us=span[1])
     plan = Plan(query, project, found, (), None, "raw", False, 0, facts.version, ())
-    for step in (_choose_grain, _choose_basis, _weigh, _page):
+    for step in STEPS:
         plan = step(plan, facts)
     return plan
 
@@ -88,7 +98,7 @@ def shifted(plan: Plan, facts: Facts) -> Plan:
     else:
         other = resolve_range(compare, now=facts.now, zone=plan.range.zone, earliest_us=facts.earliest_us)
     plan = replace(plan, range=other, steps=())
-    for step in (_choose_grain, _choose_basis, _weigh, _page):
+    for step in STEPS:
         plan = step(plan, facts)
     return plan
 
@@ -130,7 +140,7 @@ def _choose_basis(plan: Plan, facts: Facts) -> Plan:
     """Rollups where they answer what was asked, with the raw rows that they do not have yet; else raw rows."""
     sources = choose(plan, facts)
     if not sources.sums and not sources.people:
-        why = f", as {sources.reason}" if sources.reason and facts.rolled_up else ""
+        why = f", as {sources.reason}" if sources.reason and (facts.rolled_up or facts.sighted) else ""
         return _noted(plan, f"basis: raw rows{why}", basis="raw", sources=sources)
     parts = [*sources.sums, *sources.people]
     rolled = sorted({f"{part.rollup} {part.tier}".strip() or "activity" for part in parts if part.kind != "raw"})
@@ -150,6 +160,20 @@ def _weigh(plan: Plan, facts: Facts) -> Plan:
     )
 
 
+def _find_gaps(plan: Plan, facts: Facts) -> Plan:
+    """Where in the range, up to now, nobody was there to record."""
+    start, end = plan.range.start_us, min(plan.range.end_us, to_us(facts.now) + 1)
+    found = holes(facts.alive, start, end)
+    if not found:
+        return plan
+    gaps = frozenset[int]() if plan.buckets is None else gap_buckets(found, plan.buckets, start, end)
+    return _noted(plan, f"gaps: nothing was collected for {in_words(seconds_of(found))} of the range",
+                  uncollected=found, gaps=gaps)  # fmt: skip
+
+
 def _page(plan: Plan, facts: Facts) -> Plan:
     page = min(plan.query.limit or facts.max_rows, facts.max_rows)
     return replace(plan, page=page)
+
+
+STEPS = (_choose_grain, _find_gaps, _choose_basis, _weigh, _page)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 from gnomon.query.plan import Plan
 from gnomon.query.sources import Slice
@@ -70,7 +71,52 @@ def _within(each: Slice) -> str:
 # -- people ---------------------------------------------------------------------------------------------------------
 
 
-def raw_people(plan: Plan, version: int, keep: Sequence[str]) -> list[str]:
+def people_rows(plan: Plan, version: int, keep: Sequence[str], grain: str | None) -> str:
+    """Who was active: of rollups, with days cut at the range's edges and into the question's buckets; of raw rows."""
+    parts = []
+    for each in _activity(plan):
+        days, cells = _cut(plan, each, grain)
+        if days is not None:
+            parts.append(_whole_days(plan, keep, days))
+        if cells:
+            parts.append(_parts_of_days(plan, keep, cells))
+    return " UNION ALL ".join(parts + _raw_people(plan, version, keep))
+
+
+def people_by_day(plan: Plan, version: int) -> str | None:
+    """How many were `seen` on each UTC day: `active_days` has one row for each, so that they need not be compared.
+
+    None for the days of other zones.
+    """
+    if any(piece.offset_us % US_DAY for piece in plan.pieces):
+        return None
+    counted, others = [], []
+    for each in _activity(plan):
+        days, cells = _cut(plan, each, "day")
+        if days is None:
+            return None
+        counted.append(days)
+        if cells:
+            others.append(_parts_of_days(plan, (), cells))
+    if not counted:
+        return None
+    me = f"project = {quoted(plan.project)}"
+    rows = " UNION ALL ".join(others + _raw_people(plan, version, ()))
+    there = " OR ".join(f"day >= {first} AND day < {end}" for first, end in counted)
+    at = f"make_timestamp(day * {US_DAY}) AS ts, COUNT(*) AS seen"
+    return (
+        f"SELECT {at} FROM active_days WHERE {me} AND ({there}) GROUP BY day UNION ALL "
+        f"SELECT {at} FROM (SELECT DISTINCT epoch_us(ts) // {US_DAY} AS day, person FROM ({rows}) AS late) AS o "
+        f"WHERE NOT EXISTS (SELECT 1 FROM active_days AS a WHERE {me} AND ({there}) AND a.day = o.day "
+        "AND a.person = o.person) GROUP BY day"
+    )
+
+
+def _activity(plan: Plan) -> list[Slice]:
+    return [each for each in plan.sources.people if each.kind == "activity"]
+
+
+def _raw_people(plan: Plan, version: int, keep: Sequence[str]) -> list[str]:
     """The people of raw rows and of sightings, by their numbers; those who have none yet get negative ones."""
     names, me = ", ".join(["ts", *keep]), f"project = {quoted(plan.project)}"
     parts = []
@@ -81,44 +127,54 @@ def raw_people(plan: Plan, version: int, keep: Sequence[str]) -> list[str]:
         parts.append(f"SELECT {names}, actor FROM sightings WHERE {where}")
     if not parts:
         return []
+    rows = f"({' UNION ALL '.join(parts)})"
+    known = f"(SELECT number, actor FROM people WHERE {me} AND actor IN (SELECT actor FROM {rows} AS k))"
     return [
-        f"SELECT {names}, COALESCE(number, -DENSE_RANK() OVER (ORDER BY f.actor)) AS person "
-        f"FROM ({' UNION ALL '.join(parts)}) AS f LEFT JOIN (SELECT number, actor FROM people WHERE {me}) AS p "
-        "ON p.actor = f.actor WHERE f.actor IS NOT NULL"
+        f"SELECT {names}, COALESCE(number, -DENSE_RANK() OVER (ORDER BY f.actor)) AS person FROM {rows} AS f "
+        f"LEFT JOIN {known} AS p ON p.actor = f.actor WHERE f.actor IS NOT NULL"
     ]
 
 
-def activity_rows(plan: Plan, keep: Sequence[str], grain: str | None) -> list[str]:
-    """Who was active in the activity slice, each day cut at the range's edges and into the question's buckets."""
-    found = []
-    for each in (each for each in plan.sources.people if each.kind == "activity"):
-        table = "activity" if keep else "active_days"
-        names = "".join(f"{name}, " for name in keep)
-        first, last = each.start_us // US_DAY, -(-each.end_us // US_DAY)
-        me = f"project = {quoted(plan.project)}"
-        if _whole(plan, each, grain):
-            at = f"make_timestamp(day * {US_DAY}) AS ts"
-            found.append(f"SELECT {at}, {names}person FROM {table} WHERE {me} AND day >= {first} AND day < {last}")
-            continue
-        cells = list(_cells(plan, each, grain))
-        pairs = ", ".join(f"({day}, {at}, {low}, {high})" for day, at, low, high in cells)
-        found.append(
-            f"SELECT make_timestamp(c.us) AS ts, {names}person FROM {table} AS a JOIN (VALUES {pairs}) AS "
-            f"c(on_day, us, lows, highs) ON a.day = c.on_day AND ((a.low & c.lows) <> 0 OR (a.high & c.highs) <> 0) "
-            f"WHERE {me} AND day >= {first} AND day < {last}"
-        )
-    return found
+def _whole_days(plan: Plan, keep: Sequence[str], days: tuple[int, int]) -> str:
+    names = "".join(f"{name}, " for name in keep)
+    return (
+        f"SELECT make_timestamp(day * {US_DAY}) AS ts, {names}person FROM {_table(keep)} "
+        f"WHERE project = {quoted(plan.project)} AND day >= {days[0]} AND day < {days[1]}"
+    )
 
 
-def _whole(plan: Plan, each: Slice, grain: str | None) -> bool:
-    """Whether every UTC day lies in one bucket, so that no mask has to be looked at."""
-    utc = all(piece.offset_us % US_DAY == 0 for piece in plan.pieces)
-    edges = each.start_us % US_DAY == 0 and each.end_us % US_DAY == 0
-    return edges and (grain is None or (utc and grain not in ("hour", "hour_of_day")))
+def _parts_of_days(plan: Plan, keep: Sequence[str], cells: Sequence[Cell]) -> str:
+    names = "".join(f"{name}, " for name in keep)
+    pairs = ", ".join(f"({day}, {at}, {low}, {high})" for day, at, low, high in cells)
+    return (
+        f"SELECT make_timestamp(c.us) AS ts, {names}person FROM {_table(keep)} AS a JOIN (VALUES {pairs}) AS "
+        f"c(on_day, us, lows, highs) ON a.day = c.on_day AND ((a.low & c.lows) <> 0 OR (a.high & c.highs) <> 0) "
+        f"WHERE project = {quoted(plan.project)} AND day >= {cells[0][0]} AND day <= {cells[-1][0]}"
+    )
 
 
-def _cells(plan: Plan, each: Slice, grain: str | None) -> Iterator[tuple[int, int, int, int]]:
-    """The pieces into which buckets, UTC days and the range's edges cut the slice: `(day, moment, low, high)`."""
+def _table(keep: Sequence[str]) -> str:
+    return "activity" if keep else "active_days"
+
+
+def _cut(plan: Plan, each: Slice, grain: str | None) -> tuple[tuple[int, int] | None, list[Cell]]:
+    """The first UTC days `(first, end)` that lie in one bucket each, so that no mask has to be looked at; the rest."""
+    cells = list(_cells(plan, each, grain))
+    whole = {day for day, _, low, high in cells if low == high == 2**48 - 1}
+    if not whole:
+        return None, cells
+    first = end = min(whole)
+    while end in whole:
+        end += 1
+    return (first, end), [cell for cell in cells if not first <= cell[0] < end]
+
+
+#: A UTC day, the moment at which a part of it begins, and the masks of its quarter-hours.
+Cell: TypeAlias = tuple[int, int, int, int]
+
+
+def _cells(plan: Plan, each: Slice, grain: str | None) -> Iterator[Cell]:
+    """The pieces into which buckets, UTC days and the range's edges cut the slice."""
     edges = {each.start_us, each.end_us}
     if grain is not None:
         kind = Grain.HOUR if grain in ("hour", "hour_of_day") else Grain.DAY

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
 
 import msgspec
 
 from gnomon.errors import InvalidValue, MissingExtra, unknown_name
+from gnomon.query.gaps import in_words
+from gnomon.store.aliveness import Span
+from gnomon.timerange import from_us
 
 
 class Row(dict[str, Any]):
@@ -25,12 +28,18 @@ class Row(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval; `exact` when the rows it rests on all have weight 1."""
+    """A value with its 95 % interval; `exact` when the rows it rests on all have weight 1. `reason` says why one is
+    missing: `no_value`, `too_few`, `histogram`, `as_seen`, `no_formula`."""
 
     value: float | None
     low: float | None
     high: float | None
     exact: bool
+    reason: str | None = None
+
+
+#: Low and high of an interval.
+Bounds: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class Basis:
     """What an answer rests on: `raw` rows or `rollups`, whether it is exact, and the plan's steps in words.
 
     `percentile_error` is the relative error within which percentiles lie that were read from histograms, else 0.
+    `uncollected_seconds` is how long in the range nobody was there to record; `gaps` counts the buckets without
+    collection.
     """
 
     source: str
@@ -60,10 +71,17 @@ class Basis:
     steps: tuple[str, ...]
     from_cache: bool = False
     percentile_error: float = 0.0
+    uncollected_seconds: float = 0.0
+    gaps: int = 0
 
     def __str__(self) -> str:
         near = f", percentiles within {self.percentile_error:.0%}" if self.percentile_error else ""
-        return f"{self.source}, {'exact' if self.exact else 'estimate (weighted)'}{near}"
+        missing = ""
+        if self.gaps:
+            missing = f", {self.gaps:,} bucket{'s' * (self.gaps > 1)} without collection"
+        elif self.uncollected_seconds:
+            missing = f", {in_words(self.uncollected_seconds)} without collection"
+        return f"{self.source}, {'exact' if self.exact else 'estimate (weighted)'}{near}{missing}"
 
 
 _BUCKET_TEXT = {"day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
@@ -85,9 +103,24 @@ class Result(Sequence[Row]):
     shares: frozenset[str] = frozenset()
     next: str | None = None
     totals: Row | None = None
-    half_widths: dict[str, list[float | None]] | None = None
+    half_widths: dict[str, list[float | None]] = field(default_factory=dict)
+    bounds: dict[str, list[Bounds | None]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     before: list[Row | None] | None = None
     sql: tuple[str, ...] = ()
+    uncollected: tuple[Span, ...] = ()
+    gap_rows: frozenset[int] = frozenset()
+    gaps_before: frozenset[int] = frozenset()
+
+    @property
+    def gaps(self) -> list[tuple[datetime, datetime]]:
+        """The parts of the range in which nobody was there to record: starts, and ends that are not part of them."""
+        zone = self.basis.start.tzinfo or UTC
+        return [(from_us(first, zone), from_us(last, zone)) for first, last in self.uncollected]
+
+    def is_gap(self, row: Mapping[str, Any] | int) -> bool:
+        """Whether a row is a bucket without collection; its metrics are null then."""
+        return self._place(row) in self.gap_rows
 
     @property
     def columns(self) -> list[str]:
@@ -104,14 +137,20 @@ class Result(Sequence[Row]):
         return iter(self.rows)
 
     def interval(self, metric: str, row: Mapping[str, Any] | int = 0) -> Interval:
-        """The 95 % interval of a metric in a row (or row number). Low and high are None where none is known."""
+        """The 95 % interval of a metric in a row (or row number). Low and high are None where none is known, and
+        `reason` says why. Those of percentiles lie at unequal distances from the value."""
         self._check_metric(metric)
         place, value = self._place(row), self._at(row)[metric]
         if self.basis.exact:
             return Interval(value, value, value, True)
-        half = (self.half_widths or {}).get(metric, [None] * (len(self.rows) + 1))[place]
-        if value is None or half is None:
-            return Interval(value, None, None, False)
+        if value is None:
+            return Interval(None, None, None, False, "no_value")
+        nothing = [None] * (len(self.rows) + 1)
+        bounds, half = self.bounds.get(metric, nothing)[place], self.half_widths.get(metric, nothing)[place]
+        if bounds is not None:
+            return Interval(value, *bounds, False)
+        if half is None:
+            return Interval(value, None, None, False, self.reasons.get(metric))
         low, high = value - half, value + half
         if metric in self.shares:
             low, high = max(0.0, low), min(1.0, high)
@@ -122,8 +161,11 @@ class Result(Sequence[Row]):
         self._check_metric(metric)
         if self.before is None:
             raise unknown_name("comparison", metric, ["compare='previous' in the query"])
-        now, other = self._at(row)[metric], self.before[self._place(row)]
+        place = self._place(row)
+        now, other = self._at(row)[metric], self.before[place]
         before = None if other is None else other[metric]
+        if place in self.gap_rows or place in self.gaps_before:
+            return Change(now, before, None, None, "gap")
         return change(now, before, rate=metric in self.rates)
 
     def _place(self, row: Mapping[str, Any] | int) -> int:
@@ -203,6 +245,8 @@ class Result(Sequence[Row]):
     def text(self, row: Mapping[str, Any], name: str) -> str:
         """One cell for people: a time bucket as short as its grain allows, numbers with grouped digits."""
         value = row[name]
+        if value is None and name in self.metrics and isinstance(row, Row) and row.place in self.gap_rows:
+            return "gap"
         if not isinstance(value, datetime):
             return show(value)
         if name == "time:quarter":

@@ -15,7 +15,7 @@ from gnomon.errors import InvalidValue
 from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query.model import All, Either, Filter, Not, Query, Test, parse_filters
-from gnomon.store.rollups import ACTIVITY, HISTOGRAMS, MEASURES, QUARTER, ROLLUPS
+from gnomon.store.rollups import ACTIVITY, HISTOGRAMS, MEASURES, QUARTER, kept_by
 from gnomon.timerange import Grain, period_number, period_start_us
 
 if TYPE_CHECKING:
@@ -29,8 +29,12 @@ class RolledUp:
     until_us: int
     version: int
     width: int
-    dimensions: tuple[str, ...]
+    rollups: tuple[str, ...]
     zones: tuple[str, ...]
+
+    def that_keeps(self, columns: set[str]) -> str | None:
+        """The first rollup that keeps these columns apart."""
+        return next((rollup for rollup in self.rollups if columns <= set(kept_by(rollup))), None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ def choose(plan: Plan, facts: Facts) -> Sources:
         raise _refused("so were the rollups")
     sums: tuple[Slice, ...] = ()
     people: tuple[Slice, ...] = ()
-    if any(not isinstance(leaf, Unique) for leaf in leaves(plan.query)) or plan.query.dimensions:
+    # A series shows every bucket anyway; where one may be a gap it has to be known whether it holds any rows.
+    listed = plan.query.dimensions and (plan.buckets is None or plan.gaps)
+    if listed or any(not isinstance(leaf, Unique) for leaf in leaves(plan.query)):
         sums = tuple(_sums(plan, facts, rolled, gone))
     if any(isinstance(leaf, Unique) for leaf in leaves(plan.query)):
         people = tuple(_people(plan, rolled, gone))
@@ -140,9 +146,12 @@ def _filtered(node: Filter | None) -> Iterator[str]:
 def _only_raw(plan: Plan, rolled: RolledUp) -> str:
     """Why only raw rows can answer; empty if rollups can."""
     query = plan.query
-    foreign = sorted(needed(query, people=False) - set(rolled.dimensions) - {"type"})
+    asked = needed(query, people=False)
+    foreign = sorted(asked.difference(*(kept_by(rollup) for rollup in rolled.rollups)))
     if foreign:
         return f"rollups do not keep {foreign[0]} apart"
+    if rolled.that_keeps(asked) is None:
+        return f"no rollup keeps {', '.join(sorted(asked - {'type'}))} apart together"
     if any(dimension.grain == "minute" for dimension in query.dimensions):
         return "rollups have no minutes"
     if any(dimension.kind == "time" for dimension in query.dimensions):
@@ -186,7 +195,8 @@ def _sums(plan: Plan, facts: Facts, rolled: RolledUp, gone: int) -> Iterator[Sli
         return
     if (start < first and start < gone) or (last < min(end, gone)):
         raise _refused("the range does not begin and end where rolled-up buckets do")
-    rollup = next(name for name in reversed(ROLLUPS) if needed(plan.query, people=False) <= set(ROLLUPS[name]))
+    rollup = rolled.that_keeps(needed(plan.query, people=False))
+    assert rollup is not None  # or _only_raw would have said so
     if start < first:
         yield Slice("raw", start, first)
     yield from _tiers(plan, facts, rolled, rollup, first, last)

@@ -10,10 +10,12 @@ from sqlglot import exp
 
 from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
-from gnomon.query.compile import Compiler, Cursor
+from gnomon.query import intervals
+from gnomon.query.compile import Compiler
 from gnomon.query.filters import column, literal, named, typed
+from gnomon.query.pages import Cursor
 from gnomon.query.plan import Plan
-from gnomon.query.relations import activity_rows, histogram_rows, raw_people, state_rows
+from gnomon.query.relations import histogram_rows, people_by_day, people_rows, state_rows
 from gnomon.query.sources import leaves, needed
 from gnomon.store.dialect import Dialect
 from gnomon.store.rollups import MEASURES, value_of
@@ -36,89 +38,47 @@ class _StateCompiler(Compiler):
         """The texts of the parts, joined. They are put together as text: a tree would be copied at every step."""
         if cursor is not None:
             self.version = cursor.version
-        parts = [part for part in (self._sums(), self._people(), *self._percentiles()) if part is not None]
-        text = parts[0] if len(parts) == 1 else self._joined(parts)
-        if not self._names("d") or self.plan.buckets is not None:
-            return text
-        page = self._paged(exp.select(exp.Star()).from_("answer"), cursor, joined=True)
-        return f"WITH answer AS ({text}) {self._text(page)}"
+        of_rows = Cursor((), self.version)
+        percentiles = self._percentiles() if self.plan.rolled else self._raw_percentiles(of_rows)
+        return self._put_together([self._sums(cursor), self._people(), *percentiles], cursor)
 
-    def _joined(self, parts: list[str]) -> str:
-        dims = self._names("d")
-        columns = [f"{self._text(self._brought(name))} AS {name}" for name in [*self._names("m"), *self._names("e")]]
-        grouped = f" GROUP BY {', '.join(dims)}" if dims else ""
-        return f"SELECT {', '.join([*dims, *columns])} FROM ({' UNION ALL '.join(parts)}) AS parts{grouped}"
-
-    def _text(self, tree: exp.Expr) -> str:
-        return tree.sql(dialect=self.dialect.sqlglot, copy=False)
-
-    def _names(self, kind: str) -> list[str]:
-        query = self.plan.query
-        if kind == "d":
-            return [] if self.totals else [f"d{i}" for i in range(len(query.dimensions))]
-        if kind == "m":
-            return [f"m{i}" for i in range(len(query.metrics))]
-        return self._error_names
-
-    def _brought(self, name: str) -> exp.Expr:
-        """One column of the joined parts; what only some part has is null in the others."""
-        found: exp.Expr = exp.Max(this=column(name))
-        node = self.plan.query.metrics[int(name[1:])].expression if name[0] == "m" else None
-        if isinstance(node, Count | Sum | Unique) or name[0] == "e":
-            found = exp.Coalesce(this=found, expressions=[literal(0)])
-        return found
-
-    def _dims(self) -> list[exp.Expr]:
-        if self.totals:
-            return []
-        return [named(self._dimension(d), f"d{i}") for i, d in enumerate(self.plan.query.dimensions)]
-
-    def _part(self, rows: str, own: dict[int, exp.Expr], errors: list[exp.Expr]) -> str:
+    def _part(self, rows: str, own: dict[int, exp.Expr], *, errors: bool = False) -> str:
         """One grouped select with a column for every metric, null for those of other parts."""
-        dims = self._dims()
-        metrics = [named(own.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
-        blank = [named(exp.null(), name) for name in self._names("e")]
-        select = exp.select(*dims, *metrics, *(errors or blank), copy=False).from_("state", copy=False)
+        select = self._grouped(own, errors=errors).from_("state", copy=False)
         if self.plan.query.filters is not None:
             select.where(self.filters.condition(self.plan.query.filters), copy=False)
-        if dims:
-            select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
         return f"(WITH state AS ({rows}) {self._text(select)})"
 
-    def _sums(self) -> str | None:
+    def _sums(self, cursor: Cursor | None) -> str | None:
         own = {
             i: self._metric(m.expression) for i, m in enumerate(self.plan.query.metrics)
             if not isinstance(m.expression, Unique | Quantile)
         }  # fmt: skip
-        errors = self._half_widths() if self.plan.weighted else []
-        self._error_names = [error.alias for error in errors]
-        if not self.plan.sources.sums:
+        if not self.plan.sources.sums or not (own or self._names("d")):
             return None
         fields = {getattr(leaf, "field", None) for leaf in leaves(self.plan.query)}
         measures = [name for name in MEASURES if name in fields]
-        return self._part(state_rows(self.plan, self.version, self.keep, measures), own, errors)
+        return self._part(state_rows(self.plan, self.version, self.keep, measures), own, errors=True)
 
     def _people(self) -> str | None:
         if not self.plan.sources.people:
             return None
-        own: dict[int, exp.Expr] = {}
-        for i, metric in enumerate(self.plan.query.metrics):
-            if isinstance(metric.expression, Unique):
-                distinct = exp.Count(this=exp.Distinct(expressions=[column("person")]))
-                own[i] = self._filtered(distinct, metric.expression.where)
+        asked = {i: m.expression for i, m in enumerate(self.plan.query.metrics) if isinstance(m.expression, Unique)}
         grains = [] if self.totals else [d.grain for d in self.plan.query.dimensions if d.grain is not None]
         finest = next((grain for grain in grains if grain in ("hour", "hour_of_day")), grains[0] if grains else None)
         keep = sorted(needed(self.plan.query, people=True))
-        rows = activity_rows(self.plan, keep, finest) + raw_people(self.plan, self.version, keep)
-        return self._part(" UNION ALL ".join(rows), own, [])
+        own: dict[int, exp.Expr] = {}
+        if grains == ["day"] and not keep:
+            counted = people_by_day(self.plan, self.version)
+            if counted is not None:
+                own = {i: exp.Cast(this=exp.Sum(this=column("seen")), to=typed("BIGINT")) for i in asked}
+                return self._part(counted, own)
+        for i, node in asked.items():
+            own[i] = self._filtered(exp.Count(this=exp.Distinct(expressions=[column("person")])), node.where)
+        return self._part(people_rows(self.plan, self.version, keep, finest), own)
 
     def _percentiles(self) -> list[str]:
-        found: dict[tuple[str, str], list[tuple[int, Quantile]]] = {}
-        for i, metric in enumerate(self.plan.query.metrics):
-            if isinstance(metric.expression, Quantile):
-                node = metric.expression
-                found.setdefault((node.field, str(node.where)), []).append((i, node))
-        return [self._percentile_part(asked) for asked in found.values()]
+        return [self._percentile_part(asked) for asked in self._by_field()]
 
     def _percentile_part(self, asked: list[tuple[int, Quantile]]) -> str:
         node = asked[0][1]
@@ -176,11 +136,11 @@ class _StateCompiler(Compiler):
             return exp.Coalesce(this=self._of(f"{node.field}_v2", node), expressions=[literal(0)])
         if isinstance(node, Mean):
             xx, yy, xy = (self._of(f"{node.field}_v{k}", node) for k in (2, 0, 1))
-            return self._linear(xx, yy, xy, self._metric(node), self._count(Count(node.where, node.field)))
+            return intervals.of_ratio(xx, yy, xy, self._metric(node), self._count(Count(node.where, node.field)))
         if isinstance(node, Ratio) and isinstance(node.numerator, Count) and isinstance(node.denominator, Count):
             xy = self._of("v", node.numerator, node.denominator)
             xx, yy = self._of("v", node.numerator), self._of("v", node.denominator)
-            return self._linear(xx, yy, xy, self._metric(node), self._count(node.denominator))
+            return intervals.of_ratio(xx, yy, xy, self._metric(node), self._count(node.denominator))
         return None
 
     def _of(self, name: str, node: Count | Sum | Mean, other: Count | None = None) -> exp.Expr:

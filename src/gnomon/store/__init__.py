@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -90,10 +91,10 @@ class Store(Protocol):
     def position(self, journal_id: str) -> int:
         """The position in that journal up to which this store has everything; 0 for a journal it has not seen."""
 
-    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, int]:
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, Counter[str]]:
         """Store batches `(position, Batch)` in one transaction: rows without repeats, books, quarantine, position.
 
-        Returns how many repeats each batch held, by position, where there were any.
+        Returns, by position, how many rows of a batch were not stored and why: `duplicate` or `sealed`.
         """
 
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
@@ -109,7 +110,8 @@ class Store(Protocol):
     def data_version(self) -> int:
         """A number that rises with every change of the data, and is odd while one is about to be seen.
 
-        Who finds the same even number before and after a question knows that nothing changed meanwhile.
+        Who finds the same even number before and after a question knows that nothing changed meanwhile, but for spans
+        of `alive` that went on for a period or two: beats that do nothing else leave the number as it is.
         """
 
     def checkpoint(self, *, compact: bool = False) -> None:

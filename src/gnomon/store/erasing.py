@@ -6,61 +6,72 @@ A trace is a row of the person, or their id as a whole JSON text or a whole segm
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from gnomon.event import FIELDS
 from gnomon.store.dialect import quoted
 from gnomon.store.pruning import only_type
-from gnomon.store.rollups import ROLLUPS, derive, stage
+from gnomon.store.rollups import Days, again, stage
 from gnomon.timerange import US_DAY
 
 _BLANK = ("user_id", "device_id", "session_id", "domain", "endpoint", "error_code", "properties")
 _KEPT = [field.name for field in FIELDS if field.name not in (*_BLANK, "id")]
 
 
-def own_rows(project: str, actor: str) -> str:
+@dataclass(frozen=True)
+class Traces:
+    """All that one person may be kept as. `ids`: the id as given and its pseudonyms; `texts`: what a property may hold.
+
+    `texts` are the pseudonyms of the id where it stands in a named property; they are looked for in JSON only.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+
+def own_rows(project: str, who: Traces) -> str:
     """The condition of a person's raw rows."""
-    id_ = quoted(actor)
-    return f"project = {quoted(project)} AND (user_id = {id_} OR (user_id IS NULL AND device_id = {id_}))"
+    return f"project = {quoted(project)} AND {_any_of('coalesce(user_id, device_id)', who)}"
 
 
-def foreign_rows(project: str, actor: str) -> str:
+def foreign_rows(project: str, who: Traces) -> str:
     """The condition of other people's raw rows that name the person."""
     return (
-        f"project = {quoted(project)} AND user_id IS DISTINCT FROM {quoted(actor)} AND "
-        f"({_names(actor, 'properties')} OR {_segment(actor, 'endpoint')} OR device_id = {quoted(actor)} "
-        f"OR session_id = {quoted(actor)} OR id_text = {quoted(actor)})"
+        f"project = {quoted(project)} AND NOT {_any_of('coalesce(user_id, device_id)', who)} AND "
+        f"({_names(who, 'properties')} OR {_segment(who, 'endpoint')} OR {_any_of('device_id', who)} "
+        f"OR {_any_of('session_id', who)} OR {_any_of('id_text', who)})"
     )
 
 
-def touched_days(project: str, actor: str) -> str:
+def touched_days(project: str, who: Traces) -> str:
     """The UTC days of everything that will be changed."""
-    both = f"({own_rows(project, actor)}) OR ({foreign_rows(project, actor)})"
+    both = f"({own_rows(project, who)}) OR ({foreign_rows(project, who)})"
     return f"SELECT DISTINCT epoch_us(ts) // {US_DAY} FROM events WHERE {both} ORDER BY 1"
 
 
-def counts(project: str, actor: str) -> str:
+def counts(project: str, who: Traces) -> str:
     """How many own rows, rows of others, samples and quarantined events there are."""
-    samples, quarantine = _samples(project, actor), _quarantine(project, actor)
+    samples, quarantine = _samples(project, who), _quarantine(project, who)
     return (
-        f"SELECT (SELECT count(*) FROM events WHERE {own_rows(project, actor)}), "
-        f"(SELECT count(*) FROM events WHERE {foreign_rows(project, actor)}), "
+        f"SELECT (SELECT count(*) FROM events WHERE {own_rows(project, who)}), "
+        f"(SELECT count(*) FROM events WHERE {foreign_rows(project, who)}), "
         f"(SELECT count(*) FROM samples WHERE {samples}), (SELECT count(*) FROM quarantine WHERE {quarantine})"
     )
 
 
-def erase(project: str, actor: str, *, delete: bool) -> list[str]:
+def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
     """Make the person's rows anonymous, or delete them, and remove them from all other tables."""
-    me, own, foreign = quoted(project), own_rows(project, actor), foreign_rows(project, actor)
-    person = f"(SELECT number FROM people WHERE project = {me} AND actor = {quoted(actor)})"
+    me, own, foreign = quoted(project), own_rows(project, who), foreign_rows(project, who)
+    person = f"(SELECT number FROM people WHERE project = {me} AND {_any_of('actor', who)})"
     kept = ", ".join(_KEPT)
     names = f"project, id, id_text, version, {kept}, device_id, session_id, user_id, domain, endpoint, error_code, "
     blank = ", ".join(["NULL"] * len(_BLANK))
     anonymous = f"SELECT project, {_ID}, NULL, version, {kept}, {blank} FROM events WHERE {own}"
     others = (
-        f"SELECT project, {_ID}, NULL, version, {kept}, nullif(device_id, {quoted(actor)}), "
-        f"nullif(session_id, {quoted(actor)}), user_id, domain, {_unless(actor, 'endpoint', _segment)}, error_code, "
-        f"{_unless(actor, 'properties', _names)} FROM events WHERE {foreign}"
+        f"SELECT project, {_ID}, NULL, version, {kept}, {_unless(who, 'device_id', _is)}, "
+        f"{_unless(who, 'session_id', _is)}, user_id, domain, {_unless(who, 'endpoint', _segment)}, error_code, "
+        f"{_unless(who, 'properties', _names)} FROM events WHERE {foreign}"
     )
     rows = others if delete else f"{anonymous} UNION ALL {others}"
     steps = [
@@ -70,11 +81,11 @@ def erase(project: str, actor: str, *, delete: bool) -> list[str]:
         "DROP TABLE anonymous",
         f"DELETE FROM activity WHERE project = {me} AND person IN {person}",
         f"DELETE FROM active_days WHERE project = {me} AND person IN {person}",
-        f"DELETE FROM people WHERE project = {me} AND actor = {quoted(actor)}",
-        f"DELETE FROM sightings WHERE project = {me} AND actor = {quoted(actor)}",
-        f"DELETE FROM quarantine WHERE {_quarantine(project, actor)}",
-        f"UPDATE samples SET labels = NULL WHERE {_samples(project, actor)}",
-        f"UPDATE rolled SET endpoint = NULL WHERE project = {me} AND {_segment(actor, 'endpoint')}",
+        f"DELETE FROM people WHERE project = {me} AND {_any_of('actor', who)}",
+        f"DELETE FROM sightings WHERE project = {me} AND {_any_of('actor', who)}",
+        f"DELETE FROM quarantine WHERE {_quarantine(project, who)}",
+        f"UPDATE samples SET labels = NULL WHERE {_samples(project, who)}",
+        f"UPDATE rolled SET endpoint = NULL WHERE project = {me} AND {_segment(who, 'endpoint')}",
     ]
     if delete:
         booked = f"SELECT {me}, 'event', source, 'erased', '', count(*) FROM events WHERE {own} GROUP BY source"
@@ -91,57 +102,77 @@ def whole_types(edges: dict[str | None, int], start_us: int) -> str | None:
     return f"type IN ({', '.join(there)})" if there else None
 
 
-def rebuild_hours(project: str, width: int, dimensions: tuple[str, ...], day: int, until_us: int, version: int,
-                  only: str) -> list[str]:  # fmt: skip
+def raw_of_day(day: int, until_us: int, version: int, only: str) -> str:
+    """The condition of one UTC day's raw rows below the watermark, of the types that `only` admits."""
+    return f"{_span(day * US_DAY, min((day + 1) * US_DAY, until_us))} AND {only} AND version <= {version}"
+
+
+def any_weights(project: str, where: str) -> str:
+    """Whether a row has a weight other than 1."""
+    return f"SELECT count(*) > 0 FROM events WHERE project = {quoted(project)} AND {where} AND weight <> 1"
+
+
+def rebuild_hours(project: str, width: int, rollups: Sequence[str], day: int, until_us: int, version: int,
+                  only: str, *, weighted: bool) -> list[str]:  # fmt: skip
     """Make the hours of one UTC day again, of the raw rows below the watermark, for the types that `only` admits."""
-    start, end = day * US_DAY, min((day + 1) * US_DAY, until_us)
-    span = f"ts >= make_timestamp({start}) AND ts < make_timestamp({end}) AND {only}"
-    where, gone = f"{span} AND version <= {version}", f"project = {quoted(project)} AND tier = 'hour' AND {span}"
+    span = _span(day * US_DAY, min((day + 1) * US_DAY, until_us))
     return [
-        *stage(project, width, dimensions, where),
-        derive("narrow", "hour"),
-        f"DELETE FROM rolled WHERE {gone}",
+        *stage(project, width, rollups, raw_of_day(day, until_us, version, only), weighted=weighted),
+        f"DELETE FROM rolled WHERE project = {quoted(project)} AND tier = 'hour' AND {span} AND {only}",
         "INSERT INTO rolled BY NAME SELECT * FROM fresh",
         "DROP TABLE fresh",
     ]
 
 
-def rebuild_day(project: str, zone: str, day: str, number: int, start_us: int, end_us: int) -> list[str]:
+def rebuild_day(project: str, rollups: Sequence[str], days: Days, start_us: int, end_us: int) -> list[str]:
     """Make one local day again, of its hours."""
-    me, span = quoted(project), f"ts >= make_timestamp({start_us}) AND ts < make_timestamp({end_us})"
-    tier = f"day:{zone}"
+    hours = f"project = {quoted(project)} AND {_span(start_us, end_us)}"
     return [
         "DROP TABLE IF EXISTS fresh",
-        f"CREATE TEMP TABLE fresh AS SELECT * FROM rolled WHERE project = {me} AND tier = 'hour' AND rollup = 'wide' "
-        f"AND {span}",
-        *(derive(rollup, tier, day, [(number, start_us)]) for rollup in ROLLUPS),
-        f"DELETE FROM rolled WHERE project = {me} AND tier = {quoted(tier)} AND {span}",
-        f"INSERT INTO rolled BY NAME SELECT * FROM fresh WHERE tier = {quoted(tier)}",
+        "CREATE TEMP TABLE fresh AS SELECT * FROM rolled LIMIT 0",
+        *(again(rollup, hours, days) for rollup in rollups),
+        f"DELETE FROM rolled WHERE {hours} AND tier = {quoted(days.tier)}",
+        "INSERT INTO rolled BY NAME SELECT * FROM fresh",
         "DROP TABLE fresh",
     ]
+
+
+def _span(start_us: int, end_us: int) -> str:
+    return f"ts >= make_timestamp({start_us}) AND ts < make_timestamp({end_us})"
 
 
 _ID = "CASE WHEN id_text IS NULL THEN id ELSE uuid() END"
 
 
-def _names(actor: str, column: str) -> str:
-    texts = {json.dumps(actor), json.dumps(actor, ensure_ascii=False)}
+def _any_of(column: str, who: Traces) -> str:
+    return f"coalesce({column} IN ({', '.join(map(quoted, who.ids))}), false)"
+
+
+def _is(who: Traces, column: str) -> str:
+    return _any_of(column, who)
+
+
+def _names(who: Traces, column: str) -> str:
+    texts = {
+        form for text in (*who.ids, *who.texts) for form in (json.dumps(text), json.dumps(text, ensure_ascii=False))
+    }
     found = " OR ".join(f"contains({column}, {quoted(text)})" for text in sorted(texts))
     return f"coalesce({found}, false)"
 
 
-def _segment(actor: str, column: str) -> str:
-    return f"coalesce(contains({column} || '/', {quoted('/' + actor + '/')}), false)"
+def _segment(who: Traces, column: str) -> str:
+    found = " OR ".join(f"contains({column} || '/', {quoted('/' + text + '/')})" for text in who.ids)
+    return f"coalesce({found}, false)"
 
 
-def _unless(actor: str, column: str, says: Callable[[str, str], str]) -> str:
-    return f"CASE WHEN {says(actor, column)} THEN NULL ELSE {column} END"
+def _unless(who: Traces, column: str, says: Callable[[Traces, str], str]) -> str:
+    return f"CASE WHEN {says(who, column)} THEN NULL ELSE {column} END"
 
 
-def _samples(project: str, actor: str) -> str:
-    return f"project = {quoted(project)} AND {_names(actor, 'labels')}"
+def _samples(project: str, who: Traces) -> str:
+    return f"project = {quoted(project)} AND {_names(who, 'labels')}"
 
 
-def _quarantine(project: str, actor: str) -> str:
-    text = quoted(actor)
-    return f"project = {quoted(project)} AND (id = {text} OR coalesce(contains(event, {text}), false))"
+def _quarantine(project: str, who: Traces) -> str:
+    found = " OR ".join(f"contains(event, {quoted(text)})" for text in (*who.ids, *who.texts))
+    return f"project = {quoted(project)} AND ({_any_of('id', who)} OR coalesce({found}, false))"

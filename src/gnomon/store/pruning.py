@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gnomon.store.aliveness import prune_alive
 from gnomon.store.dialect import quoted
 from gnomon.timerange import US_DAY
 
@@ -40,6 +41,7 @@ def prune_rolled(project: str, tier: str, before_us: int) -> list[str]:
     steps = [f"DELETE FROM rolled WHERE {me} AND {kind} AND ts < make_timestamp({before_us})"]
     if tier == "day":
         steps += [f"DELETE FROM {table} WHERE {me} AND day < {before_us // US_DAY}" for table in _DAILY]
+        steps.append(prune_alive(project, before_us))
     return steps
 
 

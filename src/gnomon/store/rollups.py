@@ -8,6 +8,7 @@ g = (1 + a) / (1 - a), and a value is told from its bucket within the relative e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log
 
 from gnomon.store.dialect import quoted
@@ -18,14 +19,10 @@ LOG_BASE = log((1 + ERROR) / (1 - ERROR))
 ZERO_BUCKET = -100_000  #: of the value 0; the smallest double is in bucket -37,600
 QUARTER = US_HOUR // 4
 
-#: The dimensions of each rollup. The first is made of raw rows, the others of the first.
+#: What a rollup may keep apart. The type of event is always among it.
 DIMENSIONS = (
     "type", "source", "application", "domain", "endpoint", "method", "status_code", "success", "error_code",
 )  # fmt: skip
-ROLLUPS: dict[str, tuple[str, ...]] = {
-    "wide": DIMENSIONS,
-    "narrow": ("type", "source", "application", "status_code", "success"),
-}
 ACTIVITY = ("type", "source", "application")  #: the dimensions by which people are told apart
 MEASURES = ("duration_ms", "bytes_sent", "bytes_received")
 HISTOGRAMS = ("duration_ms",)
@@ -35,7 +32,6 @@ for _measure in MEASURES:
     _STATE |= {f"{_measure}_{part}": kind for part, kind in (
         ("has", "sum"), ("sum", "sum"), ("min", "min"), ("max", "max"), ("v0", "sum"), ("v1", "sum"), ("v2", "sum"))
     }  # fmt: skip
-_SUMS = ", ".join(_STATE)
 
 
 def bucket_of(value: str) -> str:
@@ -48,10 +44,87 @@ def value_of(bucket: str) -> str:
     return f"CASE WHEN {bucket} = {ZERO_BUCKET} THEN 0 ELSE exp({bucket} * {LOG_BASE!r} + {log(1 - ERROR)!r}) END"
 
 
-def stage(project: str, width: int, dimensions: tuple[str, ...], where: str) -> list[str]:
-    """Make the temporary table `fresh` of the raw rows that `where` names: hour tier of the first rollup."""
-    keys = [name if name in dimensions or name == "type" else f"NULL AS {name}" for name in DIMENSIONS]
-    at = f"make_timestamp(epoch_us(ts) // {width} * {width}) AS ts"
+def kept_by(rollup: str) -> tuple[str, ...]:
+    """The dimensions of a rollup, which is named by them: `source+status_code`."""
+    named = rollup.split("+")
+    return tuple(name for name in DIMENSIONS if name == "type" or name in named)
+
+
+@dataclass(frozen=True)
+class Days:
+    """The local days of one zone: the SQL of a row's day number, and every day's `(number, start)`."""
+
+    zone: str
+    number: str
+    starts: Sequence[tuple[int, int]]
+
+    @property
+    def tier(self) -> str:
+        return f"day:{self.zone}"
+
+
+def stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
+          days: Sequence[Days] = ()) -> list[str]:  # fmt: skip
+    """Make the temporary table `fresh` of the raw rows that `where` names: every rollup's hours, and their days.
+
+    Where no row is `weighted`, counting does, and a histogram is counted from a list of buckets: a third of the time.
+    """
+    steps = ["DROP TABLE IF EXISTS fresh", "CREATE TEMP TABLE fresh AS SELECT * FROM rolled LIMIT 0"]
+    made, finished = (_weighted_hours, _same) if weighted else (_hours, _counted)
+    for rollup in rollups:
+        keys = ", ".join(name if name in kept_by(rollup) else f"NULL AS {name}" for name in DIMENSIONS)
+        at = f"make_timestamp(epoch_us(ts) // {width} * {width}) AS ts"
+        told = f"{quoted(project)} AS project, {quoted(rollup)} AS rollup"
+        rows = made(f"{at}, {keys}", f"project = {quoted(project)} AND {where}")
+        steps += [
+            f"CREATE OR REPLACE TEMP TABLE hours AS SELECT {told}, 'hour' AS tier, * FROM ({rows})",
+            f"INSERT INTO fresh BY NAME {finished('hours')}",
+        ]
+        for each in days:
+            placed = _placed("hours", each)
+            row = _regrouped(placed, "rollup", quoted(each.tier)) if weighted else _counted(_days(placed, each.tier))
+            steps.append(f"INSERT INTO fresh BY NAME {row}")
+        steps.append("DROP TABLE hours")
+    return steps
+
+
+def again(rollup: str, where: str, days: Days) -> str:
+    """Add days to `fresh`, made of the hours in `rolled` that `where` names."""
+    hours = f"(SELECT * FROM rolled WHERE rollup = {quoted(rollup)} AND tier = 'hour' AND {where})"
+    return f"INSERT INTO fresh BY NAME {_regrouped(_placed(hours, days), 'rollup', quoted(days.tier))}"
+
+
+def _hours(keys: str, where: str) -> str:
+    """Rows of weight 1 as state, each with the list of its histogram buckets."""
+    parts = ["count(*) AS n", "0 AS v"]
+    for name in MEASURES:
+        total = f"sum({name})" if name == "duration_ms" else f"sum({name})::DECIMAL(38, 6)"
+        parts += [f"count({name}) AS {name}_has", f"{total} AS {name}_sum", f"min({name}) AS {name}_min",
+                  f"max({name}) AS {name}_max", *(f"0 AS {name}_v{k}" for k in range(3))]  # fmt: skip
+    bins = f"list({bucket_of('duration_ms')}) FILTER (WHERE duration_ms IS NOT NULL) AS bins"
+    return f"SELECT {keys}, {', '.join(parts)}, {bins} FROM events WHERE {where} GROUP BY ALL"
+
+
+def _counted(rows: str) -> str:
+    """The lists of buckets as histograms."""
+    histogram = f"(SELECT *, list_histogram(bins) AS histogram FROM {rows})"
+    return (
+        "SELECT * EXCLUDE (bins, histogram), map_keys(histogram) AS duration_ms_at, "
+        f"map_values(histogram)::DOUBLE[] AS duration_ms_w FROM {histogram}"
+    )
+
+
+def _days(rows: str, tier: str) -> str:
+    keys = f"project, rollup, {quoted(tier)} AS tier, ts, {', '.join(DIMENSIONS)}"
+    return f"(SELECT {keys}, {_merged()}, flatten(list(bins)) AS bins FROM {rows} GROUP BY ALL)"
+
+
+def _same(rows: str) -> str:
+    return f"SELECT * FROM {rows}"
+
+
+def _weighted_hours(keys: str, where: str) -> str:
+    """Rows of any weight as state, with their histograms."""
     parts = ["sum(weight) AS n", "sum(weight * (weight - 1)) AS v"]
     for name in MEASURES:
         here = f"FILTER (WHERE {name} IS NOT NULL)"
@@ -62,33 +135,22 @@ def stage(project: str, width: int, dimensions: tuple[str, ...], where: str) -> 
                   f"max({name}) AS {name}_max", f"sum(weight * (weight - 1)) {here} AS {name}_v0",
                   f"sum(weight * (weight - 1) * {name}) AS {name}_v1",
                   f"sum(weight * (weight - 1) * {name} * {name}) AS {name}_v2"]  # fmt: skip
-    inner = (
-        f"SELECT {', '.join([at, *keys])}, {bucket_of('duration_ms')} AS bin, {', '.join(parts)} FROM events "
-        f"WHERE project = {quoted(project)} AND {where} GROUP BY ALL"
-    ).replace(bucket_of("duration_ms"), f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END")
-    return [
-        "DROP TABLE IF EXISTS fresh",
-        f"CREATE TEMP TABLE fresh AS SELECT {quoted(project)} AS project, 'wide' AS rollup, 'hour' AS tier, ts, "
-        f"{', '.join(DIMENSIONS)}, {_merged()}, list(bin ORDER BY bin) FILTER (WHERE bin IS NOT NULL) AS "
-        "duration_ms_at, list(duration_ms_has ORDER BY bin) FILTER (WHERE bin IS NOT NULL) AS duration_ms_w "
-        f"FROM ({inner}) GROUP BY ALL",
-    ]
+    bin_ = f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END AS bin"
+    inner = f"SELECT {keys}, {bin_}, {', '.join(parts)} FROM events WHERE {where} GROUP BY ALL"
+    there = "FILTER (WHERE bin IS NOT NULL)"
+    return (
+        f"SELECT ts, {', '.join(DIMENSIONS)}, {_merged()}, list(bin ORDER BY bin) {there} AS duration_ms_at, "
+        f"list(duration_ms_has ORDER BY bin) {there} AS duration_ms_w FROM ({inner}) GROUP BY ALL"
+    )
 
 
-def derive(rollup: str, tier: str, day: str = "", starts: Sequence[tuple[int, int]] = ()) -> str:
-    """Add a coarser rollup or tier of what is in `fresh`, made of its hours. For days, `day` is the SQL of a row's
-    local day number and `starts` are the days' `(number, start)`."""
-    kept = ROLLUPS[rollup]
-    keys = ", ".join(name if name in kept else f"NULL AS {name}" for name in DIMENSIONS)
-    hours = "fresh WHERE rollup = 'wide' AND tier = 'hour'"
-    rows = f"(SELECT * FROM {hours})"
-    if starts:
-        pairs = ", ".join(f"({number}, {start})" for number, start in starts)
-        rows = (
-            f"(SELECT f.* REPLACE (make_timestamp(d.start) AS ts) FROM (SELECT *, {day} AS day FROM {hours}) f "
-            f"JOIN (VALUES {pairs}) d(number, start) ON f.day = d.number)"
-        )
-    return f"INSERT INTO fresh BY NAME {_regrouped(rows, quoted(rollup), quoted(tier), keys)}"
+def _placed(hours: str, days: Days) -> str:
+    """Hours with the start of their local day instead of their own."""
+    pairs = ", ".join(f"({number}, {start})" for number, start in days.starts)
+    return (
+        f"(SELECT f.* EXCLUDE (day) REPLACE (make_timestamp(d.start) AS ts) FROM (SELECT *, {days.number} AS day "
+        f"FROM {hours}) f JOIN (VALUES {pairs}) d(number, start) ON f.day = d.number)"
+    )
 
 
 def merge(project: str) -> list[str]:
@@ -108,7 +170,7 @@ def merge(project: str) -> list[str]:
         f"DELETE FROM rolled WHERE {touched} AND EXISTS (SELECT 1 FROM met)",
         "INSERT INTO rolled BY NAME SELECT * FROM "
         f"(SELECT * FROM fresh WHERE {known.format('NOT IN')} UNION ALL BY NAME "
-        f"{_regrouped(both, 'rollup', 'tier', ', '.join(DIMENSIONS))}) ORDER BY rollup, tier, ts, type, source",
+        f"{_regrouped(both, 'rollup', 'tier')}) ORDER BY rollup, tier, ts, type, source",
         "DROP TABLE met",
         "DROP TABLE fresh",
     ]
@@ -118,10 +180,10 @@ def _merged() -> str:
     return ", ".join(f"{kind}({name}) AS {name}" for name, kind in _STATE.items())
 
 
-def _regrouped(rows: str, rollup: str, tier: str, keys: str) -> str:
+def _regrouped(rows: str, rollup: str, tier: str) -> str:
     """States of one key as one. The histograms are taken apart, added by bucket, and put together again."""
     names = ", ".join(["project", "rollup", "tier", "ts", *DIMENSIONS])
-    plain = f"SELECT project, {rollup} AS rollup, {tier} AS tier, ts, {keys}"
+    plain = f"SELECT project, {rollup} AS rollup, {tier} AS tier, ts, {', '.join(DIMENSIONS)}"
     sums = f"{plain}, {_merged()} FROM {rows} GROUP BY ALL"
     bins = (
         f"SELECT {names}, list(bin ORDER BY bin) AS duration_ms_at, list(w ORDER BY bin) AS duration_ms_w FROM "
@@ -140,39 +202,54 @@ def note_people(project: str, where: str) -> list[str]:
 
     Days that were there already are made one with what is new.
     """
-    me, day = quoted(project), "epoch_us(ts) // 86400000000"
-    quarter = f"(epoch_us(ts) % {US_DAY}) // {QUARTER}"
-    low = f"bit_or(CASE WHEN {quarter} < 48 THEN 1::BIGINT << ({quarter}) ELSE 0 END)"
-    high = f"bit_or(CASE WHEN {quarter} >= 48 THEN 1::BIGINT << ({quarter} - 48) ELSE 0 END)"
-    few = ", ".join(ACTIVITY)
-    merged = "sum(weight) AS weight, bit_or(low) AS low, bit_or(high) AS high"
-    actor = "coalesce(user_id, device_id)"
+    me, few = quoted(project), ", ".join(ACTIVITY)
+    rows = _active(me, "events", "coalesce(user_id, device_id)", "weight", where)
     return [
-        "CREATE OR REPLACE TEMP TABLE seen AS SELECT actor, day, "
-        f"{few}, {merged} FROM (SELECT {actor} AS actor, ({day})::INTEGER AS day, {few}, sum(weight) AS weight, "
-        f"{low} AS low, {high} AS high FROM events WHERE project = {me} AND {where} AND {actor} IS NOT NULL "
-        f"GROUP BY ALL UNION ALL SELECT actor, ({day})::INTEGER, {few}, 0, {low}, {high} FROM sightings "
-        f"WHERE project = {me} AND {where} GROUP BY ALL) GROUP BY ALL",
+        f"CREATE OR REPLACE TEMP TABLE seen AS {rows} UNION ALL {_active(me, 'sightings', 'actor', '0', where)}",
         f"INSERT INTO people SELECT {me}, (SELECT coalesce(max(number), 0) FROM people WHERE project = {me}) + "
         "row_number() OVER (), actor FROM (SELECT DISTINCT actor FROM seen) s WHERE NOT EXISTS "
         f"(SELECT 1 FROM people p WHERE p.project = {me} AND p.actor = s.actor)",
-        f"CREATE OR REPLACE TEMP TABLE numbered AS SELECT s.day, p.number AS person, {few}, weight, low, high "
+        f"CREATE OR REPLACE TEMP TABLE numbered AS SELECT s.day, p.number AS person, {few}, weight, low, high, noted "
         f"FROM seen s JOIN people p ON p.project = {me} AND p.actor = s.actor",
-        *_joined(me, "activity", few, merged),
-        *_joined(me, "active_days", "", merged),
+        *_joined(me, "activity", f"day, person, {few}"),
+        *_joined(me, "active_days", "day, person"),
         "DROP TABLE seen",
         "DROP TABLE numbered",
     ]
 
 
-def _joined(me: str, table: str, few: str, merged: str) -> list[str]:
-    keys = f"day, person{', ' + few if few else ''}"
+def _active(me: str, table: str, actor: str, weight: str, where: str) -> str:
+    """Who was active on which UTC day, with masks of the quarter-hours; `noted` where only sightings say so."""
+    rows = (
+        f"SELECT {actor} AS actor, (epoch_us(ts) // {US_DAY})::INTEGER AS day, {', '.join(ACTIVITY)}, {weight} AS w, "
+        f"((epoch_us(ts) % {US_DAY}) // {QUARTER})::INTEGER AS q FROM {table} WHERE project = {me} AND {where} "
+        f"AND {actor} IS NOT NULL"
+    )
+    masks = "bit_or(CASE WHEN q < 48 THEN b ELSE 0 END) AS low, bit_or(CASE WHEN q >= 48 THEN b ELSE 0 END) AS high"
+    noted = "true" if table == "sightings" else "false"
+    return (
+        f"SELECT actor, day, {', '.join(ACTIVITY)}, sum(w) AS weight, {masks}, {noted} AS noted "
+        f"FROM (SELECT *, 1::BIGINT << (q % 48) AS b FROM ({rows})) GROUP BY ALL"
+    )
+
+
+def _joined(me: str, table: str, keys: str) -> list[str]:
+    """Add what was `numbered` to a table. Only days that were there, or that sightings add to, are grouped again."""
     old = f"project = {me} AND day IN (SELECT DISTINCT day FROM numbered)"
-    both = f"SELECT {keys}, weight, low, high FROM numbered UNION ALL SELECT {keys}, weight, low, high FROM met"
+    masks = "sum(weight) AS weight, bit_or(low) AS low, bit_or(high) AS high"
+    twice = "day IN (SELECT day FROM met UNION SELECT day FROM numbered WHERE noted)"
+    both = (
+        f"SELECT {keys}, weight, low, high FROM numbered WHERE {twice} UNION ALL "
+        f"SELECT {keys}, weight, low, high FROM met"
+    )
+    rows = f"SELECT {keys}, weight, low, high FROM numbered WHERE NOT ({twice})"
+    if table == "active_days":  # several rows of a person's day in any case
+        rows = f"SELECT {keys}, {masks} FROM ({rows}) GROUP BY ALL"
     return [
         f"CREATE OR REPLACE TEMP TABLE met AS SELECT * FROM {table} WHERE {old}",
         f"DELETE FROM {table} WHERE {old} AND EXISTS (SELECT 1 FROM met)",
-        f"INSERT INTO {table} BY NAME SELECT {me} AS project, {keys}, {merged} FROM ({both}) GROUP BY ALL ORDER BY day",
+        f"INSERT INTO {table} BY NAME SELECT {me} AS project, * FROM ({rows} UNION ALL "
+        f"SELECT {keys}, {masks} FROM ({both}) GROUP BY ALL)",
         "DROP TABLE met",
     ]
 
@@ -201,19 +278,23 @@ def forget_all(project: str) -> list[str]:
 
 
 def days_with_rows(project: str, since_us: int, until_us: int, version: int) -> str:
-    """`(UTC day, rows)` of what is not rolled up yet."""
+    """`(UTC day, rows, whether any has a weight other than 1)` of what is not rolled up yet."""
     span = f"ts >= make_timestamp({since_us}) AND ts < make_timestamp({until_us}) AND version <= {version}"
-    me = f"project = {quoted(project)} AND {span}"
     return (
-        f"SELECT epoch_us(ts) // {US_DAY} AS day, count(*) FROM (SELECT ts FROM events WHERE {me} UNION ALL "
-        f"SELECT ts FROM sightings WHERE {me}) GROUP BY 1 ORDER BY 1"
+        f"SELECT epoch_us(ts) // {US_DAY} AS day, count(*), bool_or(weight <> 1) {_both(project, span)} "
+        "GROUP BY 1 ORDER BY 1"
     )
 
 
 def late_rows(project: str, until_us: int, version: int) -> str:
-    """How many rows came behind the watermark, and the span of their times."""
-    where = f"project = {quoted(project)} AND version > {version} AND ts < make_timestamp({until_us})"
+    """How many rows came behind the watermark, the span of their times, and whether any has a weight other than 1."""
+    span = f"version > {version} AND ts < make_timestamp({until_us})"
+    return f"SELECT count(*), epoch_us(min(ts)), epoch_us(max(ts)), bool_or(weight <> 1) {_both(project, span)}"
+
+
+def _both(project: str, span: str) -> str:
+    where = f"project = {quoted(project)} AND {span}"
     return (
-        "SELECT count(*), epoch_us(min(ts)), epoch_us(max(ts)) FROM (SELECT ts FROM events "
-        f"WHERE {where} UNION ALL SELECT ts FROM sightings WHERE {where})"
+        f"FROM (SELECT ts, weight FROM events WHERE {where} UNION ALL SELECT ts, 1 AS weight FROM sightings "
+        f"WHERE {where})"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Note, Person, Principal, speaking, speaking_as
-from gnomon.config import Settings
+from gnomon.config import Settings, without_keys
 from gnomon.errors import Forbidden, InvalidValue
 from gnomon.timerange import Clock, resolve_range
 from gnomon.upkeep.audit import Audit, Audited
@@ -114,7 +114,8 @@ class Acting:
             raise AttributeError(f"an engine in another's name has no attribute {name!r}")
         if not callable(inspect.getattr_static(self._engine, name)):
             self._check(name)
-            return getattr(self._engine, name)
+            found = getattr(self._engine, name)
+            return without_keys(found) if isinstance(found, Settings) else found
         if name in _RECORDING and self._principal.refusal(name) is None:
             return getattr(self._engine, name)
 

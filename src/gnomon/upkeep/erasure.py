@@ -17,6 +17,7 @@ from gnomon.store import Store
 from gnomon.store import erasing as sql
 from gnomon.store import rollups as rolled
 from gnomon.store.dialect import quoted
+from gnomon.store.erasing import Traces
 from gnomon.store.pruning import edges
 from gnomon.timerange import US_DAY, Grain, load_zone, period_number, period_start_us
 
@@ -41,15 +42,15 @@ class ErasureCertificate:
     backups_gone: datetime | None = None
 
 
-def forget(store: Store, writer: Writer, journal: Journal, project: str, actor: str, *, delete: bool,
+def forget(store: Store, writer: Writer, journal: Journal, project: str, who: Traces, *, delete: bool,
            now: datetime, remaining: tuple[str, ...], backups_gone: datetime | None) -> ErasureCertificate:  # fmt: skip
     """Erase one person from a project. Everything recorded before the call must be durable already (`flush`)."""
     with writer.paused():
         writer.catch_up()
-        asked = [sql.counts(project, actor), sql.touched_days(project, actor)]
+        asked = [sql.counts(project, who), sql.touched_days(project, who)]
         found, days = store.ask(asked, 3_600.0)
         own, named, samples, quarantined = found.rows[0]
-        store.change(sql.erase(project, actor, delete=delete))
+        store.change(sql.erase(project, who, delete=delete))
         touched = [day for (day,) in days.rows]
         for statements in _rebuilds(store, project, touched):
             store.change(statements)
@@ -65,21 +66,24 @@ def _rebuilds(store: Store, project: str, days: list[int]) -> Iterator[list[str]
     state = store.ask([rolled.STATE.format(quoted(project))], 60.0)[0].rows
     if not state:
         return
-    until, version, width, dimensions, zones = state[0]
-    kept = tuple(dimensions.split(","))
+    until, version, width, names, zones = state[0]
+    rollups = names.split(",")
     raw_gone, hours_gone = (_edges(store, project, kind) for kind in ("raw", "hour"))
     days = [day for day in days if hours_gone.get(None, 0) <= day * US_DAY < until]
     for day in days:
         only = sql.whole_types(raw_gone, day * US_DAY)
         if only is not None:
-            yield sql.rebuild_hours(project, width, kept, day, until, version, only)
+            asked = sql.any_weights(project, sql.raw_of_day(day, until, version, only))
+            weighted = store.ask([asked], 600.0)[0].rows[0][0]
+            yield sql.rebuild_hours(project, width, rollups, day, until, version, only, weighted=weighted)
     for name in zones.split(","):
         zone = load_zone(name)
         numbers = {period_number(Grain.DAY, day * US_DAY + at, zone) for day in days for at in (0, US_DAY - 1)}
         for number in sorted(numbers):
             start, end = (period_start_us(Grain.DAY, each, zone) for each in (number, number + 1))
             if hours_gone.get(None, start) <= start < end:
-                yield sql.rebuild_day(project, name, local_day(zone, start, end), number, start, end)
+                local = rolled.Days(name, local_day(zone, start, end), [(number, start)])
+                yield sql.rebuild_day(project, rollups, local, start, end)
 
 
 def _edges(store: Store, project: str, kind: str) -> dict[str | None, int]:

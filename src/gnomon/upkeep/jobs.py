@@ -27,7 +27,7 @@ HOUR, DAY = 3_600, 86_400
 
 @dataclass(frozen=True)
 class Job:
-    """One row of the table; `period` in seconds."""
+    """One row of the table; `period` in seconds. With 0 it runs at every look, and returns False if it was not due."""
 
     name: str
     period: int
@@ -35,6 +35,8 @@ class Job:
 
 
 JOBS = (
+    # An engine beats by itself as well, in every process and without a scheduler (docs/decisions/0016).
+    Job("heartbeat", 0, lambda engine: engine._beat()),
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
     Job("prune", DAY, lambda engine: engine.prune()),
     Job("prune audit", DAY, lambda engine: engine.prune_audit()),
@@ -52,14 +54,16 @@ def run_due(engine: Keeping) -> dict[str, str]:
         if last is not None and now - int(last) < job.period * US_SECOND:
             continue
         try:
-            job.run(engine)
+            if job.run(engine) is False:
+                continue
         except StoreBusy:
             raise
         except GnomonError as error:
             log.warning("the job %s failed and is tried again: %s", job.name, error)
             done[job.name] = error.code
         else:
-            journal.keep(key, str(now))
+            if job.period:
+                journal.keep(key, str(now))
             done[job.name] = "ok"
     return done
 

@@ -18,6 +18,7 @@ from gnomon.upkeep.safekeeping import Safekeeping
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from gnomon.pseudonyms import Pseudonyms
     from gnomon.upkeep.erasure import ErasureCertificate
     from gnomon.upkeep.retention import PruneReport, RetentionPolicy
     from gnomon.upkeep.rollup import RollupReport
@@ -31,6 +32,7 @@ class Keeping(Safekeeping):
     _reset_asking: Callable[[], None]
     _note_again: Callable[[], None]
     _audit: Audit
+    _pseudonyms: Pseudonyms | None
 
     def _owned(self) -> tuple[Store, Writer]:
         """The store and its writer. Raises `StoreBusy` where another process owns them."""
@@ -104,9 +106,11 @@ class Keeping(Safekeeping):
         """Erase a person: their events stay as anonymous counts, or go with `delete_events`; every other trace goes.
 
         Totals stay (unless events are deleted), numbers of people shrink, and the files are written anew. A device is
-        forgotten by its id where it was seen without a user. Raises `InvalidValue` with code `legal-hold`.
+        forgotten by its id where it was seen without a user. With pseudonyms on, the id finds what is kept under any of
+        the keys; a pseudonym finds what is kept as it. Raises `InvalidValue` with code `legal-hold`.
         """
         store, writer = self._owned()
+        from gnomon.store.erasing import Traces
         from gnomon.upkeep.erasure import forget
         from gnomon.upkeep.retention import check_hold
 
@@ -115,8 +119,10 @@ class Keeping(Safekeeping):
             check_hold(self.get_retention_policy(), self.clock())
             self.flush()
             files = tuple(path.name for path in found_damage(self._hold.file))
-            kept = timedelta(days=self.settings.backup_days) if self.backups() else None
-            certificate = forget(store, writer, self._hold.journal, self.settings.project, user_id,
+            kept = timedelta(days=self.settings.backup_days) if self._has_backups() else None
+            known = self._pseudonyms
+            who = Traces((user_id,)) if known is None else Traces(known.ids(user_id), known.mentions(user_id))
+            certificate = forget(store, writer, self._hold.journal, self.settings.project, who,
                                  delete=delete_events, now=self.clock(), remaining=files,
                                  backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
             note.rows = certificate.rows
@@ -124,3 +130,7 @@ class Keeping(Safekeeping):
             self._reset_asking()
         self._audit.erase(self.settings.project, user_id)
         return certificate
+
+    def _has_backups(self) -> bool:
+        """Whether a person may still be in a backup; a store in memory has none unless it has a target."""
+        return bool((self.settings.backup_target or not self._hold.in_memory) and self.backups())

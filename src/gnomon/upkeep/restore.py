@@ -113,6 +113,7 @@ def _put_in(hold: Hold, store: Store, scratch: Path, settings: Settings) -> int 
                 raise targets.failed(error, "the disk of the store") from error
             raise
         writer.content_replaced()
+        hold.restart_beats()
     try:
         settle_restore(store, journal)
         writer.checkpoint()

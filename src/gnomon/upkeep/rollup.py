@@ -41,11 +41,11 @@ class _Shape:
     """What a project's rollups are made of; it stays as it is while they exist."""
 
     width: int
-    dimensions: tuple[str, ...]
+    rollups: tuple[str, ...]
     zones: tuple[str, ...]
 
     def words(self) -> tuple[int, str, str]:
-        return self.width, ",".join(self.dimensions), ",".join(self.zones)
+        return self.width, ",".join(self.rollups), ",".join(self.zones)
 
 
 def roll_up(store: Store, writer: Writer, settings: Settings, now_us: int, until_us: int | None = None) -> RollupReport:
@@ -63,18 +63,18 @@ def roll_up(store: Store, writer: Writer, settings: Settings, now_us: int, until
         until, version = _known(store, project, shape)
         newest = store.data_version()
         if version is not None:
-            late, first, last = store.ask([sql.late_rows(project, until, version)], 600.0)[0].rows[0]
+            late, first, last, weighted = store.ask([sql.late_rows(project, until, version)], 600.0)[0].rows[0]
             where = f"version > {version} AND version <= {newest} AND ts < make_timestamp({until})"
             done = sql.set_state(project, until, newest, *shape.words())
             if late:
-                store.change([*_steps(project, shape, where, first, last), *done])
+                store.change([*_steps(project, shape, where, first, last, weighted), *done])
             elif newest > version:
                 store.change(done)
-    for start, end, count in _chunks(store, project, until, target, newest):
+    for start, end, count, weighted in _chunks(store, project, until, target, newest):
         where = f"ts >= make_timestamp({start}) AND ts < make_timestamp({end}) AND version <= {newest}"
         with writer.paused():
             done = sql.set_state(project, end, newest, *shape.words())
-            store.change([*_steps(project, shape, where, start, end), *done])
+            store.change([*_steps(project, shape, where, start, end, weighted), *done])
         events, until = events + count, end
     if until < target:
         with writer.paused():
@@ -84,13 +84,19 @@ def roll_up(store: Store, writer: Writer, settings: Settings, now_us: int, until
 
 
 def _shape(settings: Settings, now_us: int) -> _Shape:
-    for name in settings.rollup_dimensions:
-        if name not in sql.DIMENSIONS:
-            raise unknown_name("rollup dimension", name, sql.DIMENSIONS)
+    rollups = tuple(dict.fromkeys(map(_named, settings.rollups or ("type",))))
     zones = tuple(dict.fromkeys(settings.timezones))
     pieces = [piece for name in zones for piece in offset_pieces(load_zone(name), _SINCE_1973, now_us + 366 * US_DAY)]
     whole = all(piece.offset_us % US_HOUR == 0 for piece in pieces)
-    return _Shape(US_HOUR if whole else sql.QUARTER, tuple(settings.rollup_dimensions), zones)
+    return _Shape(US_HOUR if whole else sql.QUARTER, rollups, zones)
+
+
+def _named(rollup: str) -> str:
+    """The name of a rollup, whatever the order in which its dimensions were given. Raises `UnknownName`."""
+    for name in rollup.split("+"):
+        if name not in sql.DIMENSIONS:
+            raise unknown_name("rollup dimension", name, sql.DIMENSIONS)
+    return "+".join(sql.kept_by(rollup)[1:]) or "type"
 
 
 def _known(store: Store, project: str, shape: _Shape) -> tuple[int, int | None]:
@@ -104,36 +110,36 @@ def _known(store: Store, project: str, shape: _Shape) -> tuple[int, int | None]:
     if pruned.rows:
         raise InvalidValue(
             "the rollups were made with other dimensions or time zones, and the raw rows to make them again are gone",
-            remedy=f"Set rollup_dimensions to {words[1]} and timezones to {words[2]} again.",
+            remedy=f"Set rollups to {words[1]} and timezones to {words[2]} again.",
             code="rollup-fixed",
         )
     store.change(sql.forget_all(project))
     return 0, None
 
 
-def _chunks(store: Store, project: str, since: int, target: int, version: int) -> list[tuple[int, int, int]]:
-    """Spans `(start, end, rows)` of whole days, the last one up to the target, that hold rows."""
+def _chunks(store: Store, project: str, since: int, target: int, version: int) -> list[tuple[int, int, int, bool]]:
+    """Spans `(start, end, rows, weighted)` of whole days, the last one up to the target, that hold rows."""
     if target <= since:
         return []
     found = store.ask([sql.days_with_rows(project, since, target, version)], 600.0)[0].rows
-    chunks: list[tuple[int, int, int]] = []
-    for day, count in found:
+    chunks: list[tuple[int, int, int, bool]] = []
+    for day, count, weighted in found:
         start, end = max(since, day * US_DAY), min(target, (day + 1) * US_DAY)
-        if chunks and chunks[-1][2] + count <= ROWS_AT_ONCE:
-            chunks[-1] = (chunks[-1][0], end, chunks[-1][2] + count)
+        if chunks and chunks[-1][3] == weighted and chunks[-1][2] + count <= ROWS_AT_ONCE:
+            chunks[-1] = (chunks[-1][0], end, chunks[-1][2] + count, weighted)
         else:
-            chunks.append((start, end, count))
+            chunks.append((start, end, count, weighted))
     return chunks
 
 
-def _steps(project: str, shape: _Shape, where: str, first_us: int, last_us: int) -> list[str]:
+def _steps(project: str, shape: _Shape, where: str, first_us: int, last_us: int, weighted: bool) -> list[str]:
     """The statements that add the rows that `where` names, all within the given span of time."""
-    steps = [*sql.stage(project, shape.width, shape.dimensions, where), sql.derive("narrow", "hour")]
+    days = []
     for name in shape.zones:
         zone = load_zone(name)
-        day, starts = local_day(zone, first_us, last_us), _day_starts(zone, first_us, last_us)
-        steps += [sql.derive(rollup, f"day:{name}", day, starts) for rollup in sql.ROLLUPS]
-    return [*steps, *sql.merge(project), *sql.note_people(project, where)]
+        days.append(sql.Days(name, local_day(zone, first_us, last_us), _day_starts(zone, first_us, last_us)))
+    staged = sql.stage(project, shape.width, shape.rollups, where, weighted=weighted, days=days)
+    return [*staged, *sql.merge(project), *sql.note_people(project, where)]
 
 
 def _day_starts(zone: ZoneInfo, first_us: int, last_us: int) -> Sequence[tuple[int, int]]:

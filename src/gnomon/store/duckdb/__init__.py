@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +19,9 @@ import duckdb
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, QueryTimeout, StoreDamaged, StoreUnavailable
-from gnomon.event import Batch, Row
+from gnomon.event import Batch
 from gnomon.store import Table
+from gnomon.store.aliveness import Change, slack_us
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB, quoted
 from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
@@ -51,7 +53,7 @@ class DuckDBStore:
             migrate(self._connection, new=new)
             if content is not None:
                 fill_from(self._connection, content)
-            self._writing = Writing(self._connection)
+            self._writing = Writing(self._connection, slack_us(settings))
             self._version = _even(max(above, int(self._state("version", "0"))))
             self._connection.execute("SET lock_configuration = true")
         except BaseException as error:
@@ -74,18 +76,33 @@ class DuckDBStore:
         """See `Store.data_version`."""
         return self._version
 
-    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, int]:
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, Counter[str]]:
         """See `Store.write`."""
-        repeats: list[Row] = []
+        left_out: dict[int, str] = {}  # rows are the very objects of their batches
+        spans = self._alive_after(work)
+        if all(batch.only_beats for _, batch in work) and all(change.quiet for change in spans):
+            with self._transaction():  # no answer changes, so the data version stays, and with it the kept answers
+                self._writing.note_alive(spans)
+                self._set_state(f"journal:{journal_id}", str(work[-1][0]))
+            return {}
         with self._changing() as version:
+            self._writing.note_alive(spans)
             for project in dict.fromkeys(batch.project for _, batch in work):
                 batches = [batch for _, batch in work if batch.project == project]
-                repeats += self._writing.write(project, batches, version)
+                for reason, rows in self._writing.write(project, batches, version).items():
+                    left_out.update((id(row), reason) for row in rows)
             self._set_state(f"journal:{journal_id}", str(work[-1][0]))
-        if not repeats:
+        if not left_out:
             return {}
-        repeated = set(map(id, repeats))  # rows are the very objects of their batches
-        return {position: sum(id(row) in repeated for row in batch.rows) for position, batch in work}
+        told = {position: Counter(left_out[id(row)] for row in batch.rows if id(row) in left_out)
+                for position, batch in work}  # fmt: skip
+        return {position: reasons for position, reasons in told.items() if reasons}
+
+    def _alive_after(self, work: Sequence[tuple[int, Batch]]) -> list[Change]:
+        try:
+            return self._writing.look_alive([batch for _, batch in work])
+        except duckdb.Error as error:
+            raise self._noted(error) from error
 
     def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:
         """See `Store.change`."""

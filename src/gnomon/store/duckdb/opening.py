@@ -13,7 +13,7 @@ from gnomon.errors import InvalidValue, StoreDamaged
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.faults import REOPEN, translated
 
-SCHEMA = 2
+SCHEMA = 3
 COMPACTED = ".compacted"  #: ending of the copy that takes the place of a file, until it does
 
 

@@ -22,7 +22,8 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
     report: dict[str, str] = {}
     try:
         con.execute(f"ATTACH {quoted(damaged)} AS damaged (READ_ONLY)")
-        tables = [name for (name,) in con.execute(_TABLES).fetchall() if name != "state"]
+        later = _later_tables(con)
+        tables = [name for (name,) in con.execute(_TABLES).fetchall() if name != "state" and name not in later]
         whole = sum(_salvage_table(con, table, report) for table in tables) == len(tables)
         if not whole and not con.execute("SELECT count(*) FROM pruned").fetchall()[0][0]:
             for table in ROLLED:  # they are made again: the journal is replayed, and may bring back what they counted
@@ -43,9 +44,19 @@ def salvage(path: str, damaged: str, settings: Settings) -> dict[str, str]:
 
 
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY table_name"
+_SINCE_SCHEMA = {"alive": 3}
 _HIGHEST_VERSION = """INSERT INTO state SELECT 'version', coalesce(max(version), 0)::VARCHAR
 FROM (SELECT version FROM events UNION ALL SELECT version FROM samples UNION ALL SELECT version FROM sightings
 UNION ALL SELECT version FROM rolled_up)"""
+
+
+def _later_tables(con: duckdb.DuckDBPyConnection) -> set[str]:
+    """Tables that the damaged file cannot have, as it is of an older schema; that they are not there is no loss."""
+    try:
+        ((schema,),) = con.execute("SELECT value FROM damaged.state WHERE key = 'schema'").fetchall()
+        return {table for table, since in _SINCE_SCHEMA.items() if int(schema) < since}
+    except (duckdb.Error, ValueError):
+        return set()
 
 
 def _salvage_table(con: duckdb.DuckDBPyConnection, table: str, report: dict[str, str]) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 import duckdb
 
 from gnomon.event import AT, SAMPLE_ROW, Batch, Field, Row
+from gnomon.store.aliveness import ALIVE, Change, addition, changed
+from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.staging import Staging, selected
 
 RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
@@ -59,8 +61,9 @@ AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels)"""
 class Writing:
     """The writing side of one connection. Call within a transaction."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, slack_us: int) -> None:
         self._connection = connection
+        self._slack_us = slack_us
         self._staging = Staging()
         self._sealed: dict[tuple[str, str | None], int] | None = None
         connection.register("staging", self._staging)
@@ -95,8 +98,8 @@ class Writing:
         edges = self._sealed or {}
         return edges.get((project, type_), edges.get((project, None), _NEVER))
 
-    def write(self, project: str, batches: list[Batch], version: int) -> list[Row]:
-        """Store one project's batches; returns the rows that were repeats."""
+    def write(self, project: str, batches: list[Batch], version: int) -> dict[str, list[Row]]:
+        """Store one project's batches; returns the rows that were not stored, `duplicate` and `sealed` ones."""
         rows = [row for batch in batches for row in batch.rows]
         rows, sealed = self._part_sealed(project, rows)
         books = [[project, *count] for batch in batches for count in batch.counts]
@@ -122,7 +125,26 @@ class Writing:
             self._connection.executemany(
                 "INSERT INTO quarantine VALUES (?, make_timestamp(?), ?, ?, ?, ?, ?)", refused[:QUARANTINE_ROWS]
             )
-        return repeats
+        return {"duplicate": repeats, "sealed": sealed}
+
+    def look_alive(self, batches: list[Batch]) -> list[Change]:
+        """What the beats of these batches change, by project; may be called outside a transaction."""
+        beats: dict[str, list[tuple[int, int, bool]]] = {}
+        for batch in batches:
+            if batch.beats:
+                beats.setdefault(batch.project, []).extend(batch.beats)
+        found = []
+        for project, told in beats.items():
+            known = self._connection.execute(ALIVE.format(quoted(project))).fetchall()
+            found.append(changed(project, known, told, self._slack_us))
+        return [change for change in found if change is not None]
+
+    def note_alive(self, changes: list[Change]) -> None:
+        """Store what `look_alive` found."""
+        for change in changes:
+            self._connection.execute(change.removal())
+        if changes:
+            self._connection.execute(addition(changes))
 
     def _write_events(self, project: str, rows: list[Row], batches: list[Batch],
                       version: int) -> tuple[list[Row], list[Row]]:  # fmt: skip

@@ -1,0 +1,3 @@
+-- When somebody was there to record: spans in UTC, both ends included, that neither touch nor overlap. What lies between
+-- the spans of a project was not collected; before its first one nothing is known.
+CREATE TABLE alive (project VARCHAR NOT NULL, first TIMESTAMP NOT NULL, last TIMESTAMP NOT NULL);
