@@ -195,6 +195,28 @@ def test_a_forked_process_never_holds_the_store_back(tmp_path):
     assert tell(story, tmp_path / "f.duckdb").split() == ["ready", "2"]
 
 
+@pytest.mark.parametrize("seconds", [0.001, 0.01, 0.03, 0.1])
+def test_a_child_never_waits_for_what_another_thread_was_importing(tmp_path, seconds):
+    """The first question loads modules; each is locked meanwhile, and nobody would unlock it in the child."""
+    story = """
+        engine = gnomon.open(store)
+        asking = threading.Thread(target=engine.query, args=(["events"],))
+        asking.start()
+        time.sleep(float(how))
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            try:
+                engine.query(["events"])
+            except StoreBusy:
+                end()
+        assert os.waitpid(pid, 0)[1] == 0
+        asking.join()
+        engine.close()
+    """
+    tell(story, tmp_path / "f.duckdb", str(seconds))
+
+
 def test_fifty_forks_while_others_record_flush_and_ask(tmp_path):
     story = """
         engine = gnomon.open(store, settings=gnomon.Settings(flush_seconds=0.01, checkpoint_seconds=0.2))

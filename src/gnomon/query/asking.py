@@ -66,9 +66,10 @@ class Asking:
         (code `raw-rows-gone` where only pruned rows could answer), `RangeTooLarge`, `StoreBusy` where another process
         owns the store, `QueryTimeout`.
         """
-        from gnomon.query.model import Query
-
         with self._audited("query") as note:
+            self._own_or_refuse()  # before anything is loaded: a forked child waits for ever for a thread it has not
+            from gnomon.query.model import Query
+
             query = Query.build(metrics, dimensions, date_range, filters, timezone, order_by, limit, compare, after,
                                 totals, dataset, basis)  # fmt: skip
             return self._answer(query, note)
@@ -79,20 +80,21 @@ class Asking:
             return self._answer(query, note)
 
     def _answer(self, query: Query, note: Note) -> Result:
+        store = self._own_or_refuse()
         from gnomon.query.outline import outline
         from gnomon.query.widening import widened
 
         note.detail = outline(query)
-        return self._inquiry().answer(widened(query, self._pseudonyms), self._own_or_refuse(), note)
+        return self._inquiry().answer(widened(query, self._pseudonyms), store, note)
 
     def explain(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), **rest: Any) -> str:
         """How a question would be answered: the plan's steps and the SQL, without running it."""
-        from gnomon.query.model import Query
-        from gnomon.query.outline import outline
-        from gnomon.query.widening import widened
-
         with self._audited("explain") as note:
             store = self._own_or_refuse()
+            from gnomon.query.model import Query
+            from gnomon.query.outline import outline
+            from gnomon.query.widening import widened
+
             named = {("dataset_name" if name == "dataset" else name): value for name, value in rest.items()}
             query = Query.build(metrics, dimensions, **named)
             note.detail = outline(query)

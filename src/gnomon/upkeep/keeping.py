@@ -45,9 +45,9 @@ class Keeping(Safekeeping):
 
         Raises `InvalidValue` (code `rollup-fixed`) where settings ask for other rollups than can be made.
         """
+        store, writer = self._owned()
         from gnomon.upkeep.rollup import roll_up  # deferred: it builds SQL
 
-        store, writer = self._owned()
         now, until = self.clock(), None
         if time_range is not None:
             until = resolve_range(time_range, now=now, zone=self.zone).end_us
@@ -83,9 +83,9 @@ class Keeping(Safekeeping):
 
         With `dry_run` only count it. Raises `InvalidValue` with code `legal-hold` while a hold is in force.
         """
+        store, writer = self._owned()
         from gnomon.upkeep.retention import prune
 
-        store, writer = self._owned()
         with self._audited("prune") as note:
             note.detail = {"dry_run": dry_run}
             report = prune(store, writer, self.settings, self.get_retention_policy(), self.clock(), dry_run)
@@ -109,11 +109,11 @@ class Keeping(Safekeeping):
         forgotten by its id where it was seen without a user. With pseudonyms on, the id finds what is kept under any of
         the keys; a pseudonym finds what is kept as it. Raises `InvalidValue` with code `legal-hold`.
         """
+        store, writer = self._owned()
         from gnomon.store.erasing import Traces
         from gnomon.upkeep.erasure import forget
         from gnomon.upkeep.retention import check_hold
 
-        store, writer = self._owned()
         with self._audited("forget") as note:
             note.detail = {"people": [Person(user_id)], "delete_events": delete_events}
             check_hold(self.get_retention_policy(), self.clock())

@@ -47,9 +47,9 @@ class Safekeeping:
         then. `on_step` is told what is being done. Raises `StoreDamaged` for a store that cannot be read back,
         `DiskFull` (`target-full`), `StoreUnavailable` (`target-unavailable`), `InvalidValue` for a bad target or key.
         """
+        store = self._own_or_refuse()
         from gnomon.upkeep.backup import Order, make_backup  # deferred, here and below: most processes never make one
 
-        store = self._own_or_refuse()
         self._make_durable()
         url = None if target is None else os.fspath(target)
         with self._audited("trigger_backup") as note:
@@ -59,10 +59,10 @@ class Safekeeping:
 
     def backups(self, target: str | os.PathLike[str] | None = None) -> list[KeptBackup]:
         """The good backups of this store at a target (default as in `trigger_backup`), oldest first."""
+        self._own_or_refuse()
         from gnomon.upkeep.backup import one_at_a_time, target_url
         from gnomon.upkeep.targets import open_target, store_label
 
-        self._own_or_refuse()
         url = target_url(self._hold, None if target is None else os.fspath(target), self.settings)
         with one_at_a_time(self._hold) as scratch:
             return open_target(url, store_label(self._hold.file), scratch).entries()
@@ -74,9 +74,9 @@ class Safekeeping:
         recorded after the call is kept and stored on top. Raises `StoreDamaged` (`backup-damaged`), `InvalidValue`
         (`wrong-backup-key`, `no-backup-key`, `newer-backup`, `newer-schema`, `no-such-file`), `DiskFull`.
         """
+        store = self._own_or_refuse()
         from gnomon.upkeep.restore import restore
 
-        store = self._own_or_refuse()
         self._make_durable()
         with self._audited("restore_backup") as note:
             self._note_again()  # what comes while it runs stays, and so must who is left out of it
