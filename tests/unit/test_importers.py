@@ -643,7 +643,9 @@ def test_same_file_same_ids_whatever_its_name_packing_line_ends_and_chunks(load)
     assert ids(load(body.replace(b",", b";"))) == ids(first)
     assert ids(load(b'b,a\n"x\ny",1\n')) == ids(first)[:1]
     assert ids(load(body, mapping={"a": "user_id"})) == ids(first)
-    assert ids(load(LOG + b"\n" + LOG, "a.log")) == ids(load(gzip.compress(LOG + b"\r\n" + LOG + b"\r\n", mtime=0), "b.log"))
+    assert ids(load(LOG + b"\n" + LOG, "a.log")) == ids(
+        load(gzip.compress(LOG + b"\r\n" + LOG + b"\r\n", mtime=0), "b.log")
+    )
 
 
 def test_same_content_has_the_same_id_in_every_format(load, parquet):
