@@ -67,6 +67,7 @@ class Writing:
         self._staging = Staging()
         self._sealed: dict[tuple[str, str | None], int] | None = None
         self._alive: dict[str, list[Span]] = {}  #: the spans of projects that had a beat lately
+        self._unfolded = False
         connection.register("staging", self._staging)
         connection.execute(_SAMPLE_STAGING)
 
@@ -74,6 +75,7 @@ class Writing:
         """Let go of what a transaction that failed had staged."""
         self._staging.clear()
         self._alive.clear()
+        self._unfolded = True
         self._connection.execute("TRUNCATE sample_staging")
 
     def forget_edges(self) -> None:
@@ -150,9 +152,13 @@ class Writing:
         if changes:
             self._connection.execute(addition([(change.project, *span) for change in changes for span in change.new]))
             self._alive.update((change.project, change.then) for change in changes)
+            self._unfolded = True
 
     def fold_alive(self) -> None:
         """Leave one row for each span; for a checkpoint, which rewrites small tables anyway."""
+        if not self._unfolded:
+            return
+        self._unfolded = False
         rows = self._connection.execute(EVERYBODY).fetchall()
         kept = folded(rows, self._slack_us)
         if len(kept) < len(rows):
