@@ -15,6 +15,7 @@ import pytest
 
 import gnomon
 from gnomon.ingest.heartbeat import Heartbeat
+from gnomon.query.gaps import read_alive
 from gnomon.testing import ManualClock
 
 PROGRAM = Path(__file__).with_name("beating.py")
@@ -34,8 +35,7 @@ def child(store, now, period, *what):
 
 def alive_seconds(store):
     with gnomon.open(store, project="beat", enabled=False) as engine:
-        words = "SELECT (epoch_us(last) - epoch_us(first)) / 1e6 FROM alive WHERE project = 'beat' ORDER BY first"
-        return [seconds for (seconds,) in engine._own_or_refuse().ask([words], 10.0)[0].rows]
+        return [(last - first) / 1e6 for first, last in read_alive(engine._own_or_refuse(), "beat", 10.0)]
 
 
 def days(engine, zone="UTC"):

@@ -16,11 +16,12 @@ from gnomon.errors import DiskFull
 from gnomon.event import Batch
 from gnomon.ingest import journal as journals
 from gnomon.ingest.heartbeat import Heartbeat
+from gnomon.query.gaps import read_alive
 from gnomon.store import aliveness
-from gnomon.store.aliveness import changed, joined
+from gnomon.store.aliveness import changed, folded, joined
 from gnomon.store.duckdb import DuckDBStore, opening
 from gnomon.testing import ManualClock
-from gnomon.timerange import US_DAY, US_SECOND
+from gnomon.timerange import US_DAY, US_SECOND, to_us
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = 60 * US_SECOND
@@ -38,9 +39,8 @@ def spans(engine):
     """The spans of the store, as `(first, last)` in hours after START."""
     engine.flush()
     assert engine._hold.writer.wait_for(engine._journal.last_position(), 30.0)
-    rows = engine._own_or_refuse().ask(["SELECT first, last FROM alive ORDER BY first"], 10.0)[0].rows
-    hour = timedelta(hours=1)
-    return [tuple((moment.replace(tzinfo=UTC) - START) / hour for moment in row) for row in rows]
+    rows = read_alive(engine._own_or_refuse(), "default", 10.0)
+    return [tuple((us - to_us(START)) / (60 * MINUTE) for us in row) for row in rows]
 
 
 # -- one heart
@@ -121,15 +121,18 @@ def test_beats_that_only_go_on_are_quiet_and_others_are_not():
     assert not changed("p", known, [(900, 900, True)], 50).quiet  # a new span
     assert not changed("p", known, [(100, 480, True)], 50).quiet  # a hole is closed
     assert changed("p", known, [(10, 90, True), (500, 510, True)], 50) is None
-    assert changed("p", known, [(100, 480, True)], 50).new == ((0, 600),)
-    assert changed("p", known, [(90, 110, True), (700, 701, True)], 50).new == ((0, 110), (500, 600), (700, 701))
+    assert changed("p", known, [(100, 480, True)], 50).new == [(0, 600)]
+    both = changed("p", known, [(90, 110, True), (700, 701, True)], 50)
+    assert both.new == [(0, 110), (700, 701)] and both.then == [(0, 110), (500, 600), (700, 701)]
+    assert folded([("p", 0, 100), ("q", 5, 6), ("p", 0, 110), ("p", 900, 910)], 50) == [
+        ("p", 0, 110), ("p", 900, 910), ("q", 5, 6)]  # fmt: skip
 
 
 def test_a_file_fills_holes_behind_the_first_heartbeat_only():
     assert changed("p", [], [(0, 50, False)], 10) is None
     assert changed("p", [(100, 110)], [(0, 50, False)], 10) is None
-    assert changed("p", [(100, 110)], [(0, 300, False)], 10).new == ((100, 300),)
-    assert changed("p", [], [(0, 300, False), (200, 210, True)], 10).new == ((200, 300),)
+    assert changed("p", [(100, 110)], [(0, 300, False)], 10).new == [(100, 300)]
+    assert changed("p", [], [(0, 300, False), (200, 210, True)], 10).new == [(200, 300)]
 
 
 # -- engines
@@ -210,6 +213,9 @@ def test_beats_survive_a_crash_and_a_replay_and_add_nothing_twice(tmp_path):
         assert len(told) == 3
         engine._journal.append(told)
         assert spans(engine) == before and engine.books().closes()
+        engine._hold.writer.checkpoint()
+        count = engine._own_or_refuse().ask(["SELECT count(*) FROM alive"], 5.0)[0].rows
+        assert count == [(1,)] and spans(engine) == before  # one row for each span, however many beats there were
 
 
 def test_batches_of_before_and_after_are_read_by_both():
@@ -263,8 +269,8 @@ def test_no_thread_starts_where_nothing_is_recorded(tmp_path):
     with gnomon.open(tmp_path / "x.duckdb", heartbeat_seconds=0.05) as engine:
         time.sleep(0.5)
         assert "gnomon-collector" not in [thread.name for thread in threading.enumerate()]
-        rows = engine._own_or_refuse().ask(["SELECT epoch_us(last) - epoch_us(first) FROM alive"], 5.0)[0].rows
-        assert len(rows) == 1 and rows[0][0] > 200_000  # the writer's thread beats
+        ((first, last),) = read_alive(engine._own_or_refuse(), "default", 5.0)
+        assert last - first > 200_000  # the writer's thread beats
 
 
 def test_a_full_disk_leaves_a_beat_out_and_the_next_one_tells_it(tmp_path, monkeypatch):

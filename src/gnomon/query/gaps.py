@@ -10,14 +10,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from gnomon.store import Store
-from gnomon.store.aliveness import ALIVE, Span
+from gnomon.store.aliveness import ALIVE, Span, joined
 from gnomon.store.dialect import quoted
 from gnomon.timerange import US_DAY, US_SECOND
 
 
 def read_alive(store: Store, project: str, timeout: float) -> tuple[Span, ...]:
     """When somebody was there, as the store has it: first and last moments, both included, in order."""
-    return tuple(sorted(store.ask([ALIVE.format(quoted(project))], timeout)[0].rows))
+    return tuple(joined(store.ask([ALIVE.format(quoted(project))], timeout)[0].rows, 0))
 
 
 def with_own(alive: tuple[Span, ...], own: Span | None, slack: int) -> tuple[Span, ...]:

@@ -24,7 +24,7 @@ from gnomon.query.plan import Facts, Plan, make_plan, shifted
 from gnomon.query.result import Result
 from gnomon.query.sources import RolledUp
 from gnomon.store import Store, Table
-from gnomon.store.aliveness import ALIVE, Span, slack_us
+from gnomon.store.aliveness import ALIVE, Span, joined, slack_us
 from gnomon.store.dialect import quoted
 from gnomon.store.rollups import PRUNED, SIGHTED, STATE
 from gnomon.timerange import Clock
@@ -108,8 +108,8 @@ class Inquiry:
         me = quoted(self._settings.project)
         asked = [_spans_sql(me), *(words.format(me) for words in (STATE, PRUNED, SIGHTED))]
         spans, state, pruned, sighted = store.ask(asked, self._settings.query_timeout_seconds)
-        weighted, alive = (tuple(sorted((first, last) for kind, first, last in spans.rows if kind == wanted))
-                           for wanted in _SPANS)  # fmt: skip
+        weighted = tuple((first, last) for kind, first, last in spans.rows if kind == "weighted")
+        alive = tuple(joined([(first, last) for kind, first, last in spans.rows if kind == "alive"], 0))
         return weighted, _rolled_up(state), tuple(pruned.rows), bool(sighted.rows[0][0]), alive
 
     def _earliest(self, store: Store, table: str) -> int | None:
@@ -169,9 +169,6 @@ class AnswerCache:
                 self._kept[key] = (time.monotonic(), tables)
                 while len(self._kept) > self._entries:
                     self._kept.popitem(last=False)
-
-
-_SPANS = ("weighted", "alive")
 
 
 def _spans_sql(me: str) -> str:

@@ -16,7 +16,9 @@ from gnomon.timerange import US_SECOND
 
 Span: TypeAlias = tuple[int, int]  #: first and last moment, both included, in UTC microseconds
 
-ALIVE = "SELECT epoch_us(first), epoch_us(last) FROM alive WHERE project = {}"  #: in any order
+#: In any order, and overlapping: see `folded`.
+ALIVE = "SELECT epoch_us(first), epoch_us(last) FROM alive WHERE project = {}"
+EVERYBODY = "SELECT project, epoch_us(first), epoch_us(last) FROM alive"
 
 
 def slack_us(settings: Settings) -> int:
@@ -37,23 +39,16 @@ def joined(spans: Sequence[Span], slack: int) -> list[Span]:
 
 @dataclass(frozen=True)
 class Change:
-    """What beats make of a project's spans: `new` takes the place of what begins between its ends.
+    """What beats make of a project's spans: all of them as they are `then`, and the ones that are `new`.
 
     `quiet` where the spans were there and only went on, as they do once a period: no answer can change by that, as
     whoever asks was there itself, or looks at the spans again.
     """
 
     project: str
-    new: tuple[Span, ...]
+    then: list[Span]
+    new: list[Span]
     quiet: bool
-
-    def removal(self) -> str:
-        """The spans that go."""
-        first, last = self.new[0][0], self.new[-1][1]
-        return (
-            f"DELETE FROM alive WHERE project = {quoted(self.project)} AND "
-            f"first BETWEEN make_timestamp({first}) AND make_timestamp({last})"
-        )
 
 
 def changed(project: str, known: Sequence[Span], beats: Sequence[tuple[int, int, bool]], slack: int) -> Change | None:
@@ -70,11 +65,7 @@ def changed(project: str, known: Sequence[Span], beats: Sequence[tuple[int, int,
     spans = joined([*known, *live, *covered], slack)
     before = set(known)
     new = [span for span in spans if span not in before]
-    if not new:
-        return None
-    first, last = new[0][0], new[-1][1]
-    kept = [span for span in spans if first <= span[0] <= last]
-    return Change(project, tuple(kept), _only_went_on(known, spans, slack))
+    return Change(project, spans, new, _only_went_on(known, spans, slack)) if new else None
 
 
 def _only_went_on(known: Sequence[Span], spans: Sequence[Span], slack: int) -> bool:
@@ -83,14 +74,20 @@ def _only_went_on(known: Sequence[Span], spans: Sequence[Span], slack: int) -> b
     )
 
 
-def addition(changes: Sequence[Change]) -> str:
-    """The spans that come, of all projects in one statement (docs/decisions/0013)."""
-    rows = ", ".join(
-        f"({quoted(change.project)}, make_timestamp({first}), make_timestamp({last}))"
-        for change in changes
-        for first, last in change.new
+def addition(rows: Sequence[tuple[str, int, int]]) -> str:
+    """Add spans `(project, first, last)`, of all projects in one statement (docs/decisions/0013)."""
+    values = ", ".join(
+        f"({quoted(project)}, make_timestamp({first}), make_timestamp({last}))" for project, first, last in rows
     )
-    return f"INSERT INTO alive VALUES {rows}"
+    return f"INSERT INTO alive VALUES {values}"
+
+
+def folded(rows: Sequence[tuple[str, int, int]], slack: int) -> list[tuple[str, int, int]]:
+    """One row for each span, of rows that may overlap: a span that goes on gets a longer row beside the one before."""
+    projects: dict[str, list[Span]] = {}
+    for project, first, last in rows:
+        projects.setdefault(project, []).append((first, last))
+    return [(project, *span) for project, spans in projects.items() for span in joined(spans, slack)]
 
 
 def prune_alive(project: str, before_us: int) -> str:

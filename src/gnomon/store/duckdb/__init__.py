@@ -116,7 +116,7 @@ class DuckDBStore:
         return tables
 
     def checkpoint(self, *, compact: bool = False) -> None:
-        """See `Store.checkpoint`; also folds the books and bounds the quarantine."""
+        """See `Store.checkpoint`; also folds the books and the spans, and bounds the quarantine."""
         with self._transaction():
             self._connection.execute(
                 "CREATE OR REPLACE TEMP TABLE folded AS SELECT project, kind, source, outcome, reason, "
@@ -124,6 +124,7 @@ class DuckDBStore:
             )
             self._connection.execute("DELETE FROM books")
             self._connection.execute("INSERT INTO books SELECT * FROM folded")
+            self._writing.fold_alive()
             self._connection.execute(
                 "DELETE FROM quarantine WHERE rowid < (SELECT max(rowid) FROM quarantine) - ?", [QUARANTINE_ROWS]
             )

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from gnomon.event import AT, SAMPLE_ROW, Batch, Field, Row
-from gnomon.store.aliveness import ALIVE, Change, addition, changed
+from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, Span, addition, changed, folded, joined
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.staging import Staging, selected
 
@@ -66,17 +66,22 @@ class Writing:
         self._slack_us = slack_us
         self._staging = Staging()
         self._sealed: dict[tuple[str, str | None], int] | None = None
+        self._alive: dict[str, list[Span]] = {}  #: the spans of projects that had a beat lately
+        self._unfolded = False
         connection.register("staging", self._staging)
         connection.execute(_SAMPLE_STAGING)
 
     def clear(self) -> None:
         """Let go of what a transaction that failed had staged."""
         self._staging.clear()
+        self._alive.clear()
+        self._unfolded = True
         self._connection.execute("TRUNCATE sample_staging")
 
     def forget_edges(self) -> None:
-        """Look again at what is pruned, before the next batch."""
+        """Look again at what is pruned, and who was there, before the next batch."""
         self._sealed = None
+        self._alive.clear()
 
     def _part_sealed(self, project: str, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """Rows that may be stored, and those of pruned time, which could not be told from repeats any more."""
@@ -133,18 +138,32 @@ class Writing:
         for batch in batches:
             if batch.beats:
                 beats.setdefault(batch.project, []).extend(batch.beats)
-        found = []
-        for project, told in beats.items():
-            known = self._connection.execute(ALIVE.format(quoted(project))).fetchall()
-            found.append(changed(project, known, told, self._slack_us))
+        found = [changed(project, self._spans(project), told, self._slack_us) for project, told in beats.items()]
         return [change for change in found if change is not None]
+
+    def _spans(self, project: str) -> list[Span]:
+        if project not in self._alive:
+            rows = self._connection.execute(ALIVE.format(quoted(project))).fetchall()
+            self._alive[project] = joined(rows, self._slack_us)
+        return self._alive[project]
 
     def note_alive(self, changes: list[Change]) -> None:
         """Store what `look_alive` found."""
-        for change in changes:
-            self._connection.execute(change.removal())
         if changes:
-            self._connection.execute(addition(changes))
+            self._connection.execute(addition([(change.project, *span) for change in changes for span in change.new]))
+            self._alive.update((change.project, change.then) for change in changes)
+            self._unfolded = True
+
+    def fold_alive(self) -> None:
+        """Leave one row for each span; for a checkpoint, which rewrites small tables anyway."""
+        if not self._unfolded:
+            return
+        self._unfolded = False
+        rows = self._connection.execute(EVERYBODY).fetchall()
+        kept = folded(rows, self._slack_us)
+        if len(kept) < len(rows):
+            self._connection.execute("DELETE FROM alive")
+            self._connection.execute(addition(kept))
 
     def _write_events(self, project: str, rows: list[Row], batches: list[Batch],
                       version: int) -> tuple[list[Row], list[Row]]:  # fmt: skip
