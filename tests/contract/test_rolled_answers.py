@@ -146,6 +146,20 @@ def test_an_import_says_what_it_could_not_store_because_its_time_was_pruned(engi
     assert engine.books().closes()
 
 
+def test_who_is_erased_leaves_the_local_day_in_which_raw_rows_begin(tmp_path):
+    clock = ManualClock(datetime(2026, 1, 15, 12, tzinfo=UTC))
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, timezones=["Asia/Kathmandu"], rollup_lag_seconds=0) as engine:
+        engine.track("request", user_id="u1", ts="2026-01-14T03:00:00Z")
+        engine.track("request", user_id="u2", ts="2026-01-13T20:00:00Z")  # the same day in Kathmandu, not in UTC
+        engine.flush()
+        engine.set_retention_policy(raw_data_days=1, hourly_aggregates_days=1)
+        engine.prune()
+        span = {"date_range": ["2026-01-14", "2026-01-15"], "timezone": "Asia/Kathmandu"}
+        assert engine.query(["events", "people"], [], **span).to_dicts() == [{"events": 2, "people": 2}]
+        engine.forget("u1", delete_events=True)
+        assert engine.query(["events", "people"], [], **span).to_dicts() == [{"events": 1, "people": 1}]
+
+
 def test_forgetting_keeps_the_totals_of_a_type_whose_raw_rows_are_gone(engine):
     fill(engine)
     span = ["2026-03-09", "2026-03-21"]

@@ -108,7 +108,7 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
         if not dry_run:
             roll_up(store, writer, settings, now_us)
         report.raw = run.raw(policy, now_us)
-    report.hourly = run.rolled("hour", _edge(now_us, policy.hourly_aggregates_days))
+    report.hourly = run.rolled("hour", _hours_edge(policy, now_us))
     report.daily = run.rolled("day", _edge(now_us, policy.daily_aggregates_days))
     report.samples = run.samples(_edge(now_us, policy.metric_days))
     if not dry_run and run.changed:  # also where nothing went: what is sealed must stay so after a crash
@@ -199,6 +199,16 @@ _NEVER = -(2**62)
 def _edge(now_us: int, days: int | None) -> int | None:
     """The UTC midnight before which nothing is kept."""
     return None if days is None else (now_us // US_DAY - days) * US_DAY
+
+
+def _hours_edge(policy: RetentionPolicy, now_us: int) -> int | None:
+    """As `_edge`, and two days before the raw rows end: the local day in which they do can then be made again of its
+    hours, as erasure does."""
+    edges = [_edge(now_us, policy.hourly_aggregates_days)]
+    for days in (policy.raw_data_days, *policy.by_type.values()):
+        if days is not None and edges[0] is not None:
+            edges.append((now_us // US_DAY - days - 2) * US_DAY)
+    return None if edges[0] is None else min(edge for edge in edges if edge is not None)
 
 
 def _bad(message: str) -> InvalidValue:
