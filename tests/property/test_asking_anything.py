@@ -555,7 +555,8 @@ def test_text_in_any_place_of_a_question_stays_data(hostile, text):
     assert count(filters=[["is", "type", [text, text + "x"]]]) == [(1,)]
     assert count(filters=[["not", ["is", "source", [text]]]]) == [(len(INJECTIONS) - 1,)]
     assert count(filters=[["is_not", "source", [text]]]) == [(len(INJECTIONS) - 1,)]
-    assert count(filters=[["contains", "endpoint", text]])[0][0] == sum(text in other for other in INJECTIONS)
+    kept = [other.partition("?")[0] for other in INJECTIONS]  # the gate cuts off what may be a query string
+    assert count(filters=[["contains", "endpoint", text]])[0][0] == sum(text in endpoint for endpoint in kept)
     assert count(filters=[["is", key, [text]]]) == [(1,)]
     assert count(filters=[["contains", key, text]]) == [(1,)]
     assert count(filters=[["gte", key, text]]) == [(1,)]
