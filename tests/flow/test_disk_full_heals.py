@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import gnomon
+import gnomon.store.duckdb as driver
 from gnomon.errors import DiskFull, GnomonError, StoreUnavailable
 from gnomon.ingest.recovery import found_damage
-from gnomon.store.duckdb import DuckDBStore
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -115,14 +115,16 @@ def test_a_disk_that_gets_full_at_any_step(disk, leave):
 
 
 def test_a_writer_that_gives_up_on_what_the_disk_refused_would_be_found(disk, monkeypatch):
-    honest = DuckDBStore.checkpoint
+    honest = driver.undoable
 
-    def forget_first(self, **how):
-        engine._hold.journal.forget_up_to(engine._hold.writer.position)
-        fill(disk)
-        honest(self, **how)
+    @contextlib.contextmanager
+    def forget_first(*args):
+        with honest(*args):  # before it the disk has room, else no checkpoint would begin
+            engine._hold.journal.forget_up_to(engine._hold.writer.position)
+            fill(disk)
+            yield
 
-    monkeypatch.setattr(DuckDBStore, "checkpoint", forget_first)
+    monkeypatch.setattr(driver, "undoable", forget_first)
     with gnomon.open(
         disk / "s.duckdb", settings=gnomon.Settings(flush_seconds=0.02, checkpoint_seconds=3_600)
     ) as engine:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnomon.errors import StoreDamaged, StoreUnavailable
+from gnomon.files import sync_folder
 
 BLOCK_BYTES = 512
 GENESIS = bytes(32)
@@ -92,15 +93,6 @@ def make_key(path: Path, *, durable: bool) -> Key:
     if durable:
         sync_folder(path.parent)
     return Key(secret)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def read_block(path: Path, seconds: float, then: Callable[[], object]) -> bytes | None:

@@ -21,6 +21,7 @@ import msgspec
 
 from gnomon.access import Person
 from gnomon.errors import StoreUnavailable
+from gnomon.files import sync_folder
 from gnomon.upkeep.anchor import (
     GENESIS,
     Anchor,
@@ -30,7 +31,6 @@ from gnomon.upkeep.anchor import (
     claims_entries,
     make_key,
     read_key,
-    sync_folder,
 )
 
 #: Seconds that an append waits for other processes.

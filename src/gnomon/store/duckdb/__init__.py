@@ -20,6 +20,7 @@ import duckdb
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
+from gnomon.files import sync_folder
 from gnomon.store import Table
 from gnomon.store.aliveness import Change, slack_us
 from gnomon.store.deadline import Deadlines
@@ -27,6 +28,7 @@ from gnomon.store.dialect import DUCKDB, quoted
 from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
 from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, remove
+from gnomon.store.duckdb.undo import mend, undoable
 from gnomon.store.duckdb.writing import QUARANTINE_ROWS, Writing
 
 
@@ -35,9 +37,13 @@ class DuckDBStore:
 
     dialect = DUCKDB
 
-    def __init__(self, path: str, settings: Settings, *, above: int = 0, content: Path | None = None) -> None:
-        """`above` is a data version that this one must exceed; `content` a file to fill a store in memory from."""
+    def __init__(self, path: str, settings: Settings, *, above: int = 0, content: Path | None = None,
+                 reading: int | None = None) -> None:  # fmt: skip
+        """`above` is a data version that this one must exceed; `content` a file to fill a store in memory from;
+        `reading` the file, if it is open for reading already."""
         self.path = path
+        if path != ":memory:":
+            mend(path)
         if path != ":memory:" and suspect_mark(path).exists():
             raise StoreDamaged("the store file was found damaged when it was last used", remedy=REOPEN)
         self._settings = settings
@@ -48,16 +54,23 @@ class DuckDBStore:
         self._deadlines = Deadlines()
         self._questions = threading.Condition()
         self._running, self._swapping = 0, False
-        self._reading: int | None = None  #: the file, opened for copies; see `snapshot`
+        # Opened once and closed after DuckDB: closing any handle of a file gives up the locks that the process has on
+        # it (POSIX), and with them what keeps another program from writing to it.
+        self._reading = reading
+        if path != ":memory:" and reading is None:
+            self._reading = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            migrate(self._connection, new=new)
+            migrate(self._connection, self._checkpoint, new=new)
             if content is not None:
                 fill_from(self._connection, content)
             self._writing = Writing(self._connection, slack_us(settings))
             self._version = _even(max(above, int(self._state("version", "0"))))
             self._connection.execute("SET lock_configuration = true")
         except BaseException as error:
-            self.close()
+            self._deadlines.close()
+            self._shut()
+            if reading is None:
+                self._stop_reading()
             if isinstance(error, duckdb.Error):
                 raise translated(error) from error
             raise
@@ -129,12 +142,16 @@ class DuckDBStore:
                 "DELETE FROM quarantine WHERE rowid < (SELECT max(rowid) FROM quarantine) - ?", [QUARANTINE_ROWS]
             )
         try:
-            self._connection.execute("CHECKPOINT store")
+            self._checkpoint()
         except duckdb.Error as error:
             self._reconnect()  # a failed checkpoint shuts the database; it opens again at the checkpoint before
             raise self._noted(error) from error
         if compact and self.path != ":memory:":
             self._compact()
+
+    def _checkpoint(self) -> None:
+        with undoable(self._connection, "store", self.path, self._reading):
+            self._connection.execute("CHECKPOINT store")
 
     def _compact(self) -> None:
         """Copy the file into a new one that has nothing of what was deleted, and go on with that.
@@ -161,6 +178,7 @@ class DuckDBStore:
     def _rename(self, fresh: str) -> None:
         self._stop_reading()
         Path(fresh).replace(self.path)
+        sync_folder(Path(self.path).parent)
 
     @contextmanager
     def _changing(self) -> Iterator[int]:
@@ -229,7 +247,7 @@ class DuckDBStore:
             self._shut()
             between()
             # A version of its own: what was shown since the last checkpoint may be gone, and answers are kept by it.
-            fresh = DuckDBStore(self.path, self._settings, above=self._version + 1)
+            fresh = DuckDBStore(self.path, self._settings, above=self._version + 1, reading=self._reading)
         except (duckdb.Error, GnomonError) as error:
             raise StoreUnavailable(
                 "the store file cannot be reopened", remedy="Free disk space; it is tried again by itself."
@@ -250,17 +268,13 @@ class DuckDBStore:
     def _take_over(self, fresh: DuckDBStore) -> None:
         self._deadlines.close()
         self._connection, self._version, self._writing = fresh._connection, fresh._version, fresh._writing
-        self._cursors, self._deadlines = fresh._cursors, fresh._deadlines
+        self._cursors, self._deadlines, self._reading = fresh._cursors, fresh._deadlines, fresh._reading
 
     # -- copies -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """See `Copying.snapshot`."""
-        if self._reading is None and self.path != ":memory:":
-            # Opened once and closed after DuckDB: closing any handle of a file gives up the locks that the process
-            # has on it (POSIX), and with them what keeps another program from writing to it.
-            self._reading = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         with self._counted():  # as a question: the file is not exchanged meanwhile
             cursor = self._take_cursor()
             try:

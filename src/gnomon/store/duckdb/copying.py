@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 
 from gnomon.config import Settings
+from gnomon.files import sync_folder
 from gnomon.store import Contents, Entering
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.faults import translated
@@ -100,15 +101,6 @@ def put_in_place(file: Path, path: Path, aside: Path) -> None:
         os.fsync(new.fileno())
     file.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the disk keep the names in a folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _tables(connection: duckdb.DuckDBPyConnection, database: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from gnomon.config import Settings
 from gnomon.errors import InvalidValue, StoreDamaged
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.faults import REOPEN, translated
+from gnomon.store.duckdb.undo import undoable
 
 SCHEMA = 3
 COMPACTED = ".compacted"  #: ending of the copy that takes the place of a file, until it does
@@ -31,7 +34,8 @@ def connect(path: str, settings: Settings) -> duckdb.DuckDBPyConnection:
         config["threads"] = str(settings.threads)
     # The journal is the log: DuckDB writes none of its own, so a crash takes the file back to its last checkpoint,
     # and the journal, which forgets only what a checkpoint holds, is replayed from there (docs/decisions/0008).
-    _fold_log(path)
+    if path != ":memory:":
+        _fold_log(path)
     logless = "" if path == ":memory:" else " (RECOVERY_MODE no_wal_writes)"
     try:
         connection = duckdb.connect(":memory:", config=config)
@@ -55,19 +59,25 @@ def _fold_log(path: str) -> None:
     DuckDB 2.0 crashes at the next checkpoint of a file that was attached without a log while one was there.
     """
     log_file = Path(path + ".wal")
-    if path == ":memory:" or not log_file.exists():
+    if not log_file.exists():
         return
+    reading = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if Path(path).exists() else None
     try:
         with duckdb.connect(path) as connection:
-            connection.execute("CHECKPOINT")
+            ((database,),) = connection.execute("SELECT current_database()").fetchall()
+            with undoable(connection, database, path, reading):
+                connection.execute("CHECKPOINT")
     except duckdb.Error as error:
         raise translated(error) from error
+    finally:
+        if reading is not None:
+            os.close(reading)
     if log_file.exists() and log_file.stat().st_size:
         raise StoreDamaged("the log beside the store is damaged", remedy=REOPEN)
     log_file.unlink(missing_ok=True)
 
 
-def migrate(con: duckdb.DuckDBPyConnection, *, new: bool = False) -> None:
+def migrate(con: duckdb.DuckDBPyConnection, checkpoint: Callable[[], None], *, new: bool = False) -> None:
     """Bring the file to this version's schema, one numbered step at a time, all in one transaction.
 
     A file that is known to be `new` needs no look at what tables it has (9 ms).
@@ -81,7 +91,7 @@ def migrate(con: duckdb.DuckDBPyConnection, *, new: bool = False) -> None:
     con.execute("DELETE FROM state WHERE key = 'schema'")
     con.execute("INSERT INTO state VALUES ('schema', ?)", [str(SCHEMA)])
     con.commit()
-    con.execute("CHECKPOINT store")
+    checkpoint()
 
 
 def _schema_of(con: duckdb.DuckDBPyConnection) -> int:
