@@ -124,10 +124,10 @@ def test_a_writer_that_gives_up_on_what_the_disk_refused_would_be_found(disk, mo
             fill(disk)
             yield
 
-    monkeypatch.setattr(driver, "undoable", forget_first)
     with gnomon.open(
         disk / "s.duckdb", settings=gnomon.Settings(flush_seconds=0.02, checkpoint_seconds=3_600)
     ) as engine:
+        monkeypatch.setattr(driver, "undoable", forget_first)
         host = Host(engine)
         host.work(0.5)
         with pytest.raises(StoreUnavailable):
