@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gnomon.event import FIELDS
 from gnomon.store.dialect import quoted
 from gnomon.store.pruning import only_type
-from gnomon.store.rollups import Days, again, stage
+from gnomon.store.rollups import NOTHING_FRESH, Days, again, counted, stage
 from gnomon.timerange import US_DAY
 
 _BLANK = ("user_id", "device_id", "session_id", "domain", "endpoint", "error_code", "properties")
@@ -119,7 +119,7 @@ def rebuild_hours(project: str, width: int, rollups: Sequence[str], day: int, un
     return [
         *stage(project, width, rollups, raw_of_day(day, until_us, version, only), weighted=weighted),
         f"DELETE FROM rolled WHERE project = {quoted(project)} AND tier = 'hour' AND {span} AND {only}",
-        "INSERT INTO rolled BY NAME SELECT * FROM fresh",
+        f"INSERT INTO rolled BY NAME FROM {counted('fresh')}",
         "DROP TABLE fresh",
     ]
 
@@ -128,11 +128,10 @@ def rebuild_day(project: str, rollups: Sequence[str], days: Days, start_us: int,
     """Make one local day again, of its hours."""
     hours = f"project = {quoted(project)} AND {_span(start_us, end_us)}"
     return [
-        "DROP TABLE IF EXISTS fresh",
-        "CREATE TEMP TABLE fresh AS SELECT * FROM rolled LIMIT 0",
+        *NOTHING_FRESH,
         *(again(rollup, hours, days) for rollup in rollups),
         f"DELETE FROM rolled WHERE {hours} AND tier = {quoted(days.tier)}",
-        "INSERT INTO rolled BY NAME SELECT * FROM fresh",
+        f"INSERT INTO rolled BY NAME FROM {counted('fresh')}",
         "DROP TABLE fresh",
     ]
 

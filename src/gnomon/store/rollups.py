@@ -63,28 +63,33 @@ class Days:
         return f"day:{self.zone}"
 
 
+#: The temporary table of states that are to be added, with none in it.
+NOTHING_FRESH = (
+    "DROP TABLE IF EXISTS fresh",
+    "CREATE TEMP TABLE fresh AS SELECT *, NULL::INTEGER[] AS bins FROM rolled LIMIT 0",
+)
+
+
 def stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
           days: Sequence[Days] = ()) -> list[str]:  # fmt: skip
     """Make the temporary table `fresh` of the raw rows that `where` names: every rollup's hours, and their days.
 
-    Where no row is `weighted`, counting does, and a histogram is counted from a list of buckets: a third of the time.
+    Where no row is `weighted`, counting does, and instead of a histogram a row has the list of its buckets, `bins`:
+    `merge` counts them. That takes a third of the time.
     """
-    steps = ["DROP TABLE IF EXISTS fresh", "CREATE TEMP TABLE fresh AS SELECT * FROM rolled LIMIT 0"]
-    made, finished = (_weighted_hours, _same) if weighted else (_hours, _counted)
+    steps = [*NOTHING_FRESH]
+    made = _weighted_hours if weighted else _hours
     for rollup in rollups:
         keys = ", ".join(name if name in kept_by(rollup) else f"NULL AS {name}" for name in DIMENSIONS)
         at = f"make_timestamp(epoch_us(ts) // {width} * {width}) AS ts"
         told = f"{quoted(project)} AS project, {quoted(rollup)} AS rollup"
         rows = made(f"{at}, {keys}", f"project = {quoted(project)} AND {where}")
-        steps += [
-            f"CREATE OR REPLACE TEMP TABLE hours AS SELECT {told}, 'hour' AS tier, * FROM ({rows})",
-            f"INSERT INTO fresh BY NAME {finished('hours')}",
-        ]
+        steps.append(f"INSERT INTO fresh BY NAME SELECT {told}, 'hour' AS tier, * FROM ({rows})")
+        hours = f"(SELECT * FROM fresh WHERE rollup = {quoted(rollup)} AND tier = 'hour')"
         for each in days:
-            placed = _placed("hours", each)
-            row = _regrouped(placed, "rollup", quoted(each.tier)) if weighted else _counted(_days(placed, each.tier))
+            placed = _placed(hours, each)
+            row = _regrouped(placed, "rollup", quoted(each.tier)) if weighted else _days(placed, each.tier)
             steps.append(f"INSERT INTO fresh BY NAME {row}")
-        steps.append("DROP TABLE hours")
     return steps
 
 
@@ -105,22 +110,18 @@ def _hours(keys: str, where: str) -> str:
     return f"SELECT {keys}, {', '.join(parts)}, {bins} FROM events WHERE {where} GROUP BY ALL"
 
 
-def _counted(rows: str) -> str:
-    """The lists of buckets as histograms."""
-    histogram = f"(SELECT *, list_histogram(bins) AS histogram FROM {rows})"
+def counted(rows: str) -> str:
+    """Rows of `fresh` as those of `rolled`: histograms counted from the lists of buckets where they have these."""
     return (
-        "SELECT * EXCLUDE (bins, histogram), map_keys(histogram) AS duration_ms_at, "
-        f"map_values(histogram)::DOUBLE[] AS duration_ms_w FROM {histogram}"
+        "(SELECT * EXCLUDE (bins, counted) REPLACE (coalesce(map_keys(counted), duration_ms_at) AS duration_ms_at, "
+        "coalesce(map_values(counted)::DOUBLE[], duration_ms_w) AS duration_ms_w) "
+        f"FROM (SELECT *, list_histogram(bins) AS counted FROM {rows}))"
     )
 
 
 def _days(rows: str, tier: str) -> str:
     keys = f"project, rollup, {quoted(tier)} AS tier, ts, {', '.join(DIMENSIONS)}"
-    return f"(SELECT {keys}, {_merged()}, flatten(list(bins)) AS bins FROM {rows} GROUP BY ALL)"
-
-
-def _same(rows: str) -> str:
-    return f"SELECT * FROM {rows}"
+    return f"SELECT {keys}, {_merged()}, flatten(list(bins)) AS bins FROM {rows} GROUP BY ALL"
 
 
 def _weighted_hours(keys: str, where: str) -> str:
@@ -164,13 +165,13 @@ def merge(project: str) -> list[str]:
         "FROM fresh) AND (rollup, tier, ts) IN (SELECT DISTINCT rollup, tier, ts FROM fresh)"
     )
     known = "(rollup, tier, ts) {} (SELECT DISTINCT rollup, tier, ts FROM met)"
-    both = f"(SELECT * FROM met UNION ALL BY NAME SELECT * FROM fresh WHERE {known.format('IN')})"
+    both = f"(SELECT * FROM met UNION ALL BY NAME FROM {counted('fresh WHERE ' + known.format('IN'))})"
     return [
         f"CREATE OR REPLACE TEMP TABLE met AS SELECT * FROM rolled WHERE {touched}",
         f"DELETE FROM rolled WHERE {touched} AND EXISTS (SELECT 1 FROM met)",
         "INSERT INTO rolled BY NAME SELECT * FROM "
-        f"(SELECT * FROM fresh WHERE {known.format('NOT IN')} UNION ALL BY NAME "
-        f"{_regrouped(both, 'rollup', 'tier')}) ORDER BY rollup, tier, ts, type, source",
+        f"(FROM {counted('fresh WHERE ' + known.format('NOT IN'))} UNION ALL BY NAME "
+        f"{_regrouped(both, 'rollup', 'tier')})",
         "DROP TABLE met",
         "DROP TABLE fresh",
     ]
@@ -200,49 +201,55 @@ def _regrouped(rows: str, rollup: str, tier: str) -> str:
 def note_people(project: str, where: str) -> list[str]:
     """Number the people among the rows (and sightings) that `where` names, and put their activity into two tables.
 
-    Days that were there already are made one with what is new.
+    Days that were there already are made one with what is new. Grouping goes by numbers of people and of `kinds`
+    (combinations of the few dimensions), as texts would take twice the time.
     """
     me, few = quoted(project), ", ".join(ACTIVITY)
-    rows = _active(me, "events", "coalesce(user_id, device_id)", "weight", where)
+    here = f"project = {me} AND {where}"
+    both = (
+        f"SELECT coalesce(user_id, device_id) AS actor, {few} FROM events WHERE {here} UNION ALL "
+        f"SELECT actor, {few} FROM sightings WHERE {here}"
+    )
     return [
-        f"CREATE OR REPLACE TEMP TABLE seen AS {rows} UNION ALL {_active(me, 'sightings', 'actor', '0', where)}",
+        f"CREATE OR REPLACE TEMP TABLE kinds AS SELECT row_number() OVER ()::INTEGER AS kind, * FROM "
+        f"(SELECT DISTINCT {few} FROM ({both}) WHERE actor IS NOT NULL)",
         f"INSERT INTO people SELECT {me}, (SELECT coalesce(max(number), 0) FROM people WHERE project = {me}) + "
-        "row_number() OVER (), actor FROM (SELECT DISTINCT actor FROM seen) s WHERE NOT EXISTS "
-        f"(SELECT 1 FROM people p WHERE p.project = {me} AND p.actor = s.actor)",
-        f"CREATE OR REPLACE TEMP TABLE numbered AS SELECT s.day, p.number AS person, {few}, weight, low, high, noted "
-        f"FROM seen s JOIN people p ON p.project = {me} AND p.actor = s.actor",
-        *_joined(me, "activity", f"day, person, {few}"),
-        *_joined(me, "active_days", "day, person"),
-        "DROP TABLE seen",
+        f"row_number() OVER (), actor FROM (SELECT DISTINCT actor FROM ({both}) WHERE actor IS NOT NULL) s "
+        f"WHERE NOT EXISTS (SELECT 1 FROM people p WHERE p.project = {me} AND p.actor = s.actor)",
+        f"CREATE OR REPLACE TEMP TABLE numbered AS {_active(me, 'events', where)} UNION ALL "
+        f"{_active(me, 'sightings', where)}",
+        *_joined(me, "activity", f"day, person, {few}", "(SELECT * FROM numbered JOIN kinds USING (kind))"),
+        *_joined(me, "active_days", "day, person", "numbered"),
+        "DROP TABLE kinds",
         "DROP TABLE numbered",
     ]
 
 
-def _active(me: str, table: str, actor: str, weight: str, where: str) -> str:
+def _active(me: str, table: str, where: str) -> str:
     """Who was active on which UTC day, with masks of the quarter-hours; `noted` where only sightings say so."""
+    of_events = table == "events"
+    actor = "coalesce(e.user_id, e.device_id)" if of_events else "e.actor"
+    same = " AND ".join(f"k.{name} IS NOT DISTINCT FROM e.{name}" for name in ACTIVITY)
+    day, quarter = f"epoch_us(ts) // {US_DAY}", f"(epoch_us(ts) % {US_DAY}) // {QUARTER}"
     rows = (
-        f"SELECT {actor} AS actor, (epoch_us(ts) // {US_DAY})::INTEGER AS day, {', '.join(ACTIVITY)}, {weight} AS w, "
-        f"((epoch_us(ts) % {US_DAY}) // {QUARTER})::INTEGER AS q FROM {table} WHERE project = {me} AND {where} "
-        f"AND {actor} IS NOT NULL"
+        f"SELECT ({day})::INTEGER AS day, p.number AS person, k.kind, sum({'weight' if of_events else '0'}) AS weight, "
+        f"bit_or(1::HUGEINT << ({quarter})::INTEGER) AS mask FROM (SELECT * FROM {table} WHERE project = {me} AND "
+        f"{where}) e JOIN people p ON p.project = {me} AND p.actor = {actor} JOIN kinds k ON {same} GROUP BY ALL"
     )
-    masks = "bit_or(CASE WHEN q < 48 THEN b ELSE 0 END) AS low, bit_or(CASE WHEN q >= 48 THEN b ELSE 0 END) AS high"
-    noted = "true" if table == "sightings" else "false"
-    return (
-        f"SELECT actor, day, {', '.join(ACTIVITY)}, sum(w) AS weight, {masks}, {noted} AS noted "
-        f"FROM (SELECT *, 1::BIGINT << (q % 48) AS b FROM ({rows})) GROUP BY ALL"
-    )
+    halves = f"(mask & {(1 << 48) - 1}::HUGEINT)::BIGINT AS low, (mask >> 48)::BIGINT AS high"
+    return f"SELECT day, person, kind, weight, {halves}, {'false' if of_events else 'true'} AS noted FROM ({rows})"
 
 
-def _joined(me: str, table: str, keys: str) -> list[str]:
-    """Add what was `numbered` to a table. Only days that were there, or that sightings add to, are grouped again."""
+def _joined(me: str, table: str, keys: str, fresh: str) -> list[str]:
+    """Add what is `fresh` to a table. Only days that were there, or that sightings add to, are grouped again."""
     old = f"project = {me} AND day IN (SELECT DISTINCT day FROM numbered)"
     masks = "sum(weight) AS weight, bit_or(low) AS low, bit_or(high) AS high"
     twice = "day IN (SELECT day FROM met UNION SELECT day FROM numbered WHERE noted)"
     both = (
-        f"SELECT {keys}, weight, low, high FROM numbered WHERE {twice} UNION ALL "
+        f"SELECT {keys}, weight, low, high FROM {fresh} WHERE {twice} UNION ALL "
         f"SELECT {keys}, weight, low, high FROM met"
     )
-    rows = f"SELECT {keys}, weight, low, high FROM numbered WHERE NOT ({twice})"
+    rows = f"SELECT {keys}, weight, low, high FROM {fresh} WHERE NOT ({twice})"
     if table == "active_days":  # several rows of a person's day in any case
         rows = f"SELECT {keys}, {masks} FROM ({rows}) GROUP BY ALL"
     return [
