@@ -27,6 +27,7 @@ NAMES = (
     "size",
     "queries",
     "rollups",
+    "scale",
     "people",
     "growth",
 )
