@@ -28,7 +28,7 @@ LONG_RUNS = int(os.environ.get("UPKEEP_RUNS", "20000"))
 def check_many(runs, turns):
     chance = int(os.environ.get("UPKEEP_SEED", random.randrange(2**32)))  # a failure names the one to give here
     happened = many_lives(chance, runs, 50, turns)
-    for what in (*DEAR, "left out", "weighted"):
+    for what in (*DEAR, "left out", "weighted", "refused"):
         assert happened[what], f"{what} did not happen once"
 
 

@@ -34,7 +34,7 @@ USERS = ("person-one", "person-two", "person-three", "person-four")
 RATE = 0.25  #: what is kept of requests that come all at once
 METRICS = ("requests", "successes", "success_rate", "mean_duration_ms", "sum_bytes_sent", "min_duration_ms",
            "max_duration_ms", "p50_duration_ms", "p95_duration_ms")  # fmt: skip
-ENDINGS = ("", ".journal", ".journal-wal", ".audit", ".audit-wal", ".audit.key", ".audit.anchor")
+ENDINGS = ("", ".undo", ".journal", ".journal-wal", ".audit", ".audit-wal", ".audit.key", ".audit.anchor")
 QUARTER = timedelta(minutes=15)
 
 #: How often each of the dear steps may have its turn, and how often none; the others always may.
@@ -60,6 +60,8 @@ class Model:
     noted: list = field(default_factory=list)  #: people of events that were left out, with the quarter-hour
     sealed: dict = field(default_factory=dict)  #: by type, the moment before which raw rows are gone
     days: int | None = None
+    hours: int | None = None  #: days that hourly rollups are kept
+    hours_gone: datetime | None = None  #: before this moment they may be gone
     own_days: dict = field(default_factory=dict)
     hold: datetime | None = None
     thresholds: tuple | None = None
@@ -68,7 +70,16 @@ class Model:
     def remembered(self):
         """A copy that stays as it is."""
         rows = [[dict(row) for row in rows] for rows in (self.events, self.noted)]
-        rest = (self.sealed, self.days, self.own_days, self.hold, self.thresholds, self.books)
+        rest = (
+            self.sealed,
+            self.days,
+            self.hours,
+            self.hours_gone,
+            self.own_days,
+            self.hold,
+            self.thresholds,
+            self.books,
+        )
         return Model(*rows, *map(copy.copy, rest))
 
     def is_sealed(self, row):
@@ -301,11 +312,14 @@ class Upkeep(RuleBasedStateMachine):
         self.done("roll up")
 
     @dear("prune")
-    @rule(days=st.sampled_from([1, 2, 5]), own_days=st.sampled_from([None, None, 1, 2]))
-    def prune(self, days, own_days=None):
+    @rule(days=st.sampled_from([1, 2, 5]), own_days=st.sampled_from([None, None, 1, 2]),
+          longer=st.sampled_from([None, None, 0, 1]))  # fmt: skip
+    def prune(self, days, own_days=None, longer=None):
+        """Raw rows and, in some runs, hours go: days of the declared zones must still be told."""
         model = self.model
         model.days, model.own_days = days, {} if own_days is None else {"page_view": own_days}
-        self.engine.set_retention_policy(raw_data_days=days, hourly_aggregates_days=None, by_type=model.own_days)
+        model.hours = None if longer is None else max(days, own_days or 0) + longer
+        self.engine.set_retention_policy(raw_data_days=days, hourly_aggregates_days=model.hours, by_type=model.own_days)
         self.flush()
         would = self.engine.prune(dry_run=True).raw
         if self.held(self.engine.prune):
@@ -314,6 +328,9 @@ class Upkeep(RuleBasedStateMachine):
         for type_ in ("request", "page_view"):
             edge = midnight - timedelta(days=model.own_days.get(type_, days))
             model.sealed[type_] = max(edge, model.sealed.get(type_, edge))
+        if model.hours is not None:
+            edge = midnight - timedelta(days=model.hours)
+            model.hours_gone = max(edge, model.hours_gone or edge)
         gone = [row for row in model.raw() if model.is_sealed(row)]
         for row in gone:
             row["raw"] = False
@@ -395,7 +412,9 @@ class Upkeep(RuleBasedStateMachine):
         self.brought, self.replaced = self.brought + len(model.raw()), self.replaced + gone
         self.model = model
         policy = self.engine.get_retention_policy()
-        assert (policy.raw_data_days, policy.by_type) == (model.days, model.own_days)
+        assert (policy.raw_data_days, policy.hourly_aggregates_days, policy.by_type) == (
+            model.days, model.hours, model.own_days,
+        )  # fmt: skip
         assert policy.legal_hold_until == model.hold
         in_force, low = self.engine.sampling_thresholds(), (60.0, 120.0, RATE)
         assert (in_force.low, in_force.high, in_force.rate) == (model.thresholds or low)
@@ -462,7 +481,12 @@ class Upkeep(RuleBasedStateMachine):
                 found[tuple(place(row, d, zone) for d in dimensions)].append(row)
         moments = [row["ts"] for row in (*self.model.events, *self.model.noted)] or [START]
         span = [str(min(moments).date() - timedelta(days=1)), str(self.clock().date() + timedelta(days=2))]
-        answer = self.engine.query(metrics, dimensions, span, timezone=zone)
+        try:
+            answer = self.engine.query(metrics, dimensions, span, timezone=zone)
+        except InvalidValue as refused:
+            assert refused.code == "raw-rows-gone" and self.may_refuse(dimensions, zone, min(moments)), refused
+            self.tally["refused"] += 1
+            return
         found = {tuple(shown(row[d], d) for d in dimensions): row for row in answer if row["events"] or row["people"]}
         expected = {key for key in groups.keys() | noted.keys()
                     if groups[key] or number("people", [], noted[key])}  # fmt: skip
@@ -473,6 +497,11 @@ class Upkeep(RuleBasedStateMachine):
                 tolerance = 0.01 if name.startswith("p") and name != "people" else 1e-9
                 assert close(told, says, tolerance), (name, key, told, says, str(answer.basis), answer.sql)
         self.tally["questions"] += 1
+
+    def may_refuse(self, dimensions, zone, first):
+        """Whether hours that are gone would be needed: the days of the declared zones are kept, and they are not."""
+        gone = self.model.hours_gone
+        return gone is not None and first < gone and not (zone in self.zones and "time:hour" not in dimensions)
 
 
 def quick_folder():
