@@ -30,6 +30,7 @@ NAMES = (
     "scale",
     "people",
     "growth",
+    "service",
 )
 
 
