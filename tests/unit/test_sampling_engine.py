@@ -377,6 +377,38 @@ def test_who_comes_again_after_a_restore_is_noted_again(left_out):
     assert people(engine) == 1
 
 
+def check_other_engine(engine, come):
+    """Another engine of the store, as of another process: it has left the person out before as well."""
+    with gnomon.open(engine.settings.database_url, clock=engine.clock, settings=engine.settings) as other:
+        burst(other)
+        for user in ("u1", "u2"):
+            other.record_request(user_id=user)
+        other.flush()
+        engine.forget("u2")
+        kept = engine.trigger_backup()
+        engine.forget("u1")
+        assert people(engine) == 0
+        other.record_request(user_id="u1")
+        other.flush()
+        assert people(engine) == 1
+        engine.restore_backup(kept.path)
+        other.record_request(user_id="u2")
+        other.flush()
+        assert people(engine) == 2
+
+
+def test_other_engines_of_the_store_note_people_again(left_out, monkeypatch):
+    monkeypatch.setattr("gnomon.ingest.thresholds.LOOK_SECONDS", 0.0)
+    check_other_engine(*left_out)
+
+
+def test_an_engine_that_tells_nobody_would_be_found(left_out, monkeypatch):
+    monkeypatch.setattr("gnomon.ingest.thresholds.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gnomon.ingest.thresholds.Policy.anew", lambda self: False)
+    with pytest.raises(AssertionError):
+        check_other_engine(*left_out)
+
+
 # -- thresholds -------------------------------------------------------------------------------------------------------
 
 

@@ -259,7 +259,10 @@ class Collector:
             admitted = self._admit(calls)
             batch_from(batch, admitted, self._clock_us())
             if self._settings.sampling:
-                self._sampler.thin(batch, _times(calls, admitted.refused), self._policy.look())
+                thresholds = self._policy.look()
+                if self._policy.anew():
+                    self._sampler.note_again()
+                self._sampler.thin(batch, _times(calls, admitted.refused), thresholds)
         if samples:
             self._add_samples(batch, samples)
         with self._shed_lock:

@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS batch (
 """
 
 
+RESTORED = "restored"  #: the kept value that names the restore whose kept values the journal has
+
 Sealed: TypeAlias = tuple[int, bytes, bytes]  #: checksum, summary, body
 
 _encode = msgspec.json.Encoder().encode

@@ -17,7 +17,7 @@ from gnomon.config import Settings
 from gnomon.errors import StoreDamaged
 from gnomon.ingest import journal as journals
 from gnomon.ingest import wal
-from gnomon.ingest.journal import Journal
+from gnomon.ingest.journal import RESTORED, Journal
 from gnomon.store import SUSPECT, Store, open_store, restored_note, salvage_store
 
 log = logging.getLogger("gnomon.recovery")
@@ -111,7 +111,6 @@ def found_damage(path: Path) -> list[Path]:
 
 
 SCRATCH = ".scratch-"  #: within the names of folders beside a store in which backups are made and looked into
-RESTORED = "restored"  #: the kept value that names the restore whose kept values the journal has
 
 
 def sweep(path: Path) -> None:

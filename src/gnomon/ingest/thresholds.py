@@ -11,12 +11,13 @@ import math
 import threading
 import time
 from dataclasses import asdict, dataclass
+from uuid import uuid4
 
 import msgspec
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue
-from gnomon.ingest.journal import Journal
+from gnomon.ingest.journal import RESTORED, Journal
 
 log = logging.getLogger("gnomon.sampling")
 
@@ -71,11 +72,16 @@ def thresholds_of(settings: Settings) -> Thresholds:
 
 
 class Policy:
-    """The thresholds in force for one project: those kept in the journal, else those of the settings."""
+    """The thresholds in force for one project: those kept in the journal, else those of the settings.
+
+    The same look tells whether another engine has erased people or restored a backup since, see `anew`.
+    """
 
     def __init__(self, settings: Settings, project: str, journal: Journal) -> None:
         self._given = self._known = thresholds_of(settings)
-        self._key = f"sampling:{project}"
+        self._key, self._erased_key = f"sampling:{project}", f"erased:{project}"
+        self._past: tuple[str | None, ...] | None = None  #: the last erasure and the last restore that were seen
+        self._anew = False
         self._journal = journal
         self._lock = threading.Lock()
         self._look_at = 0.0
@@ -93,7 +99,10 @@ class Policy:
     def read(self) -> Thresholds:
         """The thresholds in force now. Raises `StoreUnavailable` when the journal cannot be read."""
         with self._lock:
-            text = self._journal.kept(self._key)
+            kept = self._journal.all_kept()
+            past = (kept.get(self._erased_key), kept.get(RESTORED))
+            self._anew |= self._past not in (None, past)
+            self._past, text = past, kept.get(self._key)
             self._known = self._given if text is None else self._opened(text)
             return self._known
 
@@ -102,6 +111,15 @@ class Policy:
         with self._lock:
             self._journal.keep(self._key, msgspec.json.encode(asdict(thresholds)).decode())
             self._known = thresholds
+
+    def anew(self) -> bool:
+        """Whether people were erased, or everything was replaced, since this was asked last, as far as was looked."""
+        found, self._anew = self._anew, False
+        return found
+
+    def erased(self) -> None:
+        """Tell the other engines of the project that people were erased. Raises what the journal raises."""
+        self._journal.keep(self._erased_key, uuid4().hex)
 
     def _opened(self, text: str) -> Thresholds:
         try:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue, StoreUnavailable
-from gnomon.ingest.recovery import RESTORED, SCRATCH, sweep
+from gnomon.ingest.journal import RESTORED
+from gnomon.ingest.recovery import SCRATCH, sweep
 from gnomon.store import Contents, Copying, Store, examine_copy
 from gnomon.upkeep import archive, targets
 from gnomon.upkeep.chain import Chain

@@ -18,6 +18,7 @@ from gnomon.upkeep.safekeeping import Safekeeping
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from gnomon.ingest.thresholds import Policy
     from gnomon.pseudonyms import Pseudonyms
     from gnomon.upkeep.erasure import ErasureCertificate
     from gnomon.upkeep.retention import PruneReport, RetentionPolicy
@@ -31,6 +32,7 @@ class Keeping(Safekeeping):
     flush: Callable[[], None]
     _reset_asking: Callable[[], None]
     _note_again: Callable[[], None]
+    _policy: Policy
     _audit: Audit
     _pseudonyms: Pseudonyms | None
 
@@ -127,6 +129,7 @@ class Keeping(Safekeeping):
                                  backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
             note.rows = certificate.rows
             self._note_again()
+            self._policy.erased()
             self._reset_asking()
         self._audit.erase(self.settings.project, user_id)
         return certificate
