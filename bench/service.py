@@ -90,12 +90,12 @@ def _service(store: Path) -> Iterator[tuple[int, str, int, float]]:
         "RATE_LIMIT_PER_MINUTE": "0",
         "LOG_LEVEL": "WARNING",
     }
-    words = ["token", "--scope", "ingest:any read admin", "--subject", "bench"]
+    words = ["token", "--scope", "ingest:any read admin", "--sub", "bench"]
     token = subprocess.run([gnomon, *words], env=given, capture_output=True, text=True, check=True).stdout.strip()
     began = time.perf_counter()
     served = subprocess.Popen([gnomon, "serve", "--port", str(port), "--store", str(store)], env=given)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/healthz")
+        _wait_for(f"http://127.0.0.1:{port}/api/analytics/healthz")
         yield port, token, served.pid, time.perf_counter() - began
     finally:
         served.terminate()
