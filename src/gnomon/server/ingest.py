@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -18,7 +18,7 @@ from gnomon.engine import AnalyticsEngine
 from gnomon.ingest.gate import Refused
 from gnomon.ingest.intake import Rule, Sender
 from gnomon.server.answers import json_answer
-from gnomon.server.callers import Caller, keyed, project_wanted, refuse, service_of
+from gnomon.server.callers import Caller, project_wanted, refuse, service_of
 from gnomon.server.description import INGEST, SAMPLES
 from gnomon.server.intake import Outcome
 from gnomon.server.problems import Problem, problems
@@ -31,7 +31,7 @@ _CODES_ARE = "The codes of refusal are described in the documentation."
 
 def router() -> APIRouter:
     """The routes of this module."""
-    routes = APIRouter(tags=["ingest"], dependencies=[Depends(keyed)])
+    routes = APIRouter(tags=["ingest"])
     about = problems(400, 408, 413, 415, 422, 507)
 
     @routes.post("/ingest", responses=about, openapi_extra=INGEST)
