@@ -26,6 +26,7 @@ from gnomon.ingest.gate import pseudonyms_of
 from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.thresholds import Thresholds, thresholds_of
+from gnomon.insight.reporting import Reporting
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.store import Store, store_path
@@ -61,7 +62,7 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
-class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
+class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.
