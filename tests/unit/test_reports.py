@@ -10,6 +10,7 @@ import pytest
 
 import gnomon
 from gnomon.errors import EngineClosed, Forbidden, InvalidValue, UnknownName
+from gnomon.insight import dashboard
 from gnomon.insight.dashboard import standing
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.testing import ManualClock
@@ -146,11 +147,22 @@ def test_the_parts_of_a_report_are_of_one_snapshot(engine, monkeypatch):
 
     monkeypatch.setattr(DuckDBStore, "ask", counted)
     board = engine.dashboard()
-    assert max(asked) == 16 and len(asked) <= 2  # what is known of the data, and everything else at once
+    assert max(asked) == 16 and len(asked) <= 3  # what is known of the data, how much there is, everything else at once
     assert sum(board.last_30_days.by_type.values()) == board.last_30_days.events == 20
     asked.clear()
     engine.dashboard()
     assert asked == []  # from memory, as nothing changed
+
+
+def test_sessions_of_too_many_events_are_left_out_with_the_reason(engine, monkeypatch):
+    for i in range(20):
+        engine.track("click", session_id=f"s{i}", ts=NOW - timedelta(hours=i * 3))
+    engine.flush()
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
+    board = engine.dashboard()
+    assert (board.last_24_hours.sessions, board.last_24_hours.reasons) == (8, {})
+    assert (board.last_7_days.sessions, board.last_7_days.reasons) == (None, {"sessions": "too-many-rows"})
+    assert board.last_7_days.events == 20
 
 
 def test_pseudonyms_are_found_by_the_id_under_every_key(tmp_path, clock):
