@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.engine import AnalyticsEngine
-from gnomon.server import admin, exports, operations, reports
+from gnomon.server import admin, exports, ingest, operations, reports
 from gnomon.server.problems import catch_errors
 from gnomon.server.service import Service
 
@@ -51,12 +51,13 @@ def create_app(engine: AnalyticsEngine | None = None, settings: Settings | None 
     )  # fmt: skip
     app.state.service = service
     catch_errors(app)
-    for part in (operations, admin, reports, exports):
+    for part in (ingest, reports, exports, admin, operations):
         app.include_router(part.router(), prefix=PREFIX)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.service.start()
     yield
     await run_in_threadpool(app.state.service.close)

@@ -79,6 +79,15 @@ _QUERY = APIKeyQuery(name="key", auto_error=False, scheme_name="key_in_query", d
 _PROJECT = Query(max_length=200, description="Which project; only for tokens of every project (`*`)")
 
 
+def keyed(_bearer: Any = Depends(_BEARER), _header: Any = Depends(_HEADER), _query: Any = Depends(_QUERY)) -> None:
+    """Says in the description that a route takes write keys too; the route itself asks `Service.caller`."""
+
+
+def project_wanted(request: Request) -> str | None:
+    """The project that a request names, see `Caller.chosen`."""
+    return request.query_params.get("project")
+
+
 def needs(scope: str) -> Any:
     """The dependency of a route: `here: Access = needs("read")`."""
 
