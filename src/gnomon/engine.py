@@ -65,11 +65,13 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
 def beside(engine: AnalyticsEngine, project: str) -> AnalyticsEngine:
     """An engine of another project on the store of an open engine, also on one in memory; close it as any other.
 
+    It has no scheduler of its own.
+
     Raises `InvalidValue` (bad-project), `EngineClosed`.
     """
     if engine._closed:
         raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
-    return AnalyticsEngine(engine.settings.but(project=project), engine.clock, engine._hold)
+    return AnalyticsEngine(engine.settings.but(project=project, scheduler=False), engine.clock, engine._hold)
 
 
 class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Annotated, Any, Literal, TypeAlias
@@ -75,7 +73,7 @@ def _add_query(routes: APIRouter) -> None:
 
 def _answer(request: Request, here: Access, body: bytes, form: Form) -> Response:
     question = read_question(body)
-    project = here.project if question.site_id is None else here.caller.chosen(question.site_id)
+    project = here.project if question.site_id is None else here.caller.chosen(question.site_id, here.project)
     with here.service.projects.using(project) as engine, speaking_as(here.caller.principal):
         query = question.query(engine.settings.max_rows)
         tag = Tag(engine, [form, question], _fixed_end(engine, question))
@@ -150,7 +148,7 @@ def _add_active(routes: APIRouter, name: str) -> None:
 
     @routes.get(f"/reports/{name}", name=name, responses={**problems(422), **UNCHANGED, **about})
     def active(request: Request, here: Access = needs("read"), date: _Day = None, timezone: _Zone = None) -> Response:
-        with _spoken(here) as engine:
+        with here.named() as engine:
             zone = engine.zone if timezone is None else load_zone(timezone)
             today = resolve_range("today", now=engine.clock(), zone=zone).start.date()
             day = today if date is None else _day(date)
@@ -200,13 +198,6 @@ def _add_reports(routes: APIRouter) -> None:
     def catalog(here: Access = needs("read")) -> Response:
         """What can be asked: metrics, dimensions, measures, aggregates, filters, grains and named ranges."""
         return json_answer(catalog_body(), headers=UNKEPT)
-
-
-@contextmanager
-def _spoken(here: Access) -> Iterator[AnalyticsEngine]:
-    """The engine itself, in the caller's name: for what a route has checked the right to."""
-    with here.service.projects.using(here.project) as engine, speaking_as(here.caller.principal):
-        yield engine
 
 
 def _example(name: str) -> dict[int | str, Any]:
