@@ -26,6 +26,7 @@ from gnomon.ingest.gate import pseudonyms_of
 from gnomon.ingest.hold import Hold, keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.thresholds import Thresholds, thresholds_of
+from gnomon.insight.reporting import Reporting
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.store import Store, store_path
@@ -73,7 +74,7 @@ def beside(engine: AnalyticsEngine, project: str) -> AnalyticsEngine:
     return AnalyticsEngine(engine.settings.but(project=project, scheduler=False), engine.clock, engine._hold)
 
 
-class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
+class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.
