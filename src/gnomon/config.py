@@ -92,6 +92,9 @@ class Settings:
     backup_days: int = 30  #: good backups are kept this long
     backup_key_file: str = ""  #: an age identity file; empty: archives are not encrypted
 
+    export_dir: str = ""  #: where `<store>.exports` is made; empty: beside the store
+    export_days: int = 7  #: finished exports are kept this long
+
     event_retention_days: int | None = None
     metrics_retention_days: int | None = None
     scheduler: bool = False  #: run the jobs in the background, in the process that owns the store

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
+from gnomon.export.exporting import Exporting
 from gnomon.ingest.collector import Collector
 from gnomon.ingest.gate import pseudonyms_of
 from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
@@ -61,7 +62,7 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
-class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
+class AnalyticsEngine(Collector, Accounting, Asking, Keeping, Exporting):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.
@@ -222,6 +223,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
             return
         if self._scheduler is not None:
             self._scheduler.stop()
+        self._stop_exports()
         self._heart.end()
         try:
             self._make_durable()

@@ -41,6 +41,7 @@ JOBS = (
     Job("prune", DAY, lambda engine: engine.prune()),
     Job("prune audit", DAY, lambda engine: engine.prune_audit()),
     Job("backup", DAY, lambda engine: engine.trigger_backup()),
+    Job("old exports", HOUR, lambda engine: engine._sweep()),
 )
 
 

@@ -31,6 +31,8 @@ class Keeping(Safekeeping):
     flush: Callable[[], None]
     _reset_asking: Callable[[], None]
     _note_again: Callable[[], None]
+    _erase_exports: Callable[[], None]
+    _sweep: Callable[[], int]
     _audit: Audit
     _pseudonyms: Pseudonyms | None
 
@@ -128,6 +130,7 @@ class Keeping(Safekeeping):
             note.rows = certificate.rows
             self._note_again()
             self._reset_asking()
+            self._erase_exports()  # a file may hold the person; whoever needs it exports it again
         self._audit.erase(self.settings.project, user_id)
         return certificate
 
