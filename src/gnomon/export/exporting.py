@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -251,10 +252,13 @@ class Exporting:
             if job.project == self.settings.project:
                 folder.remove(job)
 
+    def _has_exports(self) -> bool:
+        """Whether jobs of this engine wait or run, so that nobody closes it for being idle."""
+        running = sys.modules.get("gnomon.export.running")
+        return running is not None and running.runner_of(self._hold).has(lambda task: task.engine is self)
+
     def _stop_exports(self) -> None:
         """Stop the jobs of this engine, as it is about to close."""
-        from sys import modules
-
-        running = modules.get("gnomon.export.running")
+        running = sys.modules.get("gnomon.export.running")
         if running is not None:
             running.runner_of(self._hold).stop(lambda task: task.engine is self)

@@ -128,6 +128,11 @@ class Runner:
             running = next((task.job for task in self._tasks() if task.job.id == job_id), None)
             return running or self._unsaved.get(job_id)
 
+    def has(self, which: Callable[[Task], bool]) -> bool:
+        """Whether some job of that kind waits or runs."""
+        with self._changed:
+            return any(map(which, self._tasks()))
+
     def stop(self, which: Callable[[Task], bool]) -> None:
         """Stop some jobs and wait until they have ended; they fail as interrupted."""
         with self._changed:
