@@ -62,7 +62,7 @@ class EventRows:
         """See `Rows.pieces`. Raises `StoreUnavailable` (export-overtaken) when rows vanished meanwhile."""
         read = self._reader(form)
         for whole in self._wholes():
-            for span in spans(self._extract, whole, self._ask, MOST_ROWS, self._expect):
+            for span in spans(self._extract, whole, form.word or "csv", self._ask, MOST_ROWS, self._expect):
                 yield from self._bytes(read, span)
         if self.done != self._expected:
             raise StoreUnavailable(

@@ -20,7 +20,8 @@ from gnomon.store.dialect import Dialect, quoted
 MOST_ROWS, MOST_BYTES, PIECES = 50_000, 16 * 1024**2, 512
 _PROJECT = Field("project", "text", required=True)
 _WIDE = ("domain", "endpoint", "properties")
-_ROW_BYTES = 300
+#: What a field takes in a text of each form, besides what it holds; and as a column.
+_FIELD_BYTES = {"csv": 15, "json": 30, "xlsx": 80}
 
 
 def event_fields(names: Sequence[str] | None) -> tuple[Field, ...]:
@@ -61,11 +62,11 @@ class Extract:
             parts.append(self._sql(FilterWords(dialect).condition(plan.query.filters)))
         self._where = " AND ".join(parts)
 
-    def counts(self, span: Span, width_us: int) -> str:
+    def counts(self, span: Span, width_us: int, form: str = "csv") -> str:
         """`(piece, rows, bytes)` of the pieces of a span, numbered from its start, in order; bytes are a rough sum."""
         at = self._sql(self.dialect.epoch_us(column("ts")))
         wide = [f"coalesce(length({name}), 0)" for name, _, _ in self.words if name in _WIDE]
-        size = " + ".join([str(_ROW_BYTES), *wide])
+        size = " + ".join([str(_FIELD_BYTES[form] * len(self.words)), *wide])
         return (
             f"SELECT ({at} - {span.start_us}) // {width_us}, count(*), CAST(sum({size}) AS BIGINT) FROM events "
             f"WHERE {self._of(span)} GROUP BY 1 ORDER BY 1"
@@ -106,15 +107,15 @@ class Extract:
         return str(tree.sql(dialect=self.dialect.sqlglot))
 
 
-def spans(extract: Extract, span: Span, ask: Callable[[str], list[Any]], most: int = MOST_ROWS,
+def spans(extract: Extract, span: Span, form: str, ask: Callable[[str], list[Any]], most: int = MOST_ROWS,
           on_total: Callable[[int], None] = lambda _: None) -> Iterator[Span]:  # fmt: skip
-    """Cut a span so that each part fits into memory; stretches without events are left out.
+    """Cut a span so that each part fits into memory in its form; stretches without events are left out.
 
     `on_total` is told the number of events first. A single microsecond with more than fit comes as one span with a
     limit, to be asked again behind its last id until it yields fewer.
     """
     width = max(1, -(-(span.end_us - span.start_us) // PIECES))
-    found = ask(extract.counts(span, width))
+    found = ask(extract.counts(span, width, form))
     on_total(sum(rows for _, rows, _ in found))
     first, last, many, size = 0, -1, 0, 0
 
@@ -133,7 +134,7 @@ def spans(extract: Extract, span: Span, ask: Callable[[str], list[Any]], most: i
                 fit = min(most, max(1, rows * MOST_BYTES // max(length, 1)))
                 yield Span(inner.start_us, inner.end_us, span.behind, fit)
             else:
-                yield from spans(extract, inner, ask, most)
+                yield from spans(extract, inner, form, ask, most)
             continue
         first = piece if not many else first
         last, many, size = piece, many + rows, size + length
