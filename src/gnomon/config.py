@@ -159,6 +159,8 @@ def read_settings(environ: Mapping[str, str] | None = None, file: str | Path | N
     file = file or env.get(PREFIX + "CONFIG")
     given: dict[str, Any] = dict(_from_toml(Path(file))) if file else {}
     given.update(_from_environment(env))
+    if env.get(PREFIX + "DATA_DIR"):
+        given.setdefault("export_dir", env[PREFIX + "DATA_DIR"])
     return Settings(**_checked(given, strict=False))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlglot import exp
+
 from gnomon.errors import InvalidValue, unknown_name
 from gnomon.event import BY_NAME, ROW, Field, Kind
 from gnomon.query.filters import FilterWords, column, literal
@@ -64,11 +66,12 @@ class Extract:
 
     def counts(self, span: Span, width_us: int, form: str = "csv") -> str:
         """`(piece, rows, bytes)` of the pieces of a span, numbered from its start, in order; bytes are a rough sum."""
-        at = self._sql(self.dialect.epoch_us(column("ts")))
+        since = exp.Paren(this=exp.Sub(this=self.dialect.epoch_us(column("ts")), expression=literal(span.start_us)))
+        piece = self._sql(exp.IntDiv(this=since, expression=literal(width_us)))
         wide = [f"coalesce(length({name}), 0)" for name, _, _ in self.words if name in _WIDE]
         size = " + ".join([str(_FIELD_BYTES[form] * len(self.words)), *wide])
         return (
-            f"SELECT ({at} - {span.start_us}) // {width_us}, count(*), CAST(sum({size}) AS BIGINT) FROM events "
+            f"SELECT {piece}, count(*), CAST(sum({size}) AS BIGINT) FROM events "
             f"WHERE {self._of(span)} GROUP BY 1 ORDER BY 1"
         )
 
