@@ -24,6 +24,7 @@ NAMES = (
     "startup",
     "memory",
     "importing",
+    "exports",
     "size",
     "queries",
     "rollups",

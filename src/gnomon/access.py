@@ -25,6 +25,8 @@ RIGHTS: Mapping[str, str] = {
     "query": "read", "run": "read", "explain": "read", "query_usage": "read", "compare_periods": "read",
     "active_users": "read", "summary": "read", "user": "read", "dashboard": "read",
     "books": "read", "quarantine": "read", "health": "read", "waiting": "read", "get_access_log": "read",
+    "export_analytics": "read", "get_export_status": "read", "exports": "read", "download_export": "read",
+    "export_file": "read", "stream_export": "read",
     "sampling_thresholds": "read", "get_retention_policy": "read",
     "settings": "read", "clock": "read", "zone": "read", "owns_store": "read", "strict": "read",
     "set_sampling_thresholds": "admin", "trigger_aggregation": "admin", "set_retention_policy": "admin",

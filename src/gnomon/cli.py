@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon import __version__, cli_serve
+from gnomon.cli_export import add_export
 from gnomon.config import Settings, read_settings
 from gnomon.errors import GnomonError, InvalidValue
 from gnomon.log import logging_as
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_import(commands)
     _add_query(commands)
+    add_export(commands, _command, _open)
     _add_backup(commands)
     _add_restore(commands)
     _add_doctor(commands)

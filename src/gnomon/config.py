@@ -119,6 +119,9 @@ class Settings:
     backup_days: int = 30  #: good backups are kept this long
     backup_key_file: str = ""  #: an age identity file; empty: archives are not encrypted
 
+    export_dir: str = ""  #: where `<store>.exports` is made; empty: beside the store
+    export_days: int = 7  #: finished exports are kept this long
+
     event_retention_days: int | None = None
     metrics_retention_days: int | None = None
     scheduler: bool = False  #: run the jobs in the background, in the process that owns the store
@@ -156,6 +159,8 @@ def read_settings(environ: Mapping[str, str] | None = None, file: str | Path | N
     file = file or env.get(PREFIX + "CONFIG")
     given: dict[str, Any] = dict(_from_toml(Path(file))) if file else {}
     given.update(_from_environment(env))
+    if env.get(PREFIX + "DATA_DIR"):
+        given.setdefault("export_dir", env[PREFIX + "DATA_DIR"])
     return Settings(**_checked(given, strict=False))
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
+from gnomon.export.exporting import Exporting
 from gnomon.ingest.collector import Collector
 from gnomon.ingest.gate import pseudonyms_of
 from gnomon.ingest.hold import Hold, keeps_inherited, never_destroy, release_all, take_hold
@@ -74,7 +75,7 @@ def beside(engine: AnalyticsEngine, project: str) -> AnalyticsEngine:
     return AnalyticsEngine(engine.settings.but(project=project, scheduler=False), engine.clock, engine._hold)
 
 
-class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping):
+class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporting):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.
@@ -236,6 +237,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping):
             return
         if self._scheduler is not None:
             self._scheduler.stop()
+        self._stop_exports()
         self._heart.end()
         try:
             self._make_durable()

@@ -62,7 +62,7 @@ def test_an_empty_plain_name_is_as_good_as_none():
 
 
 def test_names_that_are_read_elsewhere_are_no_settings():
-    assert read_settings({"GNOMON_DATA_DIR": "/x"}) == Settings()
+    assert read_settings({"GNOMON_DATA_DIR": "/x"}) == Settings(export_dir="/x")
 
 
 def test_every_alias_is_a_setting():
@@ -233,3 +233,9 @@ def test_switched_off_recording_does_nothing_and_asking_works():
 def test_a_switch_that_does_not_switch_is_found():
     with gnomon.open(":memory:", enabled=True, clock=ManualClock()) as engine, pytest.raises(AssertionError):
         check_off(engine)
+
+
+def test_the_data_folder_is_that_of_exports_unless_one_is_named():
+    assert read_settings({"GNOMON_DATA_DIR": "/data"}).export_dir == "/data"
+    assert read_settings({"GNOMON_DATA_DIR": "/data", "GNOMON_EXPORT_DIR": "/x"}).export_dir == "/x"
+    assert read_settings({}).export_dir == ""

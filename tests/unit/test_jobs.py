@@ -8,7 +8,7 @@ from gnomon.errors import StoreUnavailable
 from gnomon.testing import ManualClock
 from gnomon.upkeep import jobs
 
-ALL = {"roll up": "ok", "prune": "ok", "prune audit": "ok", "backup": "ok"}
+ALL = {"roll up": "ok", "prune": "ok", "prune audit": "ok", "backup": "ok", "old exports": "ok"}
 
 
 def test_jobs_run_when_they_are_due_and_not_again(tmp_path):

@@ -132,6 +132,10 @@ class Inquiry:
         note.range = plan.range
         return "\n".join([*plan.steps, compile_plan(plan, store.dialect)])
 
+    def plan(self, query: Query, store: Store) -> Plan:
+        """How a question would be answered now, for what reads the same rows in another way."""
+        return make_plan(query, self._settings.project, self._facts(store, query.data.name))
+
     def _facts(self, store: Store, table: str) -> Facts:
         version = store.data_version()
         known = self._known

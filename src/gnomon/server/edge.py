@@ -33,7 +33,10 @@ _HSTS = "max-age=31536000"
 _COUNTED = frozenset({"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"})
 _METHODS = "GET, POST, PUT, DELETE"
 _HEADERS = "Authorization, Content-Type, Content-Encoding, X-Gnomon-Key, If-None-Match"
-_SHOWN = "ETag, Retry-After, X-Gnomon-Next, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+_SHOWN = (
+    "ETag, Retry-After, X-Gnomon-Next, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Content-Disposition, Location, "
+    "X-Gnomon-Basis"
+)
 _PREFLIGHT_SECONDS = "600"
 
 

@@ -54,8 +54,8 @@ class Projects:
                 found.users -= 1
 
     def _beyond(self) -> list[AnalyticsEngine]:
-        """Engines over the limit that nobody uses, taken out. The lock is held."""
-        idle = [name for name, entry in self._open.items() if not entry.users]
+        """Engines over the limit that nobody uses, not even an export, taken out. The lock is held."""
+        idle = [name for name, entry in self._open.items() if not entry.users and not entry.engine._has_exports()]
         gone = idle[: max(0, len(self._open) - self._most)]
         return [self._open.pop(name).engine for name in gone]
 

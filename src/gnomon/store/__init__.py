@@ -82,6 +82,17 @@ class Copying(Protocol):
         """
 
 
+@runtime_checkable
+class Columnar(Protocol):
+    """A store that can hand out an answer by columns, without making a Python object of every value."""
+
+    def columns(self, statement: str, timeout: float) -> Any:
+        """The answer to a read-only statement as a `pyarrow.Table`, within `timeout` seconds.
+
+        Raises what `Store.ask` raises, and `MissingExtra` without pyarrow.
+        """
+
+
 class Store(Protocol):
     """One open store. All methods may be called from any thread; `write`, `change` and `checkpoint` under
     the writer's lock only."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gnomon.store import lines
+
 if TYPE_CHECKING:
     from sqlglot import exp
 
@@ -38,6 +40,7 @@ class Dialect:
     words below for the same. json_text: a JSON string's text. quantile: the smallest value at which the count
     reaches q of the total; quantiles: a list of several, from one pass; nth: its item, from 1. matches: RE2 search,
     `.` matching a line break as well. count_if: how often a condition holds, 0 over no rows. id_text: the id as text.
+    row_text, longest: see `store.lines`, as texts of SQL; a store that has none hands out values instead.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Dialect:
     id_text: str
     real: str = "DOUBLE"
     integer: str = "BIGINT"
+    row_text: Callable[[str, Any, int], str] | None = None
+    longest: Callable[[Any], str] | None = None
 
 
 def _pointer(key: str) -> str:
@@ -94,6 +99,8 @@ DUCKDB = Dialect(
     matches=lambda text, pattern: _call("regexp_matches", text, _literal(pattern), _literal("s")),
     contains=lambda text, part: _call("contains", text, _literal(part)),
     id_text="coalesce(id_text, id::VARCHAR)",
+    row_text=lines.row_text,
+    longest=lines.longest,
 )
 
 

@@ -42,6 +42,7 @@ JOBS = (
     Job("prune", DAY, lambda engine: engine.prune()),
     Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True),
     Job("backup", DAY, lambda engine: engine.trigger_backup(), whole_store=True),
+    Job("old exports", HOUR, lambda engine: engine._sweep()),
 )
 
 

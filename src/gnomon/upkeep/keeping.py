@@ -33,6 +33,8 @@ class Keeping(Safekeeping):
     _reset_asking: Callable[[], None]
     _note_again: Callable[[], None]
     _policy: Policy
+    _erase_exports: Callable[[], None]
+    _sweep: Callable[[], int]
     _audit: Audit
     _pseudonyms: Pseudonyms | None
 
@@ -131,6 +133,7 @@ class Keeping(Safekeeping):
             self._note_again()
             self._policy.erased()
             self._reset_asking()
+            self._erase_exports()  # a file may hold the person; whoever needs it exports it again
         self._audit.erase(self.settings.project, user_id)
         return certificate
 

@@ -12,13 +12,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 
 from gnomon.config import Settings
-from gnomon.errors import GnomonError, QueryTimeout, StoreDamaged, StoreUnavailable
+from gnomon.errors import GnomonError, MissingExtra, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
 from gnomon.files import sync_folder
 from gnomon.store import Table
@@ -30,6 +31,8 @@ from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
 from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, remove
 from gnomon.store.duckdb.undo import mend, undoable
 from gnomon.store.duckdb.writing import QUARANTINE_ROWS, Writing
+
+Answer = TypeVar("Answer")
 
 
 class DuckDBStore:
@@ -314,14 +317,21 @@ class DuckDBStore:
     def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
         """See `Store.ask`."""
         with self._counted():
-            return self._answered(statements, timeout)
+            return self._answered(lambda cursor: self._in_snapshot(cursor, statements), timeout)
 
-    def _answered(self, statements: Sequence[str], timeout: float) -> list[Table]:
+    def columns(self, statement: str, timeout: float) -> Any:
+        """See `Columnar.columns`."""
+        if find_spec("pyarrow") is None:
+            raise MissingExtra("pyarrow", "arrow")
+        with self._counted():
+            return self._answered(lambda cursor: cursor.sql(statement).to_arrow_table(), timeout)
+
+    def _answered(self, answer: Callable[[duckdb.DuckDBPyConnection], Answer], timeout: float) -> Answer:
         connection = self._connection
         cursor = self._take_cursor()
         try:
             with self._deadlines.limit(timeout, cursor.interrupt):
-                tables = self._in_snapshot(cursor, statements)
+                tables = answer(cursor)
             if self._connection is connection:
                 self._cursors.append(cursor)
             else:
