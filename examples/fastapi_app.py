@@ -1,0 +1,60 @@
+"""A FastAPI application that records every request and answers questions about its own usage.
+
+APP_TOKENS='{"<a long random token>": "alice"}' uvicorn --factory --app-dir examples fastapi_app:create_app
+curl -H "Authorization: Bearer <that token>" http://127.0.0.1:8000/orders/7
+curl -H "Authorization: Bearer <that token>" http://127.0.0.1:8000/usage
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
+
+import gnomon
+from gnomon.instrument.asgi import RecordingMiddleware
+
+
+def create_app(store: str = "usage.duckdb", tokens: dict[str, str] | None = None) -> FastAPI:
+    known = json.loads(os.environ.get("APP_TOKENS", "{}")) if tokens is None else tokens
+    engine = gnomon.open(store)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        engine.close()
+
+    app = FastAPI(lifespan=lifespan)
+    app.add_middleware(RecordingMiddleware, engine=engine, exclude=["/docs*"], types={"POST /orders": "order"})
+
+    def signed_in(request: Request, authorization: Annotated[str, Header()] = "") -> str:
+        given = authorization.removeprefix("Bearer ").encode()
+        for token, user in known.items():
+            if hmac.compare_digest(token.encode(), given):
+                request.state.user_id = user  # verified here, so the middleware may record it
+                return user
+        raise HTTPException(401)
+
+    @app.get("/orders/{order_id}", dependencies=[Depends(signed_in)])
+    def order(order_id: int) -> dict[str, int]:
+        return {"order": order_id}
+
+    @app.post("/orders", dependencies=[Depends(signed_in)])
+    def buy() -> dict[str, bool]:
+        return {"bought": True}
+
+    @app.get("/usage", dependencies=[Depends(signed_in)])
+    def usage(period: str = "24h") -> list[dict]:
+        return engine.query(["requests", "success_rate", "p95_duration_ms"], ["endpoint"], period).to_dicts()
+
+    @app.get("/usage/{user_id}", dependencies=[Depends(signed_in)])
+    def usage_of(user_id: str, period: str = "24h") -> list[dict]:
+        mine = [["is", "user_id", [user_id]]]
+        return engine.query(["events", "mean_duration_ms"], ["type", "endpoint"], period, filters=mine).to_dicts()
+
+    return app
