@@ -1,7 +1,6 @@
 """A FastAPI application that records every request and answers questions about its own usage.
 
 APP_TOKENS='{"<a long random token>": "alice"}' uvicorn --factory --app-dir examples fastapi_app:create_app
-curl -H "Authorization: Bearer <that token>" http://127.0.0.1:8000/orders/7
 curl -H "Authorization: Bearer <that token>" http://127.0.0.1:8000/usage
 """
 
