@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import gnomon
 from gnomon.errors import InvalidValue, UnknownName
 from gnomon.query import inquiry
-from gnomon.query.asking import usage_filters
 from gnomon.query.compile import Compiler
 from gnomon.query.inquiry import AnswerCache
+from gnomon.query.usage import usage_filters
 from gnomon.store import Table
 from gnomon.testing import ManualClock
 

@@ -17,6 +17,7 @@ except ImportError:
     raise MissingExtra("httpx", "client") from None
 
 from gnomon import __version__
+from gnomon.client.asking import Asking
 from gnomon.client.outbox import Delivery, Limits
 from gnomon.client.posting import Patience, Token
 from gnomon.client.recording import Recording
@@ -26,7 +27,7 @@ __all__ = ["Client", "Delivery", "Limits", "Patience", "connect"]
 PREFIX = "/api/analytics"
 
 
-class Client(Recording):
+class Client(Recording, Asking):
     """A service, as `connect` gives it. Use it as a context manager or call `close()`. Safe with threads and fork."""
 
     def __init__(self, url: str, token: Token, *, project: str | None, timeout: float, limits: Limits,
@@ -44,7 +45,7 @@ class Client(Recording):
             )  # fmt: skip
 
         self.url = address
-        self._token = token
+        self._token, self._patience = token, patience
         super().__init__(dial, token, limits, patience, on_refused, exit_seconds)
 
     def __enter__(self) -> Client:

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import msgspec
 
-__all__ = ["Patience", "Post", "Sent", "Token"]
+__all__ = ["Patience", "Post", "Sent", "Token", "authorization", "problem_of", "retry_after"]
 
 log = logging.getLogger("gnomon.client")
 
@@ -106,14 +106,14 @@ class Post:
             _note_refused(part, _answered(answer, len(part)), sent)
             return []
         if status in _AGAIN or status >= 500:
-            raise Later(_retry_after(answer))
+            raise Later(retry_after(answer))
         if (told := _rejected(answer)) is not None and status in (403, 422):
             _note_refused(part, told, sent)
             return []
         if status in (400, 413, 422) and len(part) > 1:
             middle = len(part) // 2  # one bad entry must not take the others along
             return [part[:middle], part[middle:]]
-        code = _problem(answer).get("type") or f"http-{status}"
+        code = problem_of(answer).get("type") or f"http-{status}"
         log.warning("the service refused a batch of %d: %s", len(part), code)
         sent.refused += [(str(code), _shown(entry)) for entry in part]
         return []
@@ -147,7 +147,7 @@ def _body(part: list[bytes]) -> tuple[bytes, bool]:
 
 def _answered(answer: httpx.Response, count: int) -> list[dict[str, Any]]:
     """What the service rejected of a batch that it took. Raises `Later` where that is no answer to this batch."""
-    told = _problem(answer)
+    told = problem_of(answer)
     rejected = told.get("rejected")
     if not isinstance(rejected, list) or told.get("ingested") != count - len(rejected):
         raise Later
@@ -155,11 +155,12 @@ def _answered(answer: httpx.Response, count: int) -> list[dict[str, Any]]:
 
 
 def _rejected(answer: httpx.Response) -> list[dict[str, Any]] | None:
-    rejected = _problem(answer).get("rejected")
+    rejected = problem_of(answer).get("rejected")
     return rejected if isinstance(rejected, list) and rejected else None
 
 
-def _problem(answer: httpx.Response) -> dict[str, Any]:
+def problem_of(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer; empty where it is none."""
     try:
         told = msgspec.json.decode(answer.content)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -178,7 +179,7 @@ def _shown(entry: bytes) -> Any:
     return msgspec.json.decode(entry)
 
 
-def _retry_after(answer: httpx.Response) -> float:
+def retry_after(answer: httpx.Response) -> float:
     """Seconds, given as such or as a date; 0 where nothing usable is said."""
     told = answer.headers.get("retry-after", "").strip()
     if told.isdecimal():
