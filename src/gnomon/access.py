@@ -23,6 +23,7 @@ RIGHTS: Mapping[str, str] = {
     "track": "ingest", "record_request": "ingest", "record_metric": "ingest", "flush": "ingest",
     "import_file": "ingest:any",
     "query": "read", "run": "read", "explain": "read", "query_usage": "read", "compare_periods": "read",
+    "active_users": "read", "summary": "read", "user": "read", "dashboard": "read",
     "books": "read", "quarantine": "read", "health": "read", "waiting": "read", "get_access_log": "read",
     "sampling_thresholds": "read", "get_retention_policy": "read",
     "settings": "read", "clock": "read", "zone": "read", "owns_store": "read", "strict": "read",

@@ -26,6 +26,7 @@ from gnomon.ingest.gate import pseudonyms_of
 from gnomon.ingest.hold import Hold, keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.thresholds import Thresholds, thresholds_of
+from gnomon.insight.reporting import Reporting
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
 from gnomon.store import Store, store_path
@@ -64,14 +65,16 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
 def beside(engine: AnalyticsEngine, project: str) -> AnalyticsEngine:
     """An engine of another project on the store of an open engine, also on one in memory; close it as any other.
 
+    It has no scheduler of its own.
+
     Raises `InvalidValue` (bad-project), `EngineClosed`.
     """
     if engine._closed:
         raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
-    return AnalyticsEngine(engine.settings.but(project=project), engine.clock, engine._hold)
+    return AnalyticsEngine(engine.settings.but(project=project, scheduler=False), engine.clock, engine._hold)
 
 
-class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
+class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
     It *is* the collector, so that a recording call costs no second call.

@@ -119,6 +119,7 @@ _CALENDAR = {
     "month": (Grain.MONTH, False),
     "year": (Grain.YEAR, False),
 } | {f"{when}_{g}": (g, when == "last") for when in ("this", "last") for g in (Grain.WEEK, *_MONTHS)}
+NAMED_RANGES = tuple(_CALENDAR)  #: of the calendar, as `resolve_range` takes them
 
 
 @dataclass(frozen=True, slots=True)

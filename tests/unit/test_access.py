@@ -25,7 +25,7 @@ MAY = {
     "read": {
         "query", "run", "explain", "query_usage", "compare_periods", "books", "quarantine", "health", "waiting",
         "get_access_log", "settings", "clock", "zone", "owns_store", "strict", "sampling_thresholds",
-        "get_retention_policy",
+        "get_retention_policy", "active_users", "summary", "user", "dashboard",
     },
 }  # fmt: skip
 MAY["admin"] = MAY["read"] | {

@@ -170,6 +170,7 @@ _AGGS: dict[str, Callable[[str, Filter], Expression]] = {
     "unique": lambda field, where: Unique(field, where),
     "median": lambda field, where: Quantile(field, 0.5, where),
 }
+AGGREGATES = tuple(_AGGS)  #: of metric objects, besides `count` and percentiles
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)")
 
 

@@ -33,9 +33,11 @@ MOST_COMPARED = 200_000
 class Answer:
     """One query on its way from plan to result."""
 
-    def __init__(self, ask: Ask, store: Store, plan: Plan, facts: Facts, cursor: PageCursor | None) -> None:
+    def __init__(self, ask: Ask, store: Store, plan: Plan, facts: Facts, cursor: PageCursor | None, *,
+                 pages: bool = True) -> None:  # fmt: skip
+        """Without `pages` the first page is the whole answer, and none follows."""
         self.ask, self.store, self.plan, self.facts = ask, store, plan, facts
-        self.query, self.cursor = plan.query, cursor
+        self.query, self.cursor, self.pages = plan.query, cursor, pages
         self.gaps: set[Any] = set()  #: the buckets without collection and without events, as the store names them
 
     def result(self) -> Result:
@@ -44,12 +46,13 @@ class Answer:
         statements = self._statements(other, place)
         tables, cached = self._asked(statements)
         raw = self._ordered(tables[0])
-        if place is None and len(raw) > self.plan.page and self.store.data_version() != self.plan.version:
+        pages = self.pages and len(raw) > self.plan.page
+        if place is None and pages and self.store.data_version() != self.plan.version:
             # Something was stored meanwhile: ask for what the pages that follow will see.
             statements = self._statements(other, Cursor((), self.plan.version))
             tables, cached = self._asked(statements)
             raw = self._ordered(tables[0])
-        page, more = raw[: self.plan.page], len(raw) > self.plan.page
+        page, more = raw[: self.plan.page], self.pages and len(raw) > self.plan.page
         found = Result(
             [d.name for d in self.query.dimensions], [m.name for m in self.query.metrics],
             [self._row(values, place) for place, values in enumerate(page)], self._basis(cached),
@@ -83,6 +86,10 @@ class Answer:
             found.bounds[name] += bounds
         if compared and found.before is not None:
             found.before.append(Row(names, tables[-1].rows[0][:width], 0))
+
+    def statements(self) -> list[str]:
+        """What will be asked for the first page of an answer that is not compared."""
+        return self._statements(None, None)
 
     def _statements(self, other: Plan | None, place: Cursor | None) -> list[str]:
         statements = [compile_plan(self.plan, self.store.dialect, place)]

@@ -47,7 +47,7 @@ class Compiler:
         if self.plan.weighted and self._quantiles():
             return self._put_together([self._sums(cursor), *self._raw_percentiles(cursor)], cursor)
         select = self._grouped({i: self._metric(m.expression) for i, m in enumerate(self.plan.query.metrics)})
-        select = select.from_(self.plan.query.data.name, copy=False).where(self._where(cursor), copy=False)
+        select = select.from_(self.plan.query.data.name, copy=False).where(self.where(cursor), copy=False)
         if self._names("d") and self.plan.buckets is None:
             select = paged(self.plan, select, cursor)
         return self._text(select)
@@ -121,7 +121,7 @@ class Compiler:
         if not own and not self._names("d"):
             return None
         select = self._grouped(own).from_(self.plan.query.data.name, copy=False)
-        return f"({self._text(select.where(self._where(cursor), copy=False))})"
+        return f"({self._text(select.where(self.where(cursor), copy=False))})"
 
     def _raw_percentiles(self, cursor: Cursor | None) -> list[str]:
         """A part for every field and condition of which percentiles are asked, from raw rows."""
@@ -138,7 +138,7 @@ class Compiler:
     def _percentile_rows(self, asked: list[tuple[int, Quantile]], cursor: Cursor | None) -> str:
         node = asked[0][1]
         value = self._number(node.field)
-        parts = [self._where(cursor), exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))]
+        parts = [self.where(cursor), exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))]
         condition = self._condition(node.where)
         if condition is not None:
             parts.append(self.filters.condition(condition))
@@ -151,7 +151,8 @@ class Compiler:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def _where(self, cursor: Cursor | None) -> exp.Expr:
+    def where(self, cursor: Cursor | None) -> exp.Expr:
+        """Which raw rows belong to the answer."""
         ts = column("ts")
         version = cursor.version if cursor else self.plan.version
         parts: list[exp.Expr] = [

@@ -8,26 +8,29 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Note
+from gnomon.catalog import EVENTS
 from gnomon.config import Settings
-from gnomon.errors import StoreUnavailable
-from gnomon.query.answer import Answer, decode_cursor
+from gnomon.errors import InvalidValue, StoreUnavailable
+from gnomon.query.answer import Answer, Ask, decode_cursor
 from gnomon.query.compile import compile_plan
 from gnomon.query.gaps import read_alive, with_own
 from gnomon.query.model import Query
 from gnomon.query.plan import Facts, Plan, make_plan, shifted
 from gnomon.query.result import Result
+from gnomon.query.rolling import rolling_result, rolling_statement
 from gnomon.query.sources import RolledUp
+from gnomon.query.timeline import Seen, seen, statements
 from gnomon.store import Store, Table
 from gnomon.store.aliveness import ALIVE, Span, joined, slack_us
 from gnomon.store.dialect import quoted
 from gnomon.store.rollups import PRUNED, SIGHTED, STATE
-from gnomon.timerange import Clock
+from gnomon.timerange import Clock, to_us
 
 MOST_TRIES = 20
 
@@ -41,6 +44,11 @@ class Inquiry:
         self._answers = AnswerCache(settings.cache_entries, settings.cache_seconds)
         self._known: tuple[Any, ...] | None = None  # by data version
 
+    @property
+    def zone(self) -> ZoneInfo:
+        """The first zone of the project."""
+        return self._zone
+
     def answer(self, query: Query, store: Store, note: Note) -> Result:
         """Answer a question from the store, and note for the audit of what range and how much was told."""
         cursor = None if query.after is None else decode_cursor(query.after)
@@ -52,7 +60,58 @@ class Inquiry:
             if self._still_holds(plan, facts, store, cursor[1] if cursor else None):
                 note.rows = len(result)
                 return result
-        raise StoreUnavailable("rollups or pruning went on throughout the question", remedy="Ask it again.")
+        raise _restless()
+
+    def several(self, queries: Sequence[Query], store: Store) -> list[Result | InvalidValue]:
+        """Answers to several questions about events, all from one snapshot, each as one page and without comparison.
+
+        In the place of what only pruned rows could answer stands the error. What else is wrong with a question raises.
+        """
+        for _ in range(MOST_TRIES):
+            facts = self._facts(store, EVENTS.name)
+            plans = [self._plan_or_refusal(query, facts) for query in queries]
+            sound = [plan for plan in plans if isinstance(plan, Plan)]
+            parts = [Answer(self._ask, store, plan, facts, None, pages=False).statements() for plan in sound]
+            tables, cached = self._ask(store, [text for part in parts for text in part], facts.version)
+            ask = _reading(parts, tables, cached=cached)
+            answers: list[Result | InvalidValue] = [
+                Answer(ask, store, plan, facts, None, pages=False).result() if isinstance(plan, Plan) else plan
+                for plan in plans
+            ]
+            if all(self._still_holds(plan, facts, store, None) for plan in sound):
+                return answers
+        raise _restless()
+
+    def _plan_or_refusal(self, query: Query, facts: Facts) -> Plan | InvalidValue:
+        try:
+            return make_plan(query, self._settings.project, facts)
+        except InvalidValue as error:
+            if error.code != "raw-rows-gone":
+                raise
+            return error
+
+    def rolling(self, query: Query, window: int, store: Store, note: Note) -> Result:
+        """People by day over the `window` days that end with each; see `query.rolling`."""
+        for _ in range(MOST_TRIES):
+            facts = self._facts(store, query.data.name)
+            plan = make_plan(query, self._settings.project, facts)
+            note.range = plan.range
+            sql = rolling_statement(plan, store.dialect, window)
+            (table,), cached = self._ask(store, [sql], facts.version)
+            if self._still_holds(plan, facts, store, None):
+                result = rolling_result(plan, window, table.rows, to_us(facts.now), sql, cached=cached)
+                note.rows = len(result)
+                return result
+        raise _restless()
+
+    def person(self, ids: Sequence[str], recent: int, store: Store) -> Seen:
+        """What the store knows of a person who may be kept under any of these ids."""
+        asked = statements(self._settings.project, ids, recent)
+        return seen(self._ask(store, asked, store.data_version())[0])
+
+    def earliest(self, store: Store) -> Callable[[], int | None]:
+        """When the first event was, for ranges that begin with it; asked only if it is called."""
+        return lambda: self._earliest(store, EVENTS.name)
 
     def _still_holds(self, plan: Plan, facts: Facts, store: Store, span: tuple[int, int] | None) -> bool:
         """Whether the answer just given rests on what it was planned for, though something was stored meanwhile.
@@ -133,6 +192,21 @@ class Inquiry:
         if version % 2 == 0 and store.data_version() == version:
             self._answers.put(key, tables)
         return tables, False
+
+
+def _reading(parts: list[list[str]], tables: list[Table], *, cached: bool) -> Ask:
+    """Tells the tables of the statements of each part, which were asked in a row."""
+    rest = iter(tables)
+    told = {tuple(part): [next(rest) for _ in part] for part in parts}
+
+    def ask(_store: Store, statements: list[str], _version: int) -> tuple[list[Table], bool]:
+        return told[tuple(statements)], cached
+
+    return ask
+
+
+def _restless() -> StoreUnavailable:
+    return StoreUnavailable("rollups or pruning went on throughout the question", remedy="Ask it again.")
 
 
 def _rolled_up(state: Table) -> RolledUp | None:

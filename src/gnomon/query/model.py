@@ -56,6 +56,7 @@ Filter: TypeAlias = Test | All | Either | Not
 _ORDERED = ("gt", "gte", "lt", "lte")
 _TEXT_OPS = ("contains", "contains_not", "matches")
 _OPS = ("is", "is_not", *_TEXT_OPS, *_ORDERED, "is_set", "and", "or", "not")
+OPERATORS = _OPS  #: of filters
 
 
 @dataclass(frozen=True)

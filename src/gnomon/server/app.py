@@ -21,7 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.engine import AnalyticsEngine
-from gnomon.server import admin, exports, ingest, operations, reports
+from gnomon.server import admin, exports, ingest, operations, pages, reports
+from gnomon.server.edge import Edge
 from gnomon.server.problems import catch_errors
 from gnomon.server.service import Service
 
@@ -51,8 +52,10 @@ def create_app(engine: AnalyticsEngine | None = None, settings: Settings | None 
     )  # fmt: skip
     app.state.service = service
     catch_errors(app)
-    for part in (ingest, reports, exports, admin, operations):
+    for part in (ingest, reports, exports, admin, operations, pages):
         app.include_router(part.router(), prefix=PREFIX)
+    app.include_router(operations.root_router())
+    app.add_middleware(Edge, service=service)
     return app
 
 

@@ -7,6 +7,7 @@ form; without the scope 403, which the audit keeps.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,24 +34,34 @@ class Caller:
     key_id: str | None = None
     origins: tuple[str, ...] = ()
 
-    def chosen(self, wanted: str | None) -> str:
-        """The project that a request is about. Raises `Forbidden` for one that is not the caller's."""
+    def chosen(self, wanted: str | None, home: str) -> str:
+        """The project that a request is about. Raises `Forbidden` for one that is not the caller's.
+
+        A token of every project that names none is about `home`.
+        """
         if self.project != ANY_PROJECT:
             if wanted is None or wanted == self.project:
                 return self.project
             raise Forbidden("the token is for another project", code="foreign-project",
                             remedy="Leave the project out, or use a token of that project.")  # fmt: skip
-        return "default" if wanted is None else wanted
+        return home if wanted is None else wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What one request may use. `engine` has the caller's rights and is audited in its name."""
+    """What one request may use. `engine` has the caller's rights and is audited in its name; `own` has all rights."""
 
     engine: AnalyticsEngine
     project: str
     caller: Caller
     service: Service
+    own: AnalyticsEngine
+
+    @contextmanager
+    def named(self) -> Iterator[AnalyticsEngine]:
+        """`own`, for what is no verb of the engine; what it does is audited in the caller's name."""
+        with speaking_as(self.caller.principal):
+            yield self.own
 
 
 def unauthorized() -> Problem:
@@ -80,7 +91,12 @@ _PROJECT = Query(max_length=200, description="Which project; only for tokens of 
 
 
 def keyed(_bearer: Any = Depends(_BEARER), _header: Any = Depends(_HEADER), _query: Any = Depends(_QUERY)) -> None:
-    """Says in the description that a route takes write keys too; the route itself asks `Service.caller`."""
+    """Says in the description that a route takes write keys too; the route itself asks `Service.admit`."""
+
+
+def keyed_by_token() -> Any:
+    """As `keyed`, for a route that takes tokens only."""
+    return Depends(_BEARER)
 
 
 def project_wanted(request: Request) -> str | None:
@@ -94,12 +110,12 @@ def needs(scope: str) -> Any:
     def access(request: Request, project: Annotated[str | None, _PROJECT] = None,
                _: Any = Depends(_BEARER)) -> Iterator[Access]:  # fmt: skip
         service = service_of(request)
-        caller = service.caller(request)
-        chosen = caller.chosen(project)
+        caller = service.admitted(request)
+        chosen = caller.chosen(project, service.settings.project)
         with service.projects.using(chosen) as engine:
             if not caller.principal.may(scope):
                 raise refused(engine, caller, request, scope)
-            yield Access(engine.acting_as(caller.principal), chosen, caller, service)
+            yield Access(engine.acting_as(caller.principal), chosen, caller, service, engine)
 
     return Depends(access)
 
@@ -111,3 +127,9 @@ def refused(engine: AnalyticsEngine, caller: Caller, request: Request, scope: st
     with speaking_as(caller.principal):
         engine._audit.refused(engine.settings.project, name, error)
     return error
+
+
+def refuse(service: Service, project: str, caller: Caller, request: Request, scope: str) -> None:
+    """As `refused`, for a route without an engine in hand; raises the error."""
+    with service.projects.using(project) as engine:
+        raise refused(engine, caller, request, scope)

@@ -40,22 +40,22 @@ class Connection(HttpToolsProtocol):
             self._header_bytes = len(data)
         super().data_received(data)
         if self._heading is not None and self._header_bytes > HEADER_BYTES and not self._refused:
-            self.refuse(431, "headers-too-large", "the headers are larger than 64 KiB", "Send fewer.")
+            self.refuse(431, "the headers are larger than 64 KiB", "Send fewer.", code="headers-too-large")
 
     def on_headers_complete(self) -> None:
         """All headers of a call are there."""
         self._headers_are_there()
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEADER_BYTES:
-            self.refuse(431, "headers-too-large", "the headers are larger than 64 KiB", "Send fewer.")
+            self.refuse(431, "the headers are larger than 64 KiB", "Send fewer.", code="headers-too-large")
             raise ValueError
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What was sent is no HTTP."""
         if not self._refused:
-            self.refuse(400, "bad-request", "this is no well-formed HTTP request", "See the HTTP/1.1 standard.")
+            self.refuse(400, "this is no well-formed HTTP request", "See RFC 9112.", code="bad-request")
 
-    def refuse(self, status: int, code: str, detail: str, remedy: str) -> None:
+    def refuse(self, status: int, detail: str, remedy: str, *, code: str) -> None:
         """Answer and close."""
         self._refused = True
         self._headers_are_there()
@@ -78,4 +78,4 @@ class Connection(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._heading = None
-        self.refuse(408, "too-slow", "the headers did not come within 5 seconds", "Send it again.")
+        self.refuse(408, "the headers did not come within 5 seconds", "Send it again.", code="too-slow")

@@ -18,7 +18,7 @@ from gnomon.engine import AnalyticsEngine
 from gnomon.ingest.gate import Refused, Vet
 from gnomon.ingest.intake import Sender
 from gnomon.server.answers import json_answer
-from gnomon.server.callers import Caller, keyed, project_wanted, refused, service_of
+from gnomon.server.callers import Caller, keyed, project_wanted, refuse, service_of
 from gnomon.server.description import INGEST, SAMPLES
 from gnomon.server.intake import Outcome
 from gnomon.server.problems import Problem, problems
@@ -26,6 +26,7 @@ from gnomon.server.service import Service
 from gnomon.server.wire import too_large
 
 BODY_SECONDS = 15.0
+_CODES_ARE = "The codes of refusal are described in the documentation."
 
 
 def router() -> APIRouter:
@@ -51,10 +52,10 @@ def router() -> APIRouter:
 
 async def _take(request: Request, *, samples: bool) -> Response:
     service = service_of(request)
-    caller = service.caller(request)
-    project = caller.chosen(project_wanted(request))
+    caller = await service.admit(request)
+    project = caller.chosen(project_wanted(request), service.settings.project)
     if not caller.principal.may("ingest"):
-        await asyncio.to_thread(_refuse, service, project, caller, request)
+        await asyncio.to_thread(refuse, service, project, caller, request, "ingest")
     _check_type(request, caller)
     size = _announced(request, service.settings.max_body_bytes)
     service.intake.reserve(size)
@@ -66,11 +67,6 @@ async def _take(request: Request, *, samples: bool) -> Response:
         service.intake.release(size)
     service.sums.add(project, caller.principal.name, service.address(request), outcome.accepted, len(outcome.refused))
     return _answer(outcome)
-
-
-def _refuse(service: Service, project: str, caller: Caller, request: Request) -> None:
-    with service.projects.using(project) as engine:
-        raise refused(engine, caller, request, "ingest")
 
 
 def _vets(service: Service, caller: Caller) -> Callable[[AnalyticsEngine], Sequence[Vet]]:
@@ -129,9 +125,9 @@ def _answer(outcome: Outcome) -> Response:
     if outcome.alone and first.code == "foreign-user":
         raise Problem(403, first.detail, remedy="Leave user_id out, or ask for the scope `ingest:any`.",
                       code=first.code, rejected=rejected)  # fmt: skip
-    raise Problem(422, first.detail if outcome.alone else "no event of the batch passes",
-                  remedy="The codes of refusal are described in the documentation.",
-                  code=first.code if outcome.alone else "all-rejected", rejected=rejected)  # fmt: skip
+    if outcome.alone:
+        raise Problem(422, first.detail, remedy=_CODES_ARE, code=first.code, rejected=rejected)
+    raise Problem(422, "no event of the batch passes", remedy=_CODES_ARE, code="all-rejected", rejected=rejected)
 
 
 def _told(one: Refused) -> dict[str, Any]:

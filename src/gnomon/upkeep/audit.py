@@ -29,7 +29,7 @@ from gnomon.upkeep.chain import MOST_WAIT, Chain, Draft
 log = logging.getLogger("gnomon.audit")
 
 #: Operations that change nothing; any other one is a change.
-READINGS = frozenset({"query", "explain", "quarantine", "access_log"})
+READINGS = frozenset({"query", "explain", "quarantine", "access_log", "active_users", "summary", "user", "dashboard"})
 MOST_WAITING = 10_000
 #: After a failed write, questions leave the next attempt to others for so long.
 RETRY_SECONDS = 1.0
