@@ -41,7 +41,8 @@ class Client(Recording, Asking):
             return httpx.Client(
                 base_url=address, timeout=timeout, transport=transport, follow_redirects=False,
                 params={} if project is None else {"project": project},
-                headers={"User-Agent": f"gnomon/{__version__}"},
+                # A connection for each call: on a kept one a stray answer would pass for that of the next call.
+                headers={"User-Agent": f"gnomon/{__version__}", "Connection": "close"},
             )  # fmt: skip
 
         self.url = address

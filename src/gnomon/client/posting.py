@@ -119,8 +119,7 @@ class Post:
         return []
 
     def _ask(self, body: bytes, packed: bool) -> httpx.Response:
-        # A connection of its own: on a kept one a stray answer would pass for that of the next batch.
-        headers = {"Content-Type": "application/json", "Connection": "close"}
+        headers = {"Content-Type": "application/json"}
         if packed:
             headers["Content-Encoding"] = "gzip"
         try:
