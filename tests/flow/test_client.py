@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 from faulty_proxy import FaultyProxy
 from hypothesis import example, given
@@ -22,6 +24,7 @@ from gnomon.client.entries import _address
 from gnomon.errors import EngineClosed, StoreUnavailable
 from gnomon.ingest.addresses import split_url
 from gnomon.ingest.rules import Refusal
+from gnomon.instrument.asgi import RecordingMiddleware
 
 QUICK = Patience(0.01, 0.1)
 SMALL = Limits(batch_events=25, flush_seconds=0.05)
@@ -298,3 +301,21 @@ def test_the_end_of_a_process_sends_what_waits(service, how, events):
     assert (done.returncode, done.stderr) == (0, "")
     assert stored(service, application=how) == events
     assert len(service.engine.query(["events"], ["user_id"], filters=[["is", "application", [how]]])) == events
+
+
+def test_the_middleware_records_into_a_service(service):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async def visit(middleware):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://site") as browser:
+            for _ in range(10):
+                await browser.get("/somewhere")
+
+    with client_of(service) as client:
+        middleware = RecordingMiddleware(app, client, application="remote", user=lambda scope: "u1")
+        asyncio.run(visit(middleware))
+        client.flush()
+        assert client.delivery().acknowledged == 10 and not middleware.faults
+    assert stored(service, application="remote", user_id="u1", endpoint="(unmatched)") == 10

@@ -299,3 +299,71 @@ def test_flask_example(flask_site):
         ("/orders/<int:order_id>", "u7"): (3, 1), ("/report", "u7"): (1, 0), ("(unmatched)", "u7"): (1, 1),
     }  # fmt: skip
     assert {row["endpoint"] for row in client.get("/usage").json} == {key[0] for key in told}
+
+
+SOCKETS = """
+import sys, gnomon
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from gnomon.instrument.asgi import RecordingMiddleware
+
+async def echo(websocket):
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text * 2)
+
+app = RecordingMiddleware(Starlette(routes=[WebSocketRoute("/echo/{room}", echo)]), gnomon.open(sys.argv[1]))
+from granian.server.embed import Server
+import asyncio
+
+async def main():
+    server = Server(app, address="127.0.0.1", port=int(sys.argv[2]), websockets=True, interface="asgi")
+    serving = asyncio.create_task(server.serve())
+    await asyncio.to_thread(sys.stdin.readline)
+    server.stop()
+    await serving
+
+asyncio.run(main())
+"""
+
+
+def frame(text):
+    """A text frame as a client masks it (RFC 6455, 5.2), with a mask of zeros."""
+    data = text.encode()
+    return bytes([0x81, 0x80 | len(data)]) + bytes(4) + data
+
+
+def test_a_websocket_over_a_real_server(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SOCKETS, str(tmp_path / "store.duckdb"), str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        until = time.monotonic() + 15
+        while True:
+            try:
+                link = socket.create_connection(("127.0.0.1", port), timeout=5)
+                break
+            except OSError:
+                assert time.monotonic() < until and server.poll() is None, server.communicate()
+                time.sleep(0.05)
+        with link:
+            link.sendall(
+                b"GET /echo/7 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            found = b""
+            while b"\r\n\r\n" not in found:
+                found += link.recv(4_096)
+            assert b" 101 " in found
+            for text in ("hello", "again"):
+                link.sendall(frame(text))
+                assert link.recv(4_096) == bytes([0x81, 10]) + text.encode() * 2
+            link.sendall(bytes([0x88, 0x82]) + bytes(4) + (1000).to_bytes(2, "big"))
+            link.recv(4_096)
+        time.sleep(0.2)
+        server.communicate("\n", timeout=20)
+    with gnomon.open(tmp_path / "store.duckdb") as engine:
+        metrics = ["events", "sum_bytes_sent", "sum_bytes_received"]
+        rows = engine.query(metrics, ["type", "endpoint", "status_code", "properties.close_code"], "24h").to_dicts()
+    told = {"type": "websocket", "endpoint": "/echo/{room}", "status_code": 101, "properties.close_code": 1000}
+    assert rows == [{**told, "events": 1, "sum_bytes_sent": 20, "sum_bytes_received": 10}]
