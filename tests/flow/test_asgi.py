@@ -105,6 +105,7 @@ PLACES = {
     "/sub/.env": "(unmatched)",
     "/m/5/.env": "(unmatched)",
     "/wrapped/.env": "(unmatched)",
+    "/wrapped/p/abc": "(unmatched)",
     "/m/notanumber/s/1": "(unmatched)",
 }
 
@@ -207,6 +208,13 @@ def test_a_stream_counts_to_its_last_byte_and_background_work_does_not(engine):
         later.add_task(work)
         return StreamingResponse(parts(), background=later)
 
+    @app.get("/down")
+    async def down(later: BackgroundTasks):
+        later.add_task(asyncio.sleep, 0.3)
+        return PlainTextResponse("down", 503, background=later)
+
+    call(RecordingMiddleware(app, engine), "GET", "/down")
+    assert engine.only["duration_ms"] < 250
     call(RecordingMiddleware(app, engine), "GET", "/stream")
     assert order == [1]  # recorded when the last byte was sent, before the task began
     assert 80 <= engine.records[0]["duration_ms"] < 400 and engine.only["bytes_sent"] == 4_000
@@ -437,6 +445,14 @@ def test_a_websocket_is_one_event_with_its_bytes_and_close_code(engine):
     assert (engine.records[0]["error_code"], engine.only["success"]) == ("lookup-error", False)
     converse(app, "/closed")
     assert engine.only["status_code"] == 403
+    back = []
+
+    async def waits(scope, receive, send):
+        while (await receive())["type"] != "websocket.disconnect":
+            back.append(1)
+
+    converse(RecordingMiddleware(waits, engine), "/left")
+    assert (engine.records[0]["status_code"], engine.only["error_code"]) == (499, "client-disconnected")
     converse(app, "/none")
     assert (engine.records[0]["status_code"], engine.only["endpoint"]) == (403, "(unmatched)")
 

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import httpx
 import pytest
-from faulty_proxy import FaultyProxy
+from faulty_proxy import FaultyProxy, answer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from serving import served, token
@@ -174,6 +175,55 @@ def test_it_waits_for_the_service_and_then_delivers(service):
         assert client.delivery().acknowledged == 60
         client.close()
     assert stored(service, type="waiting") == 60
+
+
+PAGE = "<html>Welcome to our network</html>"
+
+
+def test_what_is_not_the_services_own_word_is_tried_again(service):
+    with FaultyProxy(service.port, share=0.0) as proxy, client_of(proxy.port) as client:
+        proxy.instead += [
+            answer(503, PAGE), answer(500), answer(502, PAGE), answer(504), answer(507, "{}"), answer(408), answer(429),
+            answer(200, PAGE, Content_Type="text/html"), answer(200, '{"ingested": 99, "rejected": []}'), answer(204),
+            answer(200, '{"ingested": 1}'), answer(200, "[]"), b"nonsense",
+        ]  # fmt: skip
+        client.track("again")
+        client.flush(20)
+        assert client.delivery().acknowledged == 1 and not proxy.instead
+    assert stored(service, type="again") == 1
+
+
+@pytest.mark.parametrize("date", [False, True], ids=["seconds", "date"])
+def test_retry_after_is_honoured(service, date):
+    with FaultyProxy(service.port, share=0.0) as proxy, client_of(proxy.port) as client:
+        moment = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+        proxy.instead.append(answer(429, "{}", Retry_After=moment if date else "1"))
+        began = time.monotonic()
+        client.track("patient")
+        client.flush(20)
+        assert client.delivery().acknowledged == 1 and time.monotonic() - began >= 0.9
+
+
+@pytest.mark.parametrize("status", [301, 404, 405, 418])
+def test_what_will_never_be_taken_is_dropped_and_told(service, status):
+    told = []
+    refused = lambda code, event: told.append((code, event["type"]))  # noqa: E731
+    with FaultyProxy(service.port, share=0.0) as proxy, client_of(proxy.port, on_refused=refused) as client:
+        proxy.instead.append(answer(status, PAGE))
+        client.track("first")
+        client.flush()
+        client.track("second")
+        client.flush()
+        assert told == [(f"http-{status}", "first")] and client.delivery().acknowledged == 1
+        assert client.delivery().refused == {f"http-{status}": 1} and client.delivery().closes()
+
+
+def test_a_callback_that_fails_stops_nothing(service):
+    with client_of(service, on_refused=lambda code, event: 1 / 0) as client:
+        client.track("bad", status_code=9)
+        client.track("good")
+        client.flush()
+        assert client.delivery().acknowledged == 1 and client.delivery().refused.total() == 1
 
 
 def test_refusals_are_told_and_take_nothing_along(service):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from faulty_proxy import FAULTS, FaultyProxy
+from faulty_proxy import FAULTS, FaultyProxy, answer
 from serving import served, token
 
 import gnomon
@@ -150,3 +150,18 @@ def test_a_question_is_put_again_and_then_given_up(service):
         with pytest.raises(StoreUnavailable) as raised:
             client.query(["events"])
     assert raised.value.code == "service-unreachable" and isinstance(raised.value, GnomonError)
+
+
+def test_a_service_that_wants_a_moment_gets_it_and_one_that_wants_long_is_told(service):
+    with FaultyProxy(service.port, share=0.0) as proxy, connect(proxy.port) as client:
+        proxy.instead += [answer(503, "{}", Retry_After="1"), answer(502), b"nonsense"]
+        assert len(client.query(["events"])) == 1 and not proxy.instead
+        for told, code in (
+            (answer(503, '{"type": "overloaded", "detail": "too much"}', Retry_After="600"), "overloaded"),
+            (answer(404, "<html>"), "service-fault"),
+            (answer(200, "<html>"), "service-fault"),
+        ):
+            proxy.instead.append(told)
+            with pytest.raises(StoreUnavailable) as raised:
+                client.query(["events"])
+            assert raised.value.code == code and not proxy.instead

@@ -184,7 +184,7 @@ import gnomon, uvicorn
 from fastapi import FastAPI
 from gnomon.instrument.asgi import RecordingMiddleware
 
-engine = gnomon.open(sys.argv[1], sampling=False)
+engine = gnomon.open(sys.argv[1], sampling=False, flush_seconds=30.0)
 app = FastAPI()
 app.add_middleware(RecordingMiddleware, engine=engine)
 app.get("/a/{n}")(lambda n: os.getpid())
