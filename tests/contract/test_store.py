@@ -20,6 +20,7 @@ from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout
 from gnomon.event import AT, FIELDS, ROW, Batch
 from gnomon.store import Store, Table, open_store
+from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import Dialect
 
 SETTINGS = Settings(query_timeout_seconds=20.0)
@@ -304,6 +305,20 @@ def test_a_question_that_takes_too_long_is_ended(store, kind):
         store.ask([kind.slow_query], 0.2)
     assert time.monotonic() - started < 10
     assert store.ask(["SELECT 1"], 20.0)[0].rows == [(1,)]
+
+
+def test_an_interrupt_that_is_lost_is_given_again():
+    """DuckDB forgets one that comes while a statement is planned."""
+    deadlines, given = Deadlines(), []
+    with deadlines.limit(0.01, lambda: given.append(1)):
+        started = time.monotonic()
+        while len(given) < 3 and time.monotonic() - started < 10:
+            time.sleep(0.005)
+    assert len(given) >= 3
+    with deadlines.limit(60, lambda: given.append(2)):
+        time.sleep(0.12)
+    assert 2 not in given and len(given) < 6
+    deadlines.close()
 
 
 @pytest.mark.parametrize(

@@ -377,8 +377,8 @@ def test_a_question_that_takes_too_long_is_a_problem_for_now():
         for n in range(30_000):
             slow.engine.track("x", user_id=f"u{n}", properties={"text": f"{n} " * 20})
         slow.engine.flush()
-        many = [{"agg": "unique", "field": "properties.text", "where": ["matches", "user_id", [f"{n}|."]], "as": f"m{n}"}
-                for n in range(50)]  # fmt: skip
+        text = {"agg": "unique", "field": "properties.text"}
+        many = [{**text, "where": ["matches", "user_id", [f"{n}|."]], "as": f"m{n}"} for n in range(50)]
         answer = slow.post("/query", {"metrics": many, "dimensions": ["properties.text"]})
         assert answer.status_code == 503 and answer.headers["retry-after"], answer.text
         assert answer.json()["type"] == "query-timeout"

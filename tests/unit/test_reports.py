@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -163,6 +165,33 @@ def test_sessions_of_too_many_events_are_left_out_with_the_reason(engine, monkey
     assert (board.last_24_hours.sessions, board.last_24_hours.reasons) == (8, {})
     assert (board.last_7_days.sessions, board.last_7_days.reasons) == (None, {"sessions": "too-many-rows"})
     assert board.last_7_days.events == 20
+
+
+def test_parts_fit_together_while_events_come_in(tmp_path):
+    with gnomon.open(tmp_path / "x.duckdb", sampling=False, cache_entries=0, flush_seconds=0.01) as engine:
+        done = threading.Event()
+
+        def record():
+            n = 0
+            while not done.is_set():
+                n += 1
+                engine.track(f"t{n % 5}", user_id=f"u{n % 50}", endpoint="/a")
+                if n % 50 == 0:
+                    time.sleep(0.001)
+
+        thread = threading.Thread(target=record)
+        thread.start()
+        seen = []
+        try:
+            for _ in range(15):
+                board = engine.dashboard()
+                for period in (board.today, board.last_24_hours, board.last_7_days, board.last_30_days):
+                    assert sum(period.by_type.values()) == period.events == sum(n for _, n in period.top_pages)
+                    seen.append(period.events)
+        finally:
+            done.set()
+            thread.join()
+        assert seen == sorted(seen) and seen[-1] > seen[0]
 
 
 def test_pseudonyms_are_found_by_the_id_under_every_key(tmp_path, clock):

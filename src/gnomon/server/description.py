@@ -1,4 +1,7 @@
-"""What the description of the API (OpenAPI) says about bodies that are read raw: their shape, with examples."""
+"""What the description of the API (OpenAPI) says besides what follows from the routes.
+
+Bodies that are read raw, with examples; and that every error is a problem, as no route can say for itself.
+"""
 
 from __future__ import annotations
 
@@ -75,3 +78,18 @@ def _taking(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
 
 INGEST = _taking(EVENT, _AN_EVENT)
 SAMPLES = _taking(SAMPLE, {"name": "queue_depth", "value": 12, "kind": "gauge", "labels": {"queue": "mail"}})
+
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+
+
+def finished(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of the framework, in which errors are what they are here."""
+    for calls in document["paths"].values():
+        for call in calls.values():
+            for status, told in call["responses"].items():
+                if int(status) >= 400:
+                    told["content"] = PROBLEM
+    kinds = document.get("components", {}).get("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        kinds.pop(name, None)
+    return document

@@ -10,14 +10,20 @@ from gnomon.errors import GnomonError
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import ANY_PROJECT, keyed_by_token, refuse, service_of
 from gnomon.server.figures import MEDIA_TYPE
+from gnomon.server.problems import problems
 from gnomon.server.service import Service
+
+_WELL = {"description": "It can take events", "content": {"application/json": {
+    "example": {"status": "ok", "live": True, "ready": True, "answers": True}}}}  # fmt: skip
+_FIGURES = {"description": "Figures", "content": {"text/plain": {
+    "example": 'gnomon_events_total{project="default",outcome="stored"} 3'}}}  # fmt: skip
 
 
 def router() -> APIRouter:
     """The routes under the prefix of the API."""
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/healthz")
+    @routes.get("/healthz", responses={200: _WELL, 503: {"description": "It cannot take events", "content": {}}})
     def healthz(request: Request) -> Response:
         """Whether the service lives, and whether it can take events and answer questions; for probes, without a token.
 
@@ -36,7 +42,7 @@ def root_router() -> APIRouter:
     def healthz(request: Request) -> Response:
         return _health(service_of(request))
 
-    @routes.get("/metrics", dependencies=[keyed_by_token()])
+    @routes.get("/metrics", dependencies=[keyed_by_token()], responses={200: _FIGURES, **problems()})
     async def metrics(request: Request) -> Response:
         """The figures of the service and the books of the token's projects, as Prometheus reads them.
 

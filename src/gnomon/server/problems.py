@@ -74,9 +74,15 @@ def not_found() -> Problem:
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of a route that may answer with these statuses, besides those that every route may."""
     return {
-        status: {"model": ProblemBody, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
+        status: {"model": ProblemBody, "description": _TITLES[status]}
         for status in sorted({*statuses, 401, 403, 429, 503})
     }
+
+
+def answers(example: Any, *statuses: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """As `problems`, with an example of the answer of success."""
+    shown = {"description": "Done", "content": {"application/json": {"example": example}}}
+    return {status: shown, **problems(*statuses)}
 
 
 def problem_answer(error: GnomonError) -> Response:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+#: An interrupt that comes before a statement has begun to run, while it is planned, is lost: it is given again.
+AGAIN_SECONDS = 0.05
+
 
 class Deadlines:
     """Calls `interrupt` for a block that runs longer than it may. The thread starts with the first block."""
@@ -21,7 +24,8 @@ class Deadlines:
 
     @contextmanager
     def limit(self, seconds: float, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Run a block; `interrupt` is called from another thread once if it takes longer than `seconds`."""
+        """Run a block; `interrupt` is called from another thread, until the block ends, if that takes longer than
+        `seconds`."""
         until = time.monotonic() + seconds
         with self._changed:
             self._next += 1
@@ -50,7 +54,7 @@ class Deadlines:
                 now = time.monotonic()
                 for key, (until, interrupt) in list(self._running.items()):
                     if until <= now:
-                        del self._running[key]
+                        self._running[key] = (now + AGAIN_SECONDS, interrupt)
                         interrupt()
                 self._waits_until = min((until for until, _ in self._running.values()), default=float("inf"))
                 self._changed.wait(None if not self._running else self._waits_until - now)
