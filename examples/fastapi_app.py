@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
 
 import gnomon
 from gnomon.instrument.asgi import RecordingMiddleware
@@ -31,29 +31,27 @@ def create_app(store: str = "usage.duckdb", tokens: dict[str, str] | None = None
     app = FastAPI(lifespan=lifespan)
     app.add_middleware(RecordingMiddleware, engine=engine, exclude=["/docs*"], types={"POST /orders": "order"})
 
-    def signed_in(request: Request, authorization: Annotated[str, Header()] = "") -> str:
+    def signed_in(request: Request, authorization: Annotated[str, Header()] = "") -> None:
         given = authorization.removeprefix("Bearer ").encode()
         for token, user in known.items():
             if hmac.compare_digest(token.encode(), given):
                 request.state.user_id = user  # verified here, so the middleware may record it
-                return user
+                return
         raise HTTPException(401)
 
-    @app.get("/orders/{order_id}", dependencies=[Depends(signed_in)])
-    def order(order_id: int) -> dict[str, int]:
-        return {"order": order_id}
+    private = APIRouter(dependencies=[Depends(signed_in)])
+    private.get("/orders/{order_id}")(lambda order_id: {"order": order_id})
+    private.post("/orders")(lambda: {"bought": True})
+    private.get("/usage")(lambda: engine.summary(hours=24).to_dict())
+    private.get("/usage/dashboard")(lambda: engine.dashboard().to_dict())
 
-    @app.post("/orders", dependencies=[Depends(signed_in)])
-    def buy() -> dict[str, bool]:
-        return {"bought": True}
-
-    @app.get("/usage", dependencies=[Depends(signed_in)])
-    def usage(period: str = "24h") -> list[dict]:
+    @private.get("/usage/endpoints")
+    def endpoints(period: str = "24h") -> list[dict]:
         return engine.query(["requests", "success_rate", "p95_duration_ms"], ["endpoint"], period).to_dicts()
 
-    @app.get("/usage/{user_id}", dependencies=[Depends(signed_in)])
-    def usage_of(user_id: str, period: str = "24h") -> list[dict]:
-        mine = [["is", "user_id", [user_id]]]
-        return engine.query(["events", "mean_duration_ms"], ["type", "endpoint"], period, filters=mine).to_dicts()
+    @private.get("/usage/users/{user_id}")
+    def user(user_id: str) -> dict:
+        return engine.user(user_id).to_dict()
 
+    app.include_router(private)
     return app

@@ -343,6 +343,31 @@ if how == "multiprocessing":
 """
 
 
+def test_the_end_of_a_process_does_not_wait_long_for_a_service_that_is_away():
+    with FaultyProxy(None) as proxy:
+        code = ("import sys, gnomon\n"
+                "client = gnomon.connect(sys.argv[1], 'token', exit_seconds=0.3)\n"
+                "[client.track('lost') for _ in range(3)]")  # fmt: skip
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code, proxy.url], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr.strip() == "3 events could not be sent before the end"
+    assert time.monotonic() - began < 8
+
+
+def test_a_callback_that_flushes_is_told_that_it_cannot(service):
+    told = []
+
+    def refused(code, event):
+        with pytest.raises(StoreUnavailable):
+            client.flush(5)
+        told.append(code)
+
+    with client_of(service, on_refused=refused) as client:
+        client.track("bad", status_code=9)
+        client.flush(10)
+    assert told == ["out-of-range"]
+
+
 @pytest.mark.parametrize(("how", "events"), [("exit", 1), ("fork", 4), ("multiprocessing", 4)])
 def test_the_end_of_a_process_sends_what_waits(service, how, events):
     code = ENDS.format(here=str(Path(__file__).parent))

@@ -111,6 +111,8 @@ class Outbox:
 
     def wait(self, timeout: float) -> bool:
         """Send now, and return once everything put before this call has come to an end; False when it takes longer."""
+        if threading.current_thread() is self._thread:
+            return False  # asked by a callback of the thread that would have to send
         until = time.monotonic() + timeout
         with self._settled:
             goal = self._numbers.recorded
