@@ -91,7 +91,7 @@ class RecordingMiddleware:
             notes = scope.get(NOTES)
             if notes is not None and notes.get(_ENGINE) is self._hosting.engine:
                 return None
-            if self._hosting.skips(scope, path_below_root(scope)):
+            if self._hosting.excludes and self._hosting.skips(scope, path_below_root(scope)):
                 return None
             scope[NOTES] = {_ENGINE: self._hosting.engine}
         except Exception as error:  # noqa: BLE001  a scope may be anything; the application is to answer it

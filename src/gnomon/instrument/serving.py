@@ -84,6 +84,7 @@ class Hosting:
         paths = [] if exclude is None or callable(exclude) else [exclude] if isinstance(exclude, str) else list(exclude)
         self._paths = frozenset(path for path in paths if not path.endswith("*"))
         self._prefixes = tuple(path[:-1] for path in paths if path.endswith("*"))
+        self.excludes = exclude is not None
         self._lock = threading.Lock()
 
     def skips(self, scope: Any, path: str) -> bool:
