@@ -42,7 +42,7 @@ def run(size: Size) -> list[Figure]:
                 subjects[peer.__name__] = peer()
             except ImportError:
                 missing.append(Figure(peer.__name__, None, note="not installed"))
-        times = asyncio.run(_measure(subjects, size.pick(30_000, 4_000)))
+        times = asyncio.run(_measure(subjects, size.pick(12_000, 3_000)))
         engine.flush()
         books = engine.books()
     bare = times.pop("bare")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -165,3 +166,35 @@ def test_a_service_that_wants_a_moment_gets_it_and_one_that_wants_long_is_told(s
             with pytest.raises(StoreUnavailable) as raised:
                 client.query(["events"])
             assert raised.value.code == code and not proxy.instead
+
+
+def test_a_token_of_every_project_chooses_one(service):
+    url, key = f"http://127.0.0.1:{service.port}", token(project="*", scope="ingest:any read")
+    with gnomon.connect(url, key, project="far") as far, gnomon.connect(url, key, project="away") as away:
+        far.track("there", properties={"n": 7})
+        far.record_metric("depth", 4)
+        far.flush()
+        until = time.monotonic() + 10
+        while far.query(["events"]).to_dicts() != [{"events": 1}]:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert far.query(["samples"], dataset="samples").to_dicts() == [{"samples": 1}]
+        assert away.query(["events"]).to_dicts() == [{"events": 0}]
+    with connect(service.port) as own:
+        assert own.query(["events"], filters=[["is", "type", ["there"]]]).to_dicts() == [{"events": 0}]
+    with gnomon.connect(url, token(), project="far") as foreign, pytest.raises(Forbidden):
+        foreign.query(["events"])
+
+
+def test_the_books_of_the_service(service):
+    with connect(service.port, scope="ingest:any read") as client:
+        client.track("bad", status_code=9, id="refused")
+        client.flush()
+        service.engine.flush()
+        (refused,) = client.quarantine(1, "out-of-range")
+        assert (refused["id"], refused["code"]) == ("refused", "out-of-range")
+        told, own = client.books(), service.engine.books()
+        assert (told["received"], told["stored"]) == (own.received, own.stored)
+        assert client.books("sample")["received"] == service.engine.books("sample").received
+        with pytest.raises(UnknownName):
+            client.books("nope")

@@ -92,6 +92,21 @@ class Asking(Usage):
         """What can be asked there: metrics, dimensions, measures, filters, ranges."""
         return self._call("GET", "catalog")
 
+    def books(self, kind: str = "event") -> dict[str, Any]:
+        """Where every event (or sample, `kind="sample"`) that the service received of this project went, by outcome.
+        `delivery()` tells the same of this process alone."""
+        told = self._call("GET", "admin/books")
+        if kind not in told:
+            raise unknown_name("kind of books", kind, told)
+        found: dict[str, Any] = told[kind]
+        return found
+
+    def quarantine(self, limit: int = 100, code: str | None = None) -> list[dict[str, Any]]:
+        """The newest events that the service refused, with time, code, detail, source, id and what was sent (cut)."""
+        told = self._call("GET", "admin/quarantine", params=_given(limit=limit, code=code))
+        found: list[dict[str, Any]] = told["events"]
+        return found
+
     def _call(self, method: str, path: str, **named: Any) -> dict[str, Any]:
         """One call and its answer; put again where nothing, or nothing usable, came back."""
         for attempt in range(1, ATTEMPTS + 1):
