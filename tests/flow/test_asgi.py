@@ -424,7 +424,7 @@ def converse(app, path, *said):
         async def send(message):
             back.append(message)
 
-        await app({"type": "websocket", "path": path, "headers": []}, receive, send)
+        await app({"type": "websocket", "path": path, "query_string": b"", "headers": []}, receive, send)
 
     asyncio.run(once())
     return back
@@ -455,6 +455,26 @@ def test_a_websocket_is_one_event_with_its_bytes_and_close_code(engine):
     assert (engine.records[0]["status_code"], engine.only["error_code"]) == (499, "client-disconnected")
     converse(app, "/none")
     assert (engine.records[0]["status_code"], engine.only["endpoint"]) == (403, "(unmatched)")
+
+
+def test_websockets_of_fastapi_have_their_template(engine):
+    async def talk(websocket: WebSocket, room: str):
+        await websocket.accept()
+        await websocket.receive_text()
+        await websocket.close()
+
+    router = APIRouter(prefix="/v1")
+    router.websocket("/rooms/{room}")(talk)
+    sub = FastAPI()
+    sub.include_router(router, prefix="/again")
+    app = FastAPI()
+    app.include_router(router, prefix="/api")
+    app.mount("/sub", sub)
+    app.add_middleware(RecordingMiddleware, engine=engine)
+    for path, template in (("/api/v1/rooms/7", "/api/v1/rooms/{room}"),
+                           ("/sub/again/v1/rooms/8", "/sub/again/v1/rooms/{room}")):  # fmt: skip
+        converse(app, path, "hello")
+        assert (engine.records[0]["endpoint"], engine.only["status_code"]) == (template, 101)
 
 
 def test_lifespan_goes_through_and_its_end_makes_durable(engine):

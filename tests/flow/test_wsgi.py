@@ -8,9 +8,12 @@ import urllib.error
 import urllib.request
 import wsgiref.util
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.validate import validator
 
+import django
 import pytest
 from flask import Flask, Response
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -232,6 +235,28 @@ def test_flask_routes_mounts_users_and_exclusions(engine):
     assert engine.records == [] and recording.faults == Counter()
     drive(recording, PATH_INFO="/items/3", HTTP_REMOTE_USER="mallory")
     assert engine.only["user_id"] is None and recording.faults == Counter(device=1)
+
+
+@pytest.mark.parametrize("place", ["scope", "environ"])
+def test_django_tells_its_route_and_the_user_it_has_loaded(place):
+    from gnomon.instrument.django import TellRoute
+
+    notes = {}
+    request = SimpleNamespace(**{place: {NOTES: notes}}, resolver_match=None)
+
+    def view(request):
+        request.resolver_match = SimpleNamespace(route="items/<int:n>/")
+        return "answer"
+
+    assert TellRoute(view)(request) == "answer"
+    assert notes == {"endpoint": "/items/<int:n>/"}  # nobody asked for the user, so it is not loaded
+    kept_by_django = Path(django.__file__).parent / "contrib" / "auth" / "middleware.py"
+    assert "    request._cached_user = auth.get_user(request)" in kept_by_django.read_text()
+    request._cached_user = SimpleNamespace(is_authenticated=True, pk=7)
+    assert TellRoute(view)(request) == "answer"
+    assert notes == {"endpoint": "/items/<int:n>/", "user_id": 7}
+    bare = SimpleNamespace(**{place: {}}, resolver_match=None)
+    assert TellRoute(view)(bare) == "answer"
 
 
 def test_no_fault_of_recording_reaches_the_answer():

@@ -50,7 +50,11 @@ class Failure(Exception):
     pass
 
 
-ENDS = st.sampled_from([None, Failure, asyncio.CancelledError, OSError])
+class Stopped(BaseException):
+    """As other event loops cancel."""
+
+
+ENDS = st.sampled_from([None, Failure, asyncio.CancelledError, Stopped, OSError])
 
 
 def steps_of(sent, coming):
@@ -90,7 +94,7 @@ def play(steps, end, breaks_at, kind, wrap):
     scope = {"type": kind, "method": "GET", "path": "/x", "headers": []}
     try:
         asyncio.run(wrap(app)(scope, receive, send))
-    except (Failure, OSError, asyncio.CancelledError) as error:
+    except (Failure, Stopped, OSError, asyncio.CancelledError) as error:
         seen.append(("raised", type(error), str(error)))
     scope.pop(NOTES, None)
     assert scope == {"type": kind, "method": "GET", "path": "/x", "headers": []}
@@ -138,6 +142,8 @@ def test_http_messages_pass_unchanged_and_leave_one_event(steps, end, breaks_at)
         assert event["status_code"] == status and event["success"] is None
     if status is None and raised is Failure and event["error_code"] != "client-disconnected":
         assert (event["status_code"], event["error_code"], event["success"]) == (500, "failure", False)
+    if raised is Stopped and not done:
+        assert event["error_code"] in ("cancelled", "client-disconnected")
     if status is None and raised is None and event["error_code"] != "client-disconnected":
         assert (event["status_code"], event["error_code"]) == (500, "no-response")
 

@@ -6,7 +6,6 @@ applications, and imports none of them. Refuses to raise, to wait, and to record
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -70,12 +69,15 @@ class RecordingMiddleware:
         exchange.end(None)
 
     def _flushing(self, send: Send) -> Send:
-        """Servers end by a signal that skips what Python does at its end, so the last events are made durable here."""
+        """Servers end by a signal that skips what Python does at its end, so the last events are made durable here.
+
+        It waits where it stands, as nothing else is to be done by then, and works under any event loop.
+        """
 
         async def sending(message: Message) -> None:
             if message.get("type") in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 try:
-                    await asyncio.to_thread(self._hosting.flush)
+                    self._hosting.flush()
                 except Exception as error:  # noqa: BLE001  a server that is to stop must stop
                     self._hosting.fault("flush", error)
             await send(message)

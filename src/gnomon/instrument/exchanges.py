@@ -7,7 +7,6 @@ the application returns or fails. Refuses to raise.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -76,7 +75,7 @@ class Exchange:
         """Record an exchange that the application ended without a last byte, or with a failure."""
         if self._gone:
             self._record(self.status or STATUS_GONE, CLIENT_GONE)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+        elif error is not None and not isinstance(error, Exception):  # of asyncio, of trio, or the process ends
             self._record(self.status or STATUS_GONE, "cancelled")
         elif error is not None:
             self._record(self.status or 500, error_slug(error), success=False)
