@@ -19,6 +19,7 @@ from bench.figures import Figure, Size, table
 #: In the order in which they run; cheap and easily disturbed ones first.
 NAMES = (
     "recording",
+    "middleware",
     "cpu",
     "sampling",
     "startup",

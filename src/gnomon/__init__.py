@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gnomon.access import Principal as Principal
+    from gnomon.client import connect as connect
     from gnomon.config import Settings as Settings
     from gnomon.engine import AnalyticsEngine as AnalyticsEngine
     from gnomon.engine import open as open
@@ -31,6 +32,7 @@ _HOME = {
     "Query": "gnomon.query.model",
     "Result": "gnomon.query.result",
     "Settings": "gnomon.config",
+    "connect": "gnomon.client",
     "create_app": "gnomon.server.app",
     "metric": "gnomon.metrics",
     "open": "gnomon.engine",

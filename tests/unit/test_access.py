@@ -26,7 +26,7 @@ MAY = {
         "query", "run", "explain", "query_usage", "compare_periods", "books", "quarantine", "health", "waiting",
         "get_access_log", "settings", "clock", "zone", "owns_store", "strict", "sampling_thresholds",
         "get_retention_policy", "active_users", "summary", "user", "dashboard",
-        "get_retention_policy", "export_analytics", "get_export_status", "exports", "download_export", "export_file",
+        "export_analytics", "get_export_status", "exports", "download_export", "export_file",
         "stream_export",
     },
 }  # fmt: skip

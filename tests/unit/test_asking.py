@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import gnomon
 from gnomon.errors import InvalidValue, UnknownName
 from gnomon.query import inquiry
-from gnomon.query.asking import usage_filters
 from gnomon.query.compile import Compiler
 from gnomon.query.inquiry import AnswerCache
+from gnomon.query.usage import usage_filters
 from gnomon.store import Table
 from gnomon.testing import ManualClock
 
@@ -144,8 +144,8 @@ def test_pages_that_drift_would_be_found(engine, clock, monkeypatch, broken):
     for hours in range(24):
         fill(engine, 12, ts=NOW - timedelta(hours=hours, minutes=1))
     if broken == "version":
-        where = Compiler._where
-        monkeypatch.setattr(Compiler, "_where", lambda self, cursor: where(self, None))
+        where = Compiler.where
+        monkeypatch.setattr(Compiler, "where", lambda self, cursor: where(self, None))
         question, write = QUESTIONS[0], lambda: fill(engine, 40)
     else:
         make_plan = inquiry.make_plan

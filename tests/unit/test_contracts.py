@@ -13,6 +13,7 @@ import gnomon
 SOURCE = Path(gnomon.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 PUBLIC = {
+    "connect",
     "create_app",
     "AnalyticsEngine",
     "DateRange",
@@ -70,6 +71,12 @@ def test_the_engine_needs_no_data_frame_and_no_client_library():
         " e.track('t')\n e.flush()\n e.query(['events'])"
     )
     assert not found & (set(HEAVY) - {"duckdb", "sqlglot"})
+
+
+def test_the_client_needs_no_engine():
+    found = loaded("import gnomon\ngnomon.connect('http://127.0.0.1:9', 'token').close()")
+    assert "httpx" in found and not found & (set(HEAVY) - {"httpx", "rich"})
+    assert not {name for name in found if name.startswith(("gnomon.ingest", "gnomon.engine", "gnomon.server"))}
 
 
 def test_a_driver_that_is_loaded_too_early_is_found():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Note
 from gnomon.config import Settings
-from gnomon.errors import unknown_name
+from gnomon.query.usage import Usage
 from gnomon.store import Store
 from gnomon.timerange import Clock
 
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
     from gnomon.query.model import Query
     from gnomon.query.result import Result
 
-_SUMMARY_FIELDS = {
-    "source": "source", "application": "application", "app": "application", "domain": "domain", "method": "method",
-    "endpoint": "endpoint", "type": "type", "success": "success", "status_code": "status_code", "user_id": "user_id",
-}  # fmt: skip
 
-
-class Asking:
+class Asking(Usage):
     """Questions to the store. Mixed into the engine, which knows the store, the clock and the project."""
 
     settings: Settings
@@ -99,39 +94,3 @@ class Asking:
             query = Query.build(metrics, dimensions, **named)
             note.detail = outline(query)
             return self._inquiry().explain(widened(query, self._pseudonyms), store, note)
-
-    def query_usage(self, time_range: Any = "24h", filters: Mapping[str, Any] | Sequence[Any] | None = None,
-                    group_by: Sequence[str] | str | None = None, metrics: Sequence[Any] | None = None,
-                    **rest: Any) -> Result:  # fmt: skip
-        """Usage in a range: totals, or by source, application, domain, hour (of day), day or any dimension.
-
-        `filters` may be a mapping (`{"source": "a", "success": True, "min_duration_ms": 10}`) or a list of filters.
-        """
-        words = {"hour": "time:hour_of_day", "day": "time:day", "app": "application"}
-        groups = [group_by] if isinstance(group_by, str) else [] if group_by is None else group_by
-        chosen = metrics or ["events", "successes", "failures", "success_rate", "mean_duration_ms", "p50_duration_ms",
-                             "p95_duration_ms"]  # fmt: skip
-        given = usage_filters(filters) if isinstance(filters, Mapping) else filters
-        if isinstance(groups, list | tuple):
-            groups = [words.get(name, name) if isinstance(name, str) else name for name in groups]
-        return self.query(chosen, groups, time_range, given, **rest)
-
-    def compare_periods(self, period1: Any, period2: Any, dimensions: Sequence[str] = ("source",),
-                        metrics: Sequence[Any] | None = None, **rest: Any) -> Result:  # fmt: skip
-        """Period 2 with its change from period 1, by each dimension: `r.change("events", row)`."""
-        chosen = metrics or ["events", "success_rate", "mean_duration_ms", "p95_duration_ms"]
-        return self.query(chosen, dimensions, period2, compare=period1, **rest)
-
-
-def usage_filters(given: Mapping[str, Any]) -> list[Any]:
-    """The filter list of a mapping such as `{"source": ["a", "b"], "min_duration_ms": 5}`. Raises `UnknownName`."""
-    found: list[Any] = []
-    for name, value in given.items():
-        if name in ("min_duration_ms", "max_duration_ms"):
-            found.append(["gte" if name.startswith("min") else "lte", "duration_ms", value])
-        elif name in _SUMMARY_FIELDS or (isinstance(name, str) and name.startswith("properties.")):
-            values = list(value) if isinstance(value, list | tuple | set) else [value]
-            found.append(["is", _SUMMARY_FIELDS.get(name, name), values])
-        else:
-            raise unknown_name("filter", name, [*_SUMMARY_FIELDS, "min_duration_ms", "max_duration_ms"])
-    return found

@@ -34,8 +34,8 @@ _COUNTED = frozenset({"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"})
 _METHODS = "GET, POST, PUT, DELETE"
 _HEADERS = "Authorization, Content-Type, Content-Encoding, X-Gnomon-Key, If-None-Match"
 _SHOWN = (
-    "ETag, Retry-After, X-Gnomon-Next, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Content-Disposition, Location, "
-    "X-Gnomon-Basis"
+    "ETag, Retry-After, X-Gnomon-Next, X-Gnomon-Basis, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, "
+    "Content-Disposition, Location"
 )
 _PREFLIGHT_SECONDS = "600"
 
