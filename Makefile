@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVE ?= 1
 
-.PHONY: demo test test-full check bench dev clean
+SDKS := sdk/js sdk/react
+
+.PHONY: demo test test-js test-full check bench dev clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,14 +30,21 @@ check: $(STAMP)  ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## every quick test, with coverage
+test-js:  ## the JavaScript packages: types, tests, size
+	@if ! command -v npm >/dev/null; then echo "SKIPPED: the JavaScript packages need Node 20 or newer with npm (nodejs.org)"; exit 0; fi; \
+	for place in $(SDKS); do \
+		test $$place/node_modules/.package-lock.json -nt $$place/package-lock.json || (cd $$place && npm ci --silent) || exit 1; \
+		(cd $$place && npm test --silent) || exit 1; \
+	done
+
+test: check test-js  ## every quick test, with coverage
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term --cov-report=
 
-test-full: check  ## and the long ones
+test-full: check test-js  ## and the long ones
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 bench: $(VENV)/.bench  ## figures and ratios against peers measured in the same run
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage* $(SDKS:%=%/node_modules) $(SDKS:%=%/dist)
