@@ -11,7 +11,6 @@ export const KEEPALIVE_BYTES = 60_000;
 const LONGEST_WAIT_MS = 3_600_000;
 const SLOWEST = 6;
 
-const JSON_TYPE = "application/json";
 const written = (batch: Item[]): string => `[${batch.map((item) => item.body).join()}]`;
 const size = (batch: Item[]): number => batch.reduce((sum, item) => sum + item.bytes, 2);
 
@@ -50,7 +49,7 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
     running = false;
   }
 
-  async function post(batch: Item[]): Promise<void> {
+  async function post(batch: Item[], address = ""): Promise<void> {
     const bytes = size(batch);
     const keepalive = underway + bytes <= KEEPALIVE_BYTES;
     const stop = new AbortController();
@@ -61,10 +60,10 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
     batch.forEach((item) => (item.busy = true));
     if (keepalive) underway += bytes;
     try {
-      const bearer = typeof token === "function" ? await token() : token ?? key;
-      const response = await (options.fetch ?? fetch)(endpoint, {
+      const bearer = address ? "" : typeof token === "function" ? await token() : token ?? key;
+      const response = await (options.fetch ?? fetch)(address || endpoint, {
         method: "POST",
-        headers: { "Content-Type": JSON_TYPE, ...(bearer && { Authorization: `Bearer ${bearer}` }) },
+        headers: address ? {} : { "Content-Type": "application/json", ...(bearer && { Authorization: `Bearer ${bearer}` }) },
         body: written(batch),
         keepalive,
         credentials: "omit",
@@ -139,9 +138,11 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
     hide(): void {
       const batch = queue.take(1_000, KEEPALIVE_BYTES - underway - 2);
       if (!batch.length || pause || !allowed() || underway + size(batch) > KEEPALIVE_BYTES) return;
-      // Without `keepalive` a browser cuts requests off when the page goes. A beacon has no answer, so all stays queued.
-      if ("keepalive" in Request.prototype || !key) void post(batch);
-      else navigator.sendBeacon(`${endpoint}?key=${encodeURIComponent(key)}`, new Blob([written(batch)], { type: JSON_TYPE }));
+      // With the key in the address and text for a body, a browser needs not ask the service first (CORS), for which
+      // a closing page has no time. One without `keepalive` cuts requests off; a beacon has no answer, so all stays queued.
+      const address = !token && key && `${endpoint}?key=${encodeURIComponent(key)}`;
+      if (!address || "keepalive" in Request.prototype) void post(batch, address || "");
+      else navigator.sendBeacon(address, written(batch));
     },
     async flush(milliseconds: number): Promise<boolean> {
       const mine = queue.all().slice();

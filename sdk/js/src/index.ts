@@ -128,7 +128,12 @@ export function createClient(options: Options): Client {
       hide();
       queue.leave();
     });
-    listen(globalThis.window, "pageshow", (event) => (event as PageTransitionEvent).persisted && start());
+    // Back from the back/forward cache: the same page lives on, and is looked at once more.
+    listen(globalThis.window, "pageshow", (event) => {
+      if (!(event as PageTransitionEvent).persisted) return;
+      if (watchers) page();
+      start();
+    });
     listen(globalThis.window, "online", delivery.online);
     listen(doc, "visibilitychange", () => (doc.visibilityState === "hidden" ? hide() : resume()));
     whenShown(start);

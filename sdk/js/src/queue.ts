@@ -71,8 +71,7 @@ export function openQueue(store: Store, tab: string, name: string, max: number) 
       }
     },
     clear(): void {
-      items.forEach((item) => (item.gone = true));
-      items = [];
+      this.remove(items);
       store.keys(QUEUE).forEach(store.remove);
     },
   };
