@@ -21,7 +21,7 @@ interface Answer {
 }
 
 export function openDelivery(options: Options, queue: Queue, allowed: () => boolean, drop: Drop) {
-  const { url, token, key, timeout = 30_000, retryDelay = 1_000, flushInterval = 3_000 } = options;
+  const { url = "", token, key, timeout = 30_000, retryDelay = 1_000, flushInterval = 3_000 } = options;
   const endpoint = `${url.replace(/\/+$/, "")}/api/analytics/ingest`;
   let most = Math.min(options.batchSize ?? 50, 1_000);
   let limit = most;
@@ -51,7 +51,8 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
 
   async function post(batch: Item[], address = ""): Promise<void> {
     const bytes = size(batch);
-    const keepalive = underway + bytes <= KEEPALIVE_BYTES;
+    // All scripts of a page share what may be kept alive: after a failure, go without.
+    const keepalive = !failures && underway + bytes <= KEEPALIVE_BYTES;
     const stop = new AbortController();
     const late = setTimeout(() => stop.abort(), timeout);
     let status = 0;
@@ -78,7 +79,8 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
     clearTimeout(late);
     if (keepalive) underway -= bytes;
     batch.forEach((item) => (item.busy = false));
-    settle(batch, status, answer, after);
+    // An answer of a strange form must not end the loop, nor turn it into a hot one.
+    attempt(() => (settle(batch, status, answer, after), true)) ?? rest(after);
     waiting.forEach((check) => check());
   }
 

@@ -45,7 +45,8 @@ export function createClient(options: Options): Client {
   }
 
   function drop(item: Item, code: string, status: number): void {
-    report(JSON.parse(item.body), code, status);
+    // What came from the storage may have been edited there.
+    attempt(() => report(JSON.parse(item.body), code, status));
   }
 
   function track(type: string, properties?: Properties, fields?: Fields): string | undefined {

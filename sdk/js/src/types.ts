@@ -45,7 +45,7 @@ export interface Dropped {
 export type KeyValueStore = Pick<Storage, "getItem" | "setItem" | "removeItem" | "key" | "length">;
 
 export interface Options {
-  /** Where the service is: scheme, host, and a path if it is mounted below one. */
+  /** Where the service is: scheme, host, and a path if it is mounted below one. Empty: the page's own origin. */
   url: string;
   /** A JWT, or a function that yields a fresh one. It is asked once more after a 401. */
   token?: string | (() => string | Promise<string>);

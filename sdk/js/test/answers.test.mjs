@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createClient } from "../dist/index.js";
-import { openService, sleep } from "./service.mjs";
+import { openService, openStorage, sleep } from "./service.mjs";
 
 async function setUp(service, options = {}) {
   const opened = await openService(service);
@@ -148,4 +148,40 @@ test("batches go by count, by bytes and by time", async () => {
   assert.ok(service.requests.every((r) => r.bytes <= 5_000));
   assert.equal(service.events.size, 20);
   await end();
+});
+
+test("an answer of a strange form is no answer, and no hot loop", async () => {
+  for (const body of ["null", "5", '"ok"', "[]", '{"ingested": "1"}', '{"ingested": 1, "rejected": [null]}']) {
+    const { service, client, dropped, end } = await setUp({ mishap: () => ({ status: 200, body }) }, { retryDelay: 30 });
+    client.track("a");
+    assert.equal(await client.flush(100), false);
+    assert.ok(service.requests.length <= 6, `${service.requests.length} requests after ${body}`);
+    service.mishap = () => "fine";
+    assert.equal(await client.flush(5_000), true);
+    assert.deepEqual([service.events.size, dropped.length], [1, 0]);
+    await end();
+  }
+});
+
+test("a stored event that somebody broke goes alone", async () => {
+  const storage = openStorage();
+  storage.setItem("gnomon:shop:queue:gone:1", "{broken");
+  storage.setItem("gnomon:shop:queue:gone:2", '{"id":"2","ts":"2026-01-01T00:00:00Z","type":"whole"}');
+  const { service, client, end } = await setUp({}, { storage, name: "shop" });
+  client.track("a");
+  await sleep(20);
+  assert.equal(await client.flush(5_000), true);
+  assert.deepEqual([...service.events.values()].map((e) => e.type).sort(), ["a", "whole"]);
+  await sleep(20);
+  assert.equal(storage.length, 0);
+  await end();
+});
+
+test("without a url it is the page's own origin", async () => {
+  const asked = [];
+  const answer = (url) => (asked.push(url), Promise.resolve(new Response('{"ingested":1,"rejected":[]}')));
+  const client = createClient({ url: "", key: "k", fetch: answer });
+  client.track("a");
+  assert.equal(await client.flush(1_000), true);
+  assert.deepEqual(asked, ["/api/analytics/ingest"]);
 });

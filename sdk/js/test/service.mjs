@@ -29,7 +29,13 @@ export async function openService({ mishap = () => "fine", most = 1000, judge = 
   }
 
   function answer(request, response, text) {
-    const batch = JSON.parse(text);
+    let batch;
+    try {
+      batch = JSON.parse(text);
+    } catch {
+      response.writeHead(400, { "content-type": "application/problem+json" });
+      return response.end('{"type": "bad-json"}');
+    }
     const entry = { at: Date.now(), size: batch.length, bytes: text.length, ids: batch.map((e) => e.id), headers: request.headers, url: request.url };
     requests.push(entry);
     check(request, batch);
