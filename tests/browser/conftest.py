@@ -12,7 +12,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from live import LiveService
+pytest.importorskip("gnomon.server.running", reason="the service is missing: install gnomon[server]")
+
+from live import LiveService, SharedService
 from site_pages import Site
 from way import Way
 
@@ -54,10 +56,17 @@ def site(bundle: Path) -> Iterator[Site]:
     opened.close()
 
 
+@pytest.fixture(scope="session")
+def shared(bundle: Path, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
+    """The service that tests share; each looks at its own application."""
+    opened = SharedService(tmp_path_factory.mktemp("shared"))
+    yield opened
+    opened.stop()
+
+
 @pytest.fixture
-def service(tmp_path: Path, site: Site) -> Iterator[LiveService]:
-    """The service, running, with a write key for the pages of `site`."""
-    pytest.importorskip("gnomon.server.running", reason="the service is missing: install gnomon[server]")
+def live(tmp_path: Path, site: Site) -> Iterator[LiveService]:
+    """A service of one test, to be killed, with a write key for the pages of `site` only."""
     opened = LiveService(tmp_path, site.url)
     opened.start()
     yield opened
@@ -65,11 +74,11 @@ def service(tmp_path: Path, site: Site) -> Iterator[LiveService]:
 
 
 @pytest.fixture
-def way_of(service: LiveService, site: Site) -> Iterator[Callable[..., Way]]:
-    """Makes the way from the pages to the service, and tells the pages of it."""
+def way_to(site: Site) -> Iterator[Callable[..., Way]]:
+    """Makes the way from the pages to a service, and tells the pages of it."""
     opened: list[Way] = []
 
-    def make(**named: Any) -> Way:
+    def make(service: LiveService | SharedService, **named: Any) -> Way:
         opened.append(Way(service.port, **named))
         site.options |= {"url": f"http://127.0.0.1:{opened[-1].port}", "key": service.key}
         site.options |= {"retryDelay": 50, "flushInterval": 100, "timeout": 5_000}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class Site:
     """Serves on a port of its own, so that the service is of another origin. `options` go to `createClient`."""
 
     def __init__(self, bundle: Path) -> None:
-        self.options: dict[str, Any] = {}
+        self.application = uuid.uuid4().hex  #: under which the events of this site are found again
+        self.options: dict[str, Any] = {"application": self.application}
         self._bundle = bundle.read_bytes()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
