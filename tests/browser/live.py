@@ -90,6 +90,7 @@ class SharedService:
         from gnomon.server.running import serving
 
         settings = Settings(jwt_secret_key=(secrets.token_urlsafe(32),), rate_limit_per_minute=0)
+        self._settings = settings
         self._engine = gnomon.open(settings=settings.but(database_url=str(place / "shared.duckdb")))
         self.key = make_key(self._engine, "shop")[1]
         app = gnomon.create_app(self._engine)
@@ -102,6 +103,11 @@ class SharedService:
             assert self._thread.is_alive()
             time.sleep(0.01)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
+
+    def token(self, scope: str) -> str:
+        from gnomon.server.auth import minted
+
+        return minted(self._settings, sub="node", project="default", scope=scope, seconds=600)
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -116,5 +122,11 @@ class SharedService:
 def counted(engine: AnalyticsEngine, application: str, dimensions: Sequence[str]) -> Counts:
     """How many events of an application there are for each combination."""
     filters = [["is", "application", [application]]]
-    found = engine.query(["events"], list(dimensions), "7d", filters=filters, limit=10_000)
-    return {tuple(row[name] for name in dimensions): row["events"] for row in found}
+    counts: Counts = {}
+    after = None
+    while True:
+        found = engine.query(["events"], list(dimensions), "7d", filters=filters, after=after)
+        counts |= {tuple(row[name] for name in dimensions): row["events"] for row in found}
+        after = found.next
+        if after is None:
+            return counts

@@ -118,7 +118,7 @@ def test_more_than_a_closing_page_may_send(
 def test_what_is_under_way_is_not_sent_again_when_the_page_hides(
     shared: SharedService, way_to: Callable[..., Way], site: Site, visitor: Any
 ) -> None:
-    way = way_to(shared, share=1.0, mishaps=("answer_late",))
+    way = way_to(shared, share=1.0, mishaps=("answer_late",), late=1.0)
     site.options |= {"flushInterval": 20}
     page = visit(visitor, site.url)
     labels = [buy(page, "under way")]
@@ -126,7 +126,8 @@ def test_what_is_under_way_is_not_sent_again_when_the_page_hides(
     labels.append(
         page.evaluate("client.track('click', { label: 'next' }), dispatchEvent(new Event('pagehide')), 'next'")
     )
-    until(lambda: len(way.posts) == 2, 0.29)
+    until(lambda: len(way.posts) == 2)
+    assert "?key=" in way.posts[1]["path"], "the second went while the page hid"
     flush(page)
     assert len(way.confirmed) == len(set(way.confirmed)) == 2
     assert clicks(shared, site) == once(labels)

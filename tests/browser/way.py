@@ -13,9 +13,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-#: What may befall a request: it never arrives; it is acted upon but the answer is lost, cut in half or late; a proxy in
-#: between says that it is overloaded, or shows a page of its own.
-MISHAPS = ("lost", "answer_lost", "answer_cut", "answer_late", "busy", "portal")
+#: What may befall a request: it never arrives, or twice; it is acted upon but the answer is lost, cut in half or late;
+#: a proxy in between says that it is overloaded, or shows a page of its own.
+MISHAPS = ("lost", "twice", "answer_lost", "answer_cut", "answer_late", "busy", "portal")
 
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -25,8 +25,9 @@ ANY_PAGE = {"Access-Control-Allow-Origin": "*"}
 class Way:
     """Listens on a port of its own and forwards to `target`. `share` of the POSTs meet a mishap, drawn from a seed."""
 
-    def __init__(self, target: int, *, share: float = 0.0, seed: int = 1, mishaps: tuple[str, ...] = MISHAPS) -> None:
-        self.target, self.share, self.mishaps = target, share, mishaps
+    def __init__(self, target: int, *, share: float = 0.0, seed: int = 1,
+                 mishaps: tuple[str, ...] = MISHAPS, late: float = 0.3) -> None:  # fmt: skip
+        self.target, self.share, self.mishaps, self.late = target, share, mishaps, late
         self.confirmed: list[str] = []  #: ids that the service answered for, once for each answer
         self.met: list[str] = []  #: the mishaps there were
         self.posts: list[dict[str, Any]] = []
@@ -81,7 +82,7 @@ class Way:
                 self.close_connection = True
                 if mishap != "lost" and (found := self._found(mishap, body)) and mishap != "answer_lost":
                     if mishap == "answer_late":
-                        time.sleep(0.3)
+                        time.sleep(way.late)
                     self._say(*found, cut=mishap == "answer_cut")
 
             do_OPTIONS = do_GET = do_POST
@@ -93,6 +94,8 @@ class Way:
                     return 200, ANY_PAGE, b"<html>log in</html>"
                 headers = {name: value for name, value in self.headers.items() if name not in ("Host", "Connection")}
                 try:
+                    if mishap == "twice":
+                        way.forward(self.command, self.path, headers, body)
                     return way.forward(self.command, self.path, headers, body)
                 except (OSError, http.client.HTTPException):
                     return None  # the service is down: so is the way
