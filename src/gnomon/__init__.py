@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gnomon.metrics import metric as metric
     from gnomon.query.model import Query as Query
     from gnomon.query.result import Result as Result
+    from gnomon.server.app import create_app as create_app
     from gnomon.timerange import DateRange as DateRange
     from gnomon.timerange import Grain as Grain
 
@@ -30,6 +31,7 @@ _HOME = {
     "Query": "gnomon.query.model",
     "Result": "gnomon.query.result",
     "Settings": "gnomon.config",
+    "create_app": "gnomon.server.app",
     "metric": "gnomon.metrics",
     "open": "gnomon.engine",
 }

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gnomon import __version__
+from gnomon import __version__, cli_serve
 from gnomon.config import Settings, read_settings
 from gnomon.errors import GnomonError, InvalidValue
 from gnomon.log import logging_as
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_restore(commands)
     _add_doctor(commands)
     _add_audit(commands)
+    cli_serve.add_commands(commands, _command, _settings)
     return parser
 
 

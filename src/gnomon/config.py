@@ -22,6 +22,13 @@ PLAIN_ALIASES = {
     "EVENT_RETENTION_DAYS": "event_retention_days",
     "METRICS_RETENTION_DAYS": "metrics_retention_days",
     "LOG_LEVEL": "log_level",
+    "JWT_SECRET_KEY": "jwt_secret_key",
+    "JWT_PUBLIC_KEY_FILE": "jwt_public_key_file",
+    "JWT_JWKS_FILE": "jwt_jwks_file",
+    "JWT_ALGORITHMS": "jwt_algorithms",
+    "JWT_AUDIENCE": "jwt_audience",
+    "JWT_ISSUER": "jwt_issuer",
+    "RATE_LIMIT_PER_MINUTE": "rate_limit_per_minute",
 }
 #: Read elsewhere at the edge, or not a setting of the engine.
 NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
@@ -30,9 +37,29 @@ WORDS = {"on": True, "yes": True, "off": False, "no": False}
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
          "max_properties": 0, "checkpoint_seconds": 0, "heartbeat_seconds": 0, "rollup_lag_seconds": 0,
          "journal_max_bytes": 1024**2, "sampling_seed": 0, "sampling_floor_per_source": 0,
-         "audit_days": 365}  # fmt: skip
-LISTS = ("timezones", "sampled_types", "rollups", "pseudonym_keys", "pseudonym_properties")  #: parted by commas
-SWITCHES = ("enabled", "sampling", "scheduler")  #: these take words; a project may well be named `no`
+         "audit_days": 365, "rate_limit_per_minute": 0, "max_types": 0, "max_property_keys": 0,
+         "max_new_names_per_minute": 0, "max_in_flight_bytes": 1024**2}  # fmt: skip
+LISTS = (
+    "timezones",
+    "sampled_types",
+    "rollups",
+    "pseudonym_keys",
+    "pseudonym_properties",
+    "jwt_secret_key",
+    "jwt_public_key_file",
+    "jwt_algorithms",
+    "cors_origins",
+    "trusted_proxies",
+)  #: parted by commas
+#: Secrets: no caller in another's name gets them.
+SECRETS = ("pseudonym_keys", "jwt_secret_key", "rate_limit_url")
+SWITCHES = (
+    "enabled",
+    "sampling",
+    "scheduler",
+    "metrics_public",
+    "docs_public",
+)  #: these take words; a project may well be named `no`
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +123,23 @@ class Settings:
     metrics_retention_days: int | None = None
     scheduler: bool = False  #: run the jobs in the background, in the process that owns the store
     audit_days: int = 365  #: entries of the audit are kept at least so long
+
+    jwt_secret_key: tuple[str, ...] = field(default=(), repr=False)  #: of HS256; several for a rotation
+    jwt_public_key_file: tuple[str, ...] = ()  #: PEM files of RS256, ES256 and EdDSA
+    jwt_jwks_file: str = ""
+    jwt_algorithms: tuple[str, ...] = ()  #: the only ones accepted; empty: whatever the keys are made for
+    jwt_audience: str = ""  #: must be the token's `aud`; empty: not looked at
+    jwt_issuer: str = ""
+    cors_origins: tuple[str, ...] = ()  #: whose pages may call with a token; write keys have their own
+    trusted_proxies: tuple[str, ...] = ()  #: addresses whose X-Forwarded-For is believed
+    rate_limit_per_minute: int = 100  #: calls of one principal; 0: no limit
+    rate_limit_url: str = field(default="memory://", repr=False)  #: where calls are counted; or redis://...
+    max_types: int = 10_000  #: event types of a project that may come in over HTTP; 0: no limit
+    max_property_keys: int = 50_000
+    max_new_names_per_minute: int = 1_000
+    max_in_flight_bytes: int = 64 * 1024**2  #: bodies that are worked on at the same time; more get a 503
+    metrics_public: bool = False  #: whether /metrics needs no token
+    docs_public: bool = True  #: whether the API's description is shown to anybody
 
     def but(self, **changes: Any) -> Settings:
         """These settings with some changed. Raises `UnknownName` and `InvalidValue` as `read_settings` does."""
@@ -170,7 +214,8 @@ def _checked(given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
 
 def without_keys(settings: Settings) -> Settings:
     """The settings as a caller who only may read them gets them."""
-    return replace(settings, pseudonym_keys=())
+    blank: dict[str, Any] = {name: type(getattr(settings, name))() for name in SECRETS}
+    return replace(settings, **blank)
 
 
 def _check_range(name: str, value: Any) -> None:

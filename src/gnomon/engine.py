@@ -23,7 +23,7 @@ from gnomon.config import Settings, read_settings
 from gnomon.errors import EngineClosed, GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.collector import Collector
 from gnomon.ingest.gate import pseudonyms_of
-from gnomon.ingest.hold import keeps_inherited, never_destroy, release_all, take_hold
+from gnomon.ingest.hold import Hold, keeps_inherited, never_destroy, release_all, take_hold
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.thresholds import Thresholds, thresholds_of
 from gnomon.query.asking import Asking
@@ -61,6 +61,18 @@ def open(url: str | os.PathLike[str] | None = None, *, project: str | None = Non
     return AnalyticsEngine(chosen.but(**changes) if changes else chosen, clock or system_clock)
 
 
+def beside(engine: AnalyticsEngine, project: str) -> AnalyticsEngine:
+    """An engine of another project on the store of an open engine, also on one in memory; close it as any other.
+
+    It has no scheduler of its own.
+
+    Raises `InvalidValue` (bad-project), `EngineClosed`.
+    """
+    if engine._closed:
+        raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
+    return AnalyticsEngine(engine.settings.but(project=project, scheduler=False), engine.clock, engine._hold)
+
+
 class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
     """Everything Gnomon does, on one store and for one project. Use it as a context manager or call `close()`.
 
@@ -69,7 +81,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
 
     _release = __version__
 
-    def __init__(self, settings: Settings, clock: Clock = system_clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock = system_clock, hold: Hold | None = None) -> None:
+        """`hold` is that of another engine in this process, which `beside` gives; it is shared."""
         _check_project(settings.project)
         self.settings = settings
         self.clock = clock
@@ -82,7 +95,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping):
         pseudonyms_of(settings)
         self._reset_asking()
         self._pid = os.getpid()
-        self._hold = take_hold(settings)
+        self._hold = take_hold(settings) if hold is None else hold.share()
         self._begin_accounting(self._hold.file, durable=store_path(settings.database_url) is not None)
         ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
         Collector.__init__(

@@ -19,6 +19,7 @@ class GnomonError(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+        self.unquoted = message  #: without the name that was given, for callers over a network
         if code is not None:
             self.code = code
 
@@ -125,4 +126,6 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownName:
     shown = _printable(name) if isinstance(name, str) else f"of type {type(name).__name__}"
     hit = nearest(shown, names)
     remedy = f"Did you mean {hit!r}?" if hit else "Known: " + ", ".join(names[:40]) + "."
-    return UnknownName(f"unknown {kind} {shown!r}", remedy=remedy)
+    error = UnknownName(f"unknown {kind} {shown!r}", remedy=remedy)
+    error.unquoted = f"unknown {kind}"
+    return error

@@ -225,7 +225,7 @@ def key_name(key: str) -> str:
 def check_keys(keys: Sequence[str]) -> None:
     """Raise `InvalidValue` (`weak-key`) for a key that could be guessed, or that cannot be told from another."""
     for place, key in enumerate(keys, 1):
-        reason = _weakness(key)
+        reason = weakness(key)
         if reason:
             raise InvalidValue(
                 f"pseudonym key {place} {reason}",
@@ -236,7 +236,8 @@ def check_keys(keys: Sequence[str]) -> None:
                            code="weak-key")  # fmt: skip
 
 
-def _weakness(key: str) -> str:
+def weakness(key: str) -> str:
+    """Why a secret could be guessed, as the rest of a sentence; empty where nothing speaks against it."""
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

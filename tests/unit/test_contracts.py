@@ -13,6 +13,7 @@ import gnomon
 SOURCE = Path(gnomon.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 PUBLIC = {
+    "create_app",
     "AnalyticsEngine",
     "DateRange",
     "GnomonError",

@@ -30,6 +30,9 @@ BATCH_EVENTS = 5_000
 #: Rounds without any event after which the background thread sleeps until the next one.
 QUIET_ROUNDS = 5
 
+#: A batch from outside is taken to have been collected within this time, or since the one before it.
+MOST_SPREAD_NS = 60_000_000_000
+
 _NEVER = object()
 
 #: Called with the positions of batches that are durable, and the batches themselves.
@@ -72,6 +75,8 @@ class Collector:
         # Re-entrant, as a recording call may come out of a garbage collection inside another one.
         self._shed_lock = threading.RLock()
         self._flush_lock = threading.RLock()
+        self._sampling_lock = threading.RLock()  # events also come in over HTTP, on threads of their own
+        self._whole_at_ns = 0  # when the last whole batch came
         # What is on its way: calls, samples, and the batch once it is made of them. Always replaced whole, as a signal
         # may raise in the main thread between any two steps, and what is in hand may be that of other threads.
         self._turn: tuple[list[Row], list[Row], Batch | None] = ([], [], None)
@@ -230,7 +235,7 @@ class Collector:
                     return found
                 found = True
                 self._turn = ([], [], batch)
-                self._sampler.noted(batch.sightings)
+                self._noted(batch)
             self._send()
             return found
 
@@ -258,8 +263,7 @@ class Collector:
         if calls:
             admitted = self._admit(calls)
             batch_from(batch, admitted, self._clock_us())
-            if self._settings.sampling:
-                self._sampler.thin(batch, _times(calls, admitted.refused), self._policy.look())
+            self._thin(batch, _times(calls, admitted.refused))
         if samples:
             self._add_samples(batch, samples)
         with self._shed_lock:
@@ -269,6 +273,28 @@ class Collector:
         if self._heart.due(recorded=recorded):
             batch.beats = self._heart.take()
         return batch
+
+    def _thin(self, batch: Batch, at: Callable[[int], int]) -> None:
+        if self._settings.sampling:
+            thresholds = self._policy.look()
+            with self._sampling_lock:
+                self._sampler.thin(batch, at, thresholds)
+
+    def _thin_whole(self, batch: Batch) -> None:
+        """As `_thin`, for a batch that others collected: it came since the one before, at the most for a minute.
+
+        Its rows arrived in one moment, which tells nothing of the pace at which they happened.
+        """
+        now_ns = self._now_ns()
+        with self._sampling_lock:
+            since, self._whole_at_ns = max(self._whole_at_ns, now_ns - MOST_SPREAD_NS), now_ns
+            step = max(0, now_ns - since) / max(1, len(batch.rows))
+            self._thin(batch, lambda place: since + int(step * (place + 1)))
+
+    def _noted(self, batch: Batch) -> None:
+        if batch.sightings:
+            with self._sampling_lock:
+                self._sampler.noted(batch.sightings)
 
     def _own_span(self) -> tuple[int, int] | None:
         """Since when this engine has been there to record, and now; None where it cannot."""
@@ -303,7 +329,7 @@ class Collector:
     def _add_samples(self, batch: Batch, samples: list[Row]) -> None:
         batch.samples, refused = self._admit_samples(samples)
         batch.counts.append(["sample", None, "received", "", len(batch.samples) + len(refused)])
-        _note_refused(batch, refused, self._clock_us(), "sample")
+        note_refused(batch, refused, self._clock_us(), "sample")
 
     def _admit_samples(self, samples: list[Row]) -> tuple[list[Row], list[Refused]]:
         """As `_admit`, for metric samples."""
@@ -324,7 +350,7 @@ class Collector:
 
     def _note_again(self) -> None:
         """People whom sampling has left out were erased, or taken back by a restore: those who come again are new."""
-        with self._flush_lock:
+        with self._flush_lock, self._sampling_lock:
             self._sampler.note_again()
 
     def _stop_thread(self) -> None:
@@ -354,7 +380,7 @@ def batch_from(batch: Batch, admitted: Admitted, now_us: int) -> None:
     batch.encoded = admitted.encoded
     batch.checked_ids = admitted.checked_ids
     batch.counts += [["event", source, "received", "", n] for source, n in admitted.received.items()]
-    _note_refused(batch, admitted.refused, now_us, "event")
+    note_refused(batch, admitted.refused, now_us, "event")
 
 
 def _times(calls: list[Row], refused: list[Refused]) -> Callable[[int], int]:
@@ -366,7 +392,8 @@ def _times(calls: list[Row], refused: list[Refused]) -> Callable[[int], int]:
     return lambda place: left[place].at_ns
 
 
-def _note_refused(batch: Batch, refused: list[Refused], now_us: int, kind: str) -> None:
+def note_refused(batch: Batch, refused: list[Refused], now_us: int, kind: str) -> None:
+    """Put refusals into a batch, for the quarantine and the books."""
     batch.refused += [[now_us, r.code, r.detail, r.source, r.id, r.text] for r in refused]
     counted = Counter((r.source, r.code) for r in refused)
     batch.counts += [[kind, source, "rejected", code, n] for (source, code), n in counted.items()]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -57,6 +57,14 @@ _FROM_FIELDS = tuple(name for name in CALL if name not in ("at_ns", "url"))
 _KNOWN = frozenset(GIVEN) | WIRE_ALIASES.keys()
 _SHOWN = _KNOWN | {"url", "name", "value", "kind", "labels"}
 _TS, _PROPERTIES = AT["ts"], AT["properties"]
+
+
+#: What else the fields of an event from outside have to pass, see `Gate.admit_fields`.
+Vet: TypeAlias = Callable[[dict[str, Any]], None]
+
+
+class Doubled(dict[str, Any]):
+    """An object of wire JSON in which a key stood more than once, here or further in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +124,18 @@ class Gate:
         out.received.update(refused.source for refused in out.refused)
         return out
 
-    def admit_fields(self, events: Iterable[Any], *, imported: bool = False) -> Admitted:
-        """Check events given as mappings of field names (wire JSON, imported files)."""
+    def admit_fields(self, events: Iterable[Any], *, imported: bool = False, vet: Vet | None = None) -> Admitted:
+        """Check events given as mappings of field names (wire JSON, imported files).
+
+        `vet` gets the fields of each, may fill some in, and raises `Refusal` for what this sender may not send.
+        """
         calls: list[Row] = []
         places: list[int] = []
         early: list[Refused] = []
         now_ns = self._clock_us() * 1_000
         for index, event in enumerate(events):
             try:
-                call = _call_from_fields(event, now_ns)
+                call = _call_from_fields(event, now_ns, vet)
             except Refusal as refusal:
                 early.append(self._refused(index, refusal, event))
                 continue
@@ -299,9 +310,11 @@ def pseudonyms_of(settings: Settings) -> Pseudonyms | None:
 _encode_rows = msgspec.json.Encoder().encode
 
 
-def _call_from_fields(event: Any, now_ns: int) -> Row:
+def _call_from_fields(event: Any, now_ns: int, vet: Vet | None = None) -> Row:
     if not isinstance(event, Mapping):
         raise Refusal("wrong-type", "event: not an object")
+    if type(event) is Doubled:
+        raise Refusal("duplicate-key", "event: a key stands twice in an object")
     fields = dict(event)
     if not fields.keys() <= _KNOWN:
         raise Refusal("unknown-field", "event: has a field that is not part of the event row")
@@ -311,6 +324,8 @@ def _call_from_fields(event: Any, now_ns: int) -> Row:
             if name in fields and fields[name] != value:
                 raise Refusal(f"{name}-conflict", f"{alias} and {name} differ")
             fields[name] = value
+    if vet is not None:
+        vet(fields)
     if fields.get("weight") is None:
         fields["weight"] = 1.0
     return (*map(fields.get, _FROM_FIELDS), now_ns, None)

@@ -96,6 +96,12 @@ class Hold:
         """Whether the store has no file; `file` then names one in a temporary folder that only the journal uses."""
         return self._target == ":memory:"
 
+    def share(self) -> Hold:
+        """One user more; gives itself back."""
+        with _OPENING:
+            self.users += 1
+        return self
+
     def _remove_traces(self, journal_file: Path) -> None:
         """Nothing was opened: leave no files beside one that turned out not to be a store."""
         if self.journal.positions(0, 1):

@@ -133,7 +133,10 @@ class Journal:
 
     def kept(self, key: str) -> str | None:
         """The value kept under a key; None when there is none."""
-        return self.all_kept().get(key)
+        with self._reader_lock:
+            query = "SELECT value FROM meta WHERE key = ?"
+            found = _guard(lambda: self._reading().execute(query, (f"kept:{key}",)).fetchone())
+        return None if found is None else str(found[0])
 
     def all_kept(self) -> dict[str, str]:
         """Every kept value."""

@@ -82,6 +82,11 @@ def store_books(store: Store, project: str, kind: str, journal_id: str, timeout:
     return entries, int(state.rows[0][0]) if state.rows else 0
 
 
+def projects_of(store: Store, timeout: float) -> list[str]:
+    """Every project that something ever came in for."""
+    return [row[0] for row in store.ask(["SELECT DISTINCT project FROM books ORDER BY project"], timeout)[0].rows]
+
+
 def quarantined(
     store: Store, project: str, limit: int, code: str | None, zone: tzinfo, timeout: float
 ) -> list[dict[str, Any]]:

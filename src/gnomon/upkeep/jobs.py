@@ -32,6 +32,7 @@ class Job:
     name: str
     period: int
     run: Callable[[Any], object]
+    whole_store: bool = False  #: done once, not for each project
 
 
 JOBS = (
@@ -39,16 +40,21 @@ JOBS = (
     Job("heartbeat", 0, lambda engine: engine._beat()),
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
     Job("prune", DAY, lambda engine: engine.prune()),
-    Job("prune audit", DAY, lambda engine: engine.prune_audit()),
-    Job("backup", DAY, lambda engine: engine.trigger_backup()),
+    Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True),
+    Job("backup", DAY, lambda engine: engine.trigger_backup(), whole_store=True),
 )
 
 
-def run_due(engine: Keeping) -> dict[str, str]:
-    """Run what is due and say how it went: `ok` or the code of the error. Raises `StoreBusy` where another owns."""
+def run_due(engine: Keeping, *, whole_store: bool = True) -> dict[str, str]:
+    """Run what is due and say how it went: `ok` or the code of the error. Raises `StoreBusy` where another owns.
+
+    `whole_store=False` leaves out what another engine of this process does for all projects.
+    """
     journal, project = engine._hold.journal, engine.settings.project
     done: dict[str, str] = {}
     for job in JOBS:
+        if job.whole_store and not whole_store:
+            continue
         key, now = f"job:{project}:{job.name}", to_us(engine.clock())
         last = journal.kept(key)
         if last is not None and now - int(last) < job.period * US_SECOND:

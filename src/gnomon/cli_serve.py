@@ -1,0 +1,103 @@
+"""`gnomon serve` and `gnomon token`: the service on an address, and tokens for whoever calls it."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gnomon.config import Settings
+from gnomon.errors import InvalidValue
+
+#: How the command line declares a command: its parsers, name, function, about and examples.
+Declare = Callable[[Any, str, Any, str, str], argparse.ArgumentParser]
+#: How long the service keeps events and samples where no setting says so.
+EVENT_DAYS, METRIC_DAYS = 90, 365
+DAY = 86_400
+
+
+def add_commands(commands: Any, declare: Declare, settings_of: Callable[[argparse.Namespace], Settings]) -> None:
+    """Declare both commands; `settings_of` makes the settings of the options that every command has."""
+    serve = declare(
+        commands, "serve", lambda args: _serve(args, settings_of(args)),
+        "Serve the HTTP API: events in, answers out. Ends with Ctrl-C or SIGTERM, and loses nothing then.",
+        "  gnomon serve --dev\n  JWT_SECRET_KEY=... gnomon serve --host 0.0.0.0 --port 8000 --store usage.duckdb",
+    )  # fmt: skip
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any free one (default: 8000)")
+    serve.add_argument("--dev", action="store_true", help="without a key: make one for this run, and print a token")
+    serve.add_argument("--workers", type=int, default=1, help="only 1 works with DuckDB, see docs/server.md")
+    serve.add_argument("--no-jobs", action="store_true", help="do not roll up, prune and back up in the background")
+    token = declare(
+        commands, "token", lambda args: _token(args, settings_of(args)),
+        "Print a token signed with JWT_SECRET_KEY, or make a write key.",
+        "  gnomon token --sub ann --scope \"read admin\" --days 7\n"
+        "  gnomon token --write-key shop --origin https://shop.example",
+    )  # fmt: skip
+    token.add_argument("--sub", default="dev", help="whom the token speaks for (default: dev)")
+    token.add_argument("--scope", default="ingest:any read", help="parted by spaces (default: `ingest:any read`)")
+    token.add_argument("--days", type=float, default=1.0, help="how long it is valid (default: 1)")
+    token.add_argument("--write-key", metavar="NAME", help="make a write key of this name instead, and print it")
+    token.add_argument("--origin", action="append", default=[], help="of the write key; may be given several times")
+
+
+def _serve(args: argparse.Namespace, settings: Settings) -> int:
+    if args.workers != 1:
+        remedy = "Start it again on other ports: the first one answers, the others take events."
+        raise InvalidValue("more than one worker cannot share a DuckDB store", remedy=remedy, code="bad-argument")
+    from gnomon.engine import AnalyticsEngine
+    from gnomon.server.app import create_app
+    from gnomon.server.running import listen, run
+
+    settings = settings.but(enabled=True, scheduler=not args.no_jobs)
+    if settings.event_retention_days is None:
+        settings = settings.but(event_retention_days=EVENT_DAYS)
+    if settings.metrics_retention_days is None:
+        settings = settings.but(metrics_retention_days=METRIC_DAYS)
+    settings, token = _with_key(settings, dev=args.dev)
+    listening = listen(args.host, args.port)
+    try:
+        with AnalyticsEngine(settings) as engine:
+            app = create_app(engine)
+            host, port = listening.getsockname()[:2]
+            at = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            print(f"Gnomon serves {settings.database_url} at {at} (API: {at}/api/analytics/docs)", flush=True)
+            if token:
+                print(f"For development, valid for a day and until the end of this run:\n{token}", flush=True)
+            run(app, settings, listening)
+    finally:
+        listening.close()
+    return 0
+
+
+def _with_key(settings: Settings, *, dev: bool) -> tuple[Settings, str]:
+    """The settings with a key, and with `--dev` a token for it. Raises `InvalidValue` (no-key)."""
+    from gnomon.server.auth import minted
+
+    if settings.jwt_secret_key or settings.jwt_public_key_file or settings.jwt_jwks_file:
+        return settings, ""
+    if not dev:
+        remedy = "Set JWT_SECRET_KEY, JWT_PUBLIC_KEY_FILE or JWT_JWKS_FILE; to try it, add --dev."
+        raise InvalidValue("there is no key to check tokens with", remedy=remedy, code="no-key")
+    settings = settings.but(jwt_secret_key=(secrets.token_urlsafe(48),))
+    return settings, minted(settings, sub="dev", project="*", scope="ingest:any admin", seconds=DAY)
+
+
+def _token(args: argparse.Namespace, settings: Settings) -> int:
+    from gnomon.server.auth import minted
+
+    if args.write_key is None:
+        if not 0 < args.days <= 3_650:
+            raise InvalidValue("--days must be more than 0, and 3650 at the most", code="bad-argument")
+        print(minted(settings, sub=args.sub, project=settings.project, scope=args.scope, seconds=int(args.days * DAY)))
+        return 0
+    from gnomon.engine import AnalyticsEngine
+    from gnomon.server.keys import make_key
+
+    with AnalyticsEngine(settings) as engine:
+        key, text = make_key(engine, args.write_key, args.origin)
+    print(text)
+    print(f"Key {key.id} of project {key.project}; it is not shown again.", file=sys.stderr)
+    return 0

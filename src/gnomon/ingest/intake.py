@@ -1,0 +1,96 @@
+"""Events and samples that others send: through the gate, with the sender's rights, to a batch for the journal.
+
+It is the collector's way for a batch that is there as a whole: nothing is buffered, and whoever sent it is told what
+became of each event. The caller appends the batch to the journal; only then is it acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gnomon.event import Batch
+from gnomon.ingest.collector import Collector, batch_from, note_refused
+from gnomon.ingest.gate import Refused, Vet
+from gnomon.ingest.rules import Refusal
+
+_SAMPLE = ("name", "value", "kind", "labels", "ts")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What a sender may send. `subject` is the only user it may name (None: any); `weights`: its own."""
+
+    subject: str | None
+    weights: bool = False
+
+    def vet(self, fields: dict[str, Any]) -> None:
+        """Fill in the user, or raise `Refusal` for another's event or weight."""
+        if self.weights:
+            return
+        if fields.get("weight") not in (None, 1):
+            raise Refusal("foreign-weight", "weight: this sender may not weigh events")
+        if self.subject is not None:
+            user = fields.get("user_id")
+            if user is None:
+                fields["user_id"] = self.subject
+            elif user != self.subject:
+                raise Refusal("foreign-user", "user_id: not the user that the token is of")
+
+
+@dataclass(slots=True)
+class Taken:
+    """A batch for the journal, how many of it were accepted, and what was refused."""
+
+    collector: Collector
+    batch: Batch
+    accepted: int
+    refused: list[Refused]
+
+
+def take_events(collector: Collector, events: Sequence[Any], vets: Sequence[Vet]) -> Taken:
+    """A batch of events as they came in, thinned out by sampling as live ones are."""
+
+    def vet(fields: dict[str, Any]) -> None:
+        for one in vets:
+            one(fields)
+
+    batch = Batch(collector._project)
+    admitted = collector._gate.admit_fields(events, vet=vet if vets else None)
+    accepted = len(admitted.rows)
+    batch_from(batch, admitted, collector._clock_us())
+    collector._thin_whole(batch)
+    return Taken(collector, batch, accepted, admitted.refused)
+
+
+def take_samples(collector: Collector, samples: Sequence[Any]) -> Taken:
+    """A batch of metric samples as they came in."""
+    now_ns, rows, places, early = collector._now_ns(), [], [], list[Refused]()
+    gate, batch = collector._gate, Batch(collector._project)
+    for index, sample in enumerate(samples):
+        if not isinstance(sample, dict) or not sample.keys() <= set(_SAMPLE):
+            early.append(Refused(index, "unknown-field", "sample: has a field that no sample has", gate.shown(sample)))
+            continue
+        kind = sample.get("kind", "gauge")
+        rows.append((sample.get("name"), sample.get("value"), kind, sample.get("labels"), sample.get("ts"), now_ns))
+        places.append(index)
+    batch.samples, late = gate.admit_samples(rows)
+    refused = early + [Refused(places[r.index], r.code, r.detail, r.text, r.source, r.id) for r in late]
+    batch.counts.append(["sample", None, "received", "", len(batch.samples) + len(refused)])
+    note_refused(batch, refused, collector._clock_us(), "sample")
+    return Taken(collector, batch, len(batch.samples), sorted(refused, key=lambda r: r.index))
+
+
+def keep(taken: Sequence[Taken]) -> int:
+    """Make batches of one store durable in one commit, and hand them on to it; returns the last position.
+
+    Raises what the journal raises: nothing is acknowledged then.
+    """
+    collector, batches = taken[0].collector, [one.batch for one in taken]
+    positions = collector._journal.append(batches)
+    for one in taken:
+        one.collector._noted(one.batch)
+        one.collector._last_position = max(one.collector._last_position, positions[-1])  # what flush() waits for
+    collector._on_durable(positions, batches)
+    return positions[-1]

@@ -1,0 +1,184 @@
+"""What admins read and set: sampling, retention, backups, the audit, write keys and event types.
+
+Each is one verb of the engine, in the caller's name, so rights and audit are the engine's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Body, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from gnomon.ingest.typerules import TypeRules
+from gnomon.server.answers import json_answer
+from gnomon.server.callers import Access, needs
+from gnomon.server.keys import keys_of, make_key, revoke_key
+from gnomon.server.problems import not_found, problems
+from gnomon.timerange import from_us
+from gnomon.upkeep.retention import RetentionPolicy
+
+_KEY_ID = Path(pattern="^[0-9a-f]{12}$", description="The id of a key")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Sampling(_Strict):
+    """Thresholds of sampling: events a minute, and the share that is kept from `high` on."""
+
+    low: float = Field(examples=[10_000])
+    high: float = Field(examples=[100_000])
+    rate: float = Field(examples=[0.1])
+
+
+class Retention(_Strict):
+    """How many days data is kept; null: for ever."""
+
+    raw_data_days: int | None = Field(None, examples=[90])
+    hourly_aggregates_days: int | None = Field(None, examples=[365])
+    daily_aggregates_days: int | None = None
+    metric_days: int | None = Field(None, examples=[365])
+    by_type: dict[str, int] = Field({}, examples=[{"heartbeat": 7}])
+    legal_hold_until: Annotated[datetime | None, Field(strict=False)] = None
+
+
+class Span(_Strict):
+    """Up to when to roll up; now when it is left out."""
+
+    date_range: str | list[str] | None = Field(None, examples=["7d"])
+
+
+class NewKey(_Strict):
+    """A write key to be made: what it is called, and the origins whose pages may use it (none: any)."""
+
+    name: str = Field(examples=["web shop"], max_length=200)
+    origins: list[str] = Field([], examples=[["https://shop.example"]], max_length=100)
+
+
+class Types(_Strict):
+    """Which event types are taken (null: any), which are not, and JSON Schemas for the properties of some."""
+
+    allowed: list[str] | None = Field(None, examples=[["page_view", "click"]])
+    denied: list[str] = []
+    schemas: dict[str, Any] = Field({}, examples=[{"click": {"type": "object", "required": ["button"]}}])
+
+
+def router() -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["admin"])
+    _add_policies(routes)
+    _add_upkeep(routes)
+    _add_keys(routes)
+    _add_types(routes)
+    return routes
+
+
+def _add_policies(routes: APIRouter) -> None:
+    @routes.get("/admin/sampling", responses=problems())
+    def get_sampling(here: Access = needs("read")) -> Response:
+        """The thresholds of sampling in force."""
+        return json_answer(asdict(here.engine.sampling_thresholds()))
+
+    @routes.put("/admin/sampling", responses=problems(422))
+    def put_sampling(wanted: Sampling, here: Access = needs("admin")) -> Response:
+        """Set the thresholds of sampling; they are in force at once."""
+        here.engine.set_sampling_thresholds(wanted.low, wanted.high, wanted.rate)
+        return json_answer(asdict(here.engine.sampling_thresholds()))
+
+    @routes.get("/admin/retention", responses=problems())
+    def get_retention(here: Access = needs("read")) -> Response:
+        """How long data is kept."""
+        return json_answer(here.engine.get_retention_policy())
+
+    @routes.put("/admin/retention", responses=problems(422))
+    def put_retention(wanted: Retention, here: Access = needs("admin")) -> Response:
+        """Set how long data is kept, all of it: what is left out is kept for ever."""
+        here.engine.set_retention_policy(RetentionPolicy(**wanted.model_dump()))
+        return json_answer(here.engine.get_retention_policy())
+
+
+def _add_upkeep(routes: APIRouter) -> None:
+    @routes.post("/aggregate", responses=problems(422))
+    def aggregate(span: Annotated[Span | None, Body()] = None, here: Access = needs("admin")) -> Response:
+        """Bring the rollups up to date, and wait for it."""
+        report = here.engine.trigger_aggregation(None if span is None else span.date_range)
+        return json_answer({"events": report.events, "late": report.late, "until": from_us(report.until_us),
+                            "seconds": report.seconds})  # fmt: skip
+
+    @routes.post("/admin/backup", responses=problems(507))
+    def backup(here: Access = needs("admin")) -> Response:
+        """Make a backup of the whole store, restore and compare it, and wait for that."""
+        made = here.engine.trigger_backup()
+        return json_answer(asdict(made))
+
+    @routes.get("/admin/audit", responses=problems(422))
+    def audit(
+        here: Access = needs("read"),
+        date_range: Annotated[str, Query(max_length=100, examples=["7d"])] = "all",
+        user: Annotated[str | None, Query(max_length=200)] = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+    ) -> Response:
+        """Who did what, newest first; without the scope `admin` only what the caller did."""
+        given: Any = date_range.split(",") if "," in date_range else date_range
+        return json_answer({"entries": [entry.to_dict() for entry in here.engine.get_access_log(given, user, limit)]})
+
+    @routes.get("/admin/quarantine", responses=problems(422))
+    def quarantine(
+        here: Access = needs("read"),
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+        code: Annotated[str | None, Query(max_length=100)] = None,
+    ) -> Response:
+        """The newest refused events, with the reason and what was sent (cut)."""
+        return json_answer({"events": here.engine.quarantine(limit, code)})
+
+    @routes.get("/admin/books", responses=problems())
+    def books(here: Access = needs("read")) -> Response:
+        """Where every event and metric sample went that was ever received."""
+        return json_answer({kind: here.engine.books(kind).to_dict() for kind in ("event", "sample")})
+
+
+def _add_keys(routes: APIRouter) -> None:
+    @routes.get("/admin/keys", responses=problems())
+    def keys(here: Access = needs("admin")) -> Response:
+        """The write keys of the project, without their texts."""
+        return json_answer({"keys": [key.told() for key in keys_of(here.own)]})
+
+    @routes.post("/admin/keys", status_code=201, responses=problems(422))
+    def new_key(wanted: NewKey, here: Access = needs("admin")) -> Response:
+        """Make a write key. This answer is the only one that shows it."""
+        with here.named() as engine:
+            key, text = make_key(engine, wanted.name, wanted.origins)
+        return json_answer({**key.told(), "key": text}, 201)
+
+    @routes.delete("/admin/keys/{key_id}", responses=problems(404))
+    def end_key(key_id: Annotated[str, _KEY_ID], here: Access = needs("admin")) -> Response:
+        """Revoke a write key; it is of no use within a second."""
+        with here.named() as engine:
+            key = revoke_key(engine, key_id)
+        if key is None:
+            raise not_found()
+        here.service.keys.forget()
+        return json_answer(key.told())
+
+
+def _add_types(routes: APIRouter) -> None:
+    @routes.get("/admin/types", responses=problems())
+    def get_types(here: Access = needs("read")) -> Response:
+        """Which event types the project takes, and their schemas."""
+        return json_answer(here.service.rule_book(here.own).rules)
+
+    @routes.put("/admin/types", responses=problems(422))
+    def put_types(wanted: Types, here: Access = needs("admin")) -> Response:
+        """Set which event types the project takes, and their schemas; in force at once."""
+        rules = msgspec.convert(wanted.model_dump(), TypeRules)
+        with here.named() as engine, engine._audited("set_types") as note:
+            note.detail = {"allowed": None if rules.allowed is None else len(rules.allowed),
+                           "denied": len(rules.denied), "schemas": len(rules.schemas)}  # fmt: skip
+            here.service.rule_book(here.own).set(rules)
+        return json_answer(rules)

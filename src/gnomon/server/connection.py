@@ -1,0 +1,81 @@
+"""What a connection may do before its call has begun: headers within 5 seconds and 64 KiB, else it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_SECONDS = 5.0
+HEADER_BYTES = 64 * 1024
+_WORDS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with limits on headers; its own refusals are problems as well."""
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has come: its headers are awaited."""
+        super().connection_made(transport)
+        self._refused = False
+        self._heading: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._headers_are_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        if self._refused:
+            return
+        if self._heading is not None:
+            self._header_bytes += len(data)
+        elif self.cycle is None or self.cycle.response_complete:
+            self._await_headers()
+            self._header_bytes = len(data)
+        super().data_received(data)
+        if self._heading is not None and self._header_bytes > HEADER_BYTES and not self._refused:
+            self.refuse(431, "the headers are larger than 64 KiB", "Send fewer.", code="headers-too-large")
+
+    def on_headers_complete(self) -> None:
+        """All headers of a call are there."""
+        self._headers_are_there()
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEADER_BYTES:
+            self.refuse(431, "the headers are larger than 64 KiB", "Send fewer.", code="headers-too-large")
+            raise ValueError
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What was sent is no HTTP."""
+        if not self._refused:
+            self.refuse(400, "this is no well-formed HTTP request", "See RFC 9112.", code="bad-request")
+
+    def refuse(self, status: int, detail: str, remedy: str, *, code: str) -> None:
+        """Answer and close."""
+        self._refused = True
+        self._headers_are_there()
+        body = msgspec.json.encode({"type": code, "title": _WORDS[status], "status": status, "detail": detail,
+                                    "remedy": remedy})  # fmt: skip
+        head = (f"HTTP/1.1 {status} {_WORDS[status]}\r\ncontent-type: application/problem+json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n")  # fmt: skip
+        if not self.transport.is_closing():
+            self.transport.write(head.encode() + body)
+            self.transport.close()
+
+    def _await_headers(self) -> None:
+        self._headers_are_there()
+        self._heading = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+
+    def _headers_are_there(self) -> None:
+        if self._heading is not None:
+            self._heading.cancel()
+            self._heading = None
+
+    def _too_slow(self) -> None:
+        self._heading = None
+        self.refuse(408, "the headers did not come within 5 seconds", "Send it again.", code="too-slow")

@@ -1,0 +1,77 @@
+"""What the description of the API (OpenAPI) says about bodies that are read raw: their shape, with examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gnomon.event import FIELDS, GIVEN, SAMPLE_KINDS, WIRE_ALIASES, Field
+
+_KINDS: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"}, "integer": {"type": "integer"}, "real": {"type": "number"},
+    "boolean": {"type": "boolean"}, "json": {"type": "object"}, "time": {"type": "string", "format": "date-time"},
+}  # fmt: skip
+
+
+def _field(field: Field) -> dict[str, Any]:
+    told = dict(_KINDS[field.kind])
+    if field.kind == "text":
+        told |= {"minLength": 1, "maxLength": field.max_bytes}
+    if field.low is not None:
+        told["minimum"] = field.low
+    if field.high is not None:
+        told["maximum"] = field.high
+    return told if field.name == "type" else {**told, "type": [told["type"], "null"]}
+
+
+_FIELDS = {field.name: _field(field) for field in FIELDS if field.name in GIVEN}
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "title": "Event",
+    "required": ["type"],
+    "additionalProperties": False,
+    "properties": {**_FIELDS, **{alias: _FIELDS[name] for alias, name in WIRE_ALIASES.items()}},
+}
+SAMPLE: dict[str, Any] = {
+    "type": "object",
+    "title": "Sample",
+    "required": ["name", "value"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 200},
+        "value": {"type": "number"},
+        "kind": {"enum": list(SAMPLE_KINDS)},
+        "labels": {"type": ["object", "null"]},
+        "ts": {"type": ["string", "null"], "format": "date-time"},
+    },
+}
+_AN_EVENT = {"id": "0193-1", "ts": "2026-01-15T12:00:00Z", "type": "page_view", "user_id": "u1",
+             "properties": {"page": "/pricing"}}  # fmt: skip
+_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["ingested", "rejected"],
+    "properties": {
+        "ingested": {"type": "integer"},
+        "rejected": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"index": {"type": "integer"}, "id": {"type": ["string", "null"]},
+                               "code": {"type": "string"}},
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def _taking(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    body = {"anyOf": [schema, {"type": "array", "items": schema, "maxItems": 1_000}]}
+    said = {"example": {"ingested": 1, "rejected": []}, "schema": _ANSWER}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body, "examples": {
+            "one": {"value": example}, "batch": {"value": [example]}}}}},
+        "responses": {"200": {"description": "Kept", "content": {"application/json": said}}},
+    }  # fmt: skip
+
+
+INGEST = _taking(EVENT, _AN_EVENT)
+SAMPLES = _taking(SAMPLE, {"name": "queue_depth", "value": 12, "kind": "gauge", "labels": {"queue": "mail"}})

@@ -1,0 +1,100 @@
+"""What every answer carries, and who may read it in a browser: security headers, CORS, the headers of limits.
+
+Pure ASGI, so that it costs microseconds and streams pass through. Only origins that an admin named are reflected, and
+never with credentials: a token or key always has to be sent by the page itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gnomon.errors import GnomonError
+
+if TYPE_CHECKING:
+    from gnomon.server.service import Service
+
+log = logging.getLogger("gnomon.server")
+
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+_HSTS = "max-age=31536000"
+_COUNTED = frozenset({"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"})
+_METHODS = "GET, POST, PUT, DELETE"
+_HEADERS = "Authorization, Content-Type, Content-Encoding, X-Gnomon-Key, If-None-Match"
+_SHOWN = "ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+_PREFLIGHT_SECONDS = "600"
+
+
+class Edge:
+    """Around the whole app."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One call."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = Headers(scope=scope)
+        origin = asked.get("origin")
+        reflected = origin if origin is not None and self._may_read(origin) else None
+        state: dict[str, Any] = scope.setdefault("state", {})
+        figures, began, statuses = self._service.figures, time.monotonic(), [500]
+
+        async def adding(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses[0] = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _ALWAYS.items():
+                    headers.setdefault(name, value)
+                if scope.get("scheme") == "https":
+                    headers.setdefault("Strict-Transport-Security", _HSTS)
+                for name, value in state.get("limit_headers", {}).items():
+                    headers.setdefault(name, value)
+                headers.add_vary_header("Origin")
+                if reflected is not None:
+                    headers["Access-Control-Allow-Origin"] = reflected
+                    headers["Access-Control-Expose-Headers"] = _SHOWN
+            await send(message)
+
+        try:
+            if scope["method"] == "OPTIONS" and origin is not None and "access-control-request-method" in asked:
+                await self._preflight(reflected)(scope, receive, adding)
+            else:
+                await self._app(scope, receive, adding)
+        finally:
+            figures.answers[scope["method"] if scope["method"] in _COUNTED else "other", statuses[0]] += 1
+            figures.seconds.add(time.monotonic() - began)
+
+    def _may_read(self, origin: str) -> bool:
+        allowed = self._service.settings.cors_origins
+        if origin in allowed or "*" in allowed:
+            return True
+        try:
+            known = self._service.keys.origins()
+        except GnomonError as error:
+            log.warning("the origins of write keys cannot be read: %s", error)
+            return False
+        return origin in known or "*" in known
+
+    def _preflight(self, reflected: str | None) -> Response:
+        if reflected is None:
+            return Response(status_code=403)
+        return Response(status_code=204, headers={
+            "Access-Control-Allow-Methods": _METHODS, "Access-Control-Allow-Headers": _HEADERS,
+            "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+        })  # fmt: skip

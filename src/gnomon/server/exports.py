@@ -1,0 +1,10 @@
+"""Exports over HTTP."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+
+def router() -> APIRouter:
+    """The routes of this module."""
+    return APIRouter(tags=["exports"])

@@ -1,0 +1,148 @@
+"""The service in figures, as Prometheus reads them: books, journal, latency of the way in, answers, faults."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+
+from gnomon.engine import AnalyticsEngine
+from gnomon.errors import GnomonError
+from gnomon.server.intake import Intake
+
+log = logging.getLogger("gnomon.server")
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  #: seconds
+ANSWER_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
+MOST_WATCHED = 10_000  #: commits whose way into the store is watched at a time
+LOOK_SECONDS = 0.02
+
+
+class Times:
+    """A histogram of seconds. Thread-safe."""
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        self._buckets = buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        with self._lock:
+            place = next((n for n, most in enumerate(self._buckets) if seconds <= most), len(self._buckets))
+            self._counts[place] += 1
+            self._sum += seconds
+
+    def lines(self, name: str, about: str) -> Iterator[str]:
+        """As Prometheus reads it."""
+        with self._lock:
+            counts, total = list(self._counts), self._sum
+        yield f"# HELP {name} {about}"
+        yield f"# TYPE {name} histogram"
+        so_far = 0
+        for most, count in zip([*map(str, self._buckets), "+Inf"], counts, strict=True):
+            so_far += count
+            yield f'{name}_bucket{{le="{most}"}} {so_far}'
+        yield f"{name}_sum {total:.6f}"
+        yield f"{name}_count {so_far}"
+
+
+class Figures:
+    """What is counted while the service runs."""
+
+    def __init__(self, home: AnalyticsEngine, intake: Intake) -> None:
+        self._home = home
+        self._intake = intake
+        self.commits, self.queryable = Times(ANSWER_BUCKETS), Times(BUCKETS)
+        self.answers: Counter[tuple[str, int]] = Counter()  #: by method and status; only the event loop counts
+        self.seconds = Times(ANSWER_BUCKETS)
+        self._watched: deque[tuple[int, float]] = deque(maxlen=MOST_WATCHED)
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        intake.on_kept = self.kept
+
+    def kept(self, position: int, began: float) -> None:
+        """A commit that began at `began` is durable."""
+        self.commits.add(time.monotonic() - began)
+        self._watched.append((position, began))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="gnomon-figures", daemon=True)
+            self._thread.start()
+
+    def _watch(self) -> None:
+        """Look when commits have reached the store. It only looks: waiting would hurry the writer."""
+        while not self._ending.wait(LOOK_SECONDS if self._watched else 0.2):
+            writer = self._home._hold.writer
+            if writer is None:
+                self._watched.clear()
+                continue
+            now = time.monotonic()
+            while self._watched and self._watched[0][0] <= writer.position:
+                self.queryable.add(now - self._watched.popleft()[1])
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def text(self, engines: Iterable[AnalyticsEngine]) -> str:
+        """Everything, with the books of the projects of these engines."""
+        lines = [*_books(engines), *self._journal()]
+        lines += self.commits.lines("gnomon_commit_seconds", "Time of a durable commit to the journal.")
+        lines += self.queryable.lines("gnomon_ingest_to_queryable_seconds", "From the commit until it can be asked.")
+        lines += self.seconds.lines("gnomon_http_seconds", "Time of a call.")
+        lines += [
+            "# HELP gnomon_http_answers_total Calls by method and status.",
+            "# TYPE gnomon_http_answers_total counter",
+        ]
+        for (method, status), n in sorted(self.answers.items()):
+            lines.append(f'gnomon_http_answers_total{{method="{method}",status="{status}"}} {n}')
+        return "\n".join(lines) + "\n"
+
+    def _journal(self) -> Iterator[str]:
+        hold = self._home._hold
+        try:
+            sizes = hold.journal.sizes()
+        except GnomonError as error:
+            log.warning("the journal cannot be measured: %s", error)
+            sizes = {}
+        writer = hold.writer
+        told = {
+            "gnomon_journal_bytes": ("Bytes of the journal on disk.", sizes.get("bytes")),
+            "gnomon_journal_batches": ("Batches in the journal, until a checkpoint holds them.", sizes.get("batches")),
+            "gnomon_journal_behind": ("Batches that the store has not taken yet.", None if writer is None else
+                                      max(0, hold.journal.last_position() - writer.position)),
+            "gnomon_in_flight_bytes": ("Bytes of bodies that are worked on.", self._intake.in_flight),
+            "gnomon_store_fault": ("1 while the store takes nothing.", None if writer is None else
+                                   int(writer.fault is not None)),
+        }  # fmt: skip
+        for name, (about, value) in told.items():
+            if value is not None:
+                yield from (f"# HELP {name} {about}", f"# TYPE {name} gauge", f"{name} {value}")
+
+
+def _books(engines: Iterable[AnalyticsEngine]) -> Iterator[str]:
+    for kind, name in (("event", "gnomon_events_total"), ("sample", "gnomon_samples_total")):
+        yield f"# HELP {name} What became of every {kind} received: the outcomes add up to `received`."
+        yield f"# TYPE {name} counter"
+        for engine in engines:
+            try:
+                books = engine.books(kind)
+            except GnomonError as error:
+                log.info("no books for /metrics: %s", error.code)
+                continue
+            project = _label(engine.settings.project)
+            plain = {outcome: getattr(books, outcome) for outcome in ("received", "stored", "duplicate", "sampled_out",
+                                                                      "pending")}  # fmt: skip
+            counts = {**plain, "rejected": books.rejected.total(), "shed": books.shed.total()}
+            for outcome, n in counts.items():
+                yield f'{name}{{project="{project}",outcome="{outcome}"}} {n}'
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,134 @@
+"""`POST /ingest` and `POST /samples`: from the raw body to an acknowledgement, which means that it is kept.
+
+The body is read here, within its size and time; the threads of `Intake` do the rest. Nothing of a body that is refused
+as a whole is stored; what is wrong with single events is listed in the answer, and kept in the quarantine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from gnomon.engine import AnalyticsEngine
+from gnomon.ingest.gate import Refused, Vet
+from gnomon.ingest.intake import Sender
+from gnomon.server.answers import json_answer
+from gnomon.server.callers import Caller, keyed, project_wanted, refuse, service_of
+from gnomon.server.description import INGEST, SAMPLES
+from gnomon.server.intake import Outcome
+from gnomon.server.problems import Problem, problems
+from gnomon.server.service import Service
+from gnomon.server.wire import too_large
+
+BODY_SECONDS = 15.0
+_CODES_ARE = "The codes of refusal are described in the documentation."
+
+
+def router() -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["ingest"], dependencies=[Depends(keyed)])
+    about = problems(400, 408, 413, 415, 422, 507)
+
+    @routes.post("/ingest", responses=about, openapi_extra=INGEST)
+    async def ingest(request: Request) -> Response:
+        """Take in one event or a batch. The answer comes when they are durable; the same `id` counts once.
+
+        Without the scope `ingest:any` a `user_id` must be the token's `sub`, which is filled in where it is missing.
+        """
+        return await _take(request, samples=False)
+
+    @routes.post("/samples", responses=about, openapi_extra=SAMPLES)
+    async def samples(request: Request) -> Response:
+        """Take in one metric sample or a batch: `name`, `value`, and if wanted `kind`, `labels` and `ts`."""
+        return await _take(request, samples=True)
+
+    return routes
+
+
+async def _take(request: Request, *, samples: bool) -> Response:
+    service = service_of(request)
+    caller = await service.admit(request)
+    project = caller.chosen(project_wanted(request), service.settings.project)
+    if not caller.principal.may("ingest"):
+        await asyncio.to_thread(refuse, service, project, caller, request, "ingest")
+    _check_type(request, caller)
+    size = _announced(request, service.settings.max_body_bytes)
+    service.intake.reserve(size)
+    try:
+        body = await _read(request, size, service.settings.max_body_bytes)
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        outcome = await service.intake.take(project, body, encoding, _vets(service, caller), samples)
+    finally:
+        service.intake.release(size)
+    service.sums.add(project, caller.principal.name, service.address(request), outcome.accepted, len(outcome.refused))
+    return _answer(outcome)
+
+
+def _vets(service: Service, caller: Caller) -> Callable[[AnalyticsEngine], Sequence[Vet]]:
+    """The rules for what this caller sends, besides those of the gate."""
+    trusted = caller.principal.may("ingest:any")
+    sender = Sender(None if trusted or caller.key_id else caller.principal.name, weights=trusted)
+    return lambda engine: [sender.vet, *service.rules(engine)]
+
+
+def _check_type(request: Request, caller: Caller) -> None:
+    """JSON only. A beacon, which has the key in its address, cannot say so without asking first, and sends text."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given == "application/json" or (given == "text/plain" and caller.key_id and "key" in request.query_params):
+        return
+    raise Problem(415, "the body is not JSON", remedy="Send Content-Type: application/json.", code="bad-media-type")
+
+
+def _announced(request: Request, most: int) -> int:
+    """How many bytes the body will have; the most that is allowed where that is not told. Raises `Problem`."""
+    length = request.headers.getlist("content-length")
+    if "transfer-encoding" in request.headers:
+        if length:
+            raise Problem(400, "Content-Length and Transfer-Encoding exclude each other", remedy="Send one of them.",
+                          code="bad-request", headers={"Connection": "close"})  # fmt: skip
+        return most
+    if len(set(length)) != 1 or not (length[0].isascii() and length[0].isdigit() and len(length[0]) < 20):
+        raise Problem(411, "the length of the body is missing", remedy="Send Content-Length.", code="bad-request",
+                      headers={"Connection": "close"})  # fmt: skip
+    if int(length[0]) > most:
+        raise too_large(most)
+    return int(length[0])
+
+
+async def _read(request: Request, size: int, most: int) -> bytes:
+    """The body as it was sent. Raises `Problem` (408, 413)."""
+    parts: list[bytes] = []
+    found = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                found += len(part)
+                if found > most:
+                    raise too_large(most)
+                parts.append(part)
+    except (TimeoutError, ClientDisconnect):
+        raise Problem(408, f"the body did not come within {BODY_SECONDS:.0f} s", remedy="Send it again.",
+                      code="too-slow", headers={"Connection": "close"}) from None  # fmt: skip
+    return b"".join(parts)
+
+
+def _answer(outcome: Outcome) -> Response:
+    rejected = [_told(one) for one in outcome.refused]
+    if outcome.accepted or not rejected:
+        return json_answer({"ingested": outcome.accepted, "rejected": rejected})
+    first = outcome.refused[0]
+    if outcome.alone and first.code == "foreign-user":
+        raise Problem(403, first.detail, remedy="Leave user_id out, or ask for the scope `ingest:any`.",
+                      code=first.code, rejected=rejected)  # fmt: skip
+    if outcome.alone:
+        raise Problem(422, first.detail, remedy=_CODES_ARE, code=first.code, rejected=rejected)
+    raise Problem(422, "no event of the batch passes", remedy=_CODES_ARE, code="all-rejected", rejected=rejected)
+
+
+def _told(one: Refused) -> dict[str, Any]:
+    return {"index": one.index, "id": one.id, "code": one.code}

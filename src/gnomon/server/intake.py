@@ -1,0 +1,167 @@
+"""The threads that take bodies in: unpack, decode, gate, journal. Calls that meet share one commit.
+
+The event loop only reads bodies and waits. At most `max_in_flight_bytes` are worked on at a time; more are refused
+with a 503 before they are read, so memory stays bounded whatever comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from gnomon.engine import AnalyticsEngine
+from gnomon.errors import StoreUnavailable
+from gnomon.ingest.gate import Refused, Vet
+from gnomon.ingest.intake import Taken, keep, take_events, take_samples
+from gnomon.server.projects import Projects
+from gnomon.server.wire import decoded, unpacked
+
+THREADS = 3  #: one decodes while another waits for the disk
+MOST_JOBS = 64  #: that share a commit
+MOST_BYTES = 1024**2  #: of their bodies; a larger one goes alone
+OVERHEAD_BYTES = 4_096  #: what a call costs besides its body
+
+
+@dataclass(slots=True)
+class Job:
+    """One body on its way, and where its answer goes. `vets(engine)` are the rules of the sender."""
+
+    project: str
+    body: bytes
+    encoding: str
+    samples: bool
+    vets: Callable[[AnalyticsEngine], Sequence[Vet]]
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a body: how many events were accepted, which were refused, and whether it was a single one."""
+
+    accepted: int
+    refused: list[Refused]
+    alone: bool
+
+
+class Intake:
+    """Owned by the service; the threads start with the first body."""
+
+    def __init__(self, projects: Projects, most_bytes: int) -> None:
+        self._projects = projects
+        self._most_bytes = most_bytes
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._stopping = False
+        self.on_kept: Callable[[int, float], None] = lambda position, began: None
+        self.in_flight = 0  #: bytes; only the event loop changes it
+
+    def reserve(self, size: int) -> None:
+        """Count a body in before it is read. Raises `StoreUnavailable` (overloaded) beyond the limit."""
+        if self._stopping:
+            raise StoreUnavailable("the service is ending", remedy="Send it again in a moment.", code="stopping")
+        if self.in_flight + size + OVERHEAD_BYTES > self._most_bytes:
+            raise StoreUnavailable("too much is being taken in at the moment", remedy="Send it again a little later.",
+                                   code="overloaded")  # fmt: skip
+        self.in_flight += size + OVERHEAD_BYTES
+
+    def release(self, size: int) -> None:
+        """The end of `reserve`."""
+        self.in_flight -= size + OVERHEAD_BYTES
+
+    async def take(self, project: str, body: bytes, encoding: str, vets: Callable[[AnalyticsEngine], Sequence[Vet]],
+                   samples: bool = False) -> Outcome:  # fmt: skip
+        """Make the events of a body durable. Raises `Problem` for a body that cannot be read, and the journal's errors.
+
+        A caller that goes away does not stop it: what was begun is done.
+        """
+        loop = asyncio.get_running_loop()
+        job = Job(project, body, encoding, samples, vets, loop, loop.create_future())
+        with self._changed:
+            self._jobs.append(job)
+            if len(self._threads) < THREADS:
+                self._start_thread()
+            self._changed.notify()
+        return await job.done
+
+    def stop(self) -> None:
+        """Finish what is there and end the threads."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name="gnomon-intake", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._jobs and not self._stopping:
+                    self._changed.wait()
+                if not self._jobs:
+                    return
+                jobs = self._next()
+            self._work(jobs)
+
+    def _next(self) -> list[Job]:
+        """The jobs that will share a commit. The lock is held."""
+        jobs, size = [self._jobs.popleft()], 0
+        size = len(jobs[0].body)
+        while self._jobs and len(jobs) < MOST_JOBS and size + len(self._jobs[0].body) <= MOST_BYTES:
+            size += len(self._jobs[0].body)
+            jobs.append(self._jobs.popleft())
+        return jobs
+
+    def _work(self, jobs: list[Job]) -> None:
+        """Carry jobs through; every one gets an answer, whatever happens."""
+        answers: dict[int, Outcome | BaseException] = {}
+        try:
+            with ExitStack() as engines:
+                self._commit(jobs, engines, answers)
+        except BaseException as error:  # noqa: BLE001  the journal's error is the answer of all that shared the commit
+            answers = {place: answers.get(place, error) for place in range(len(jobs))}
+        for loop in {job.loop for job in jobs}:
+            own = [(job, answers[place]) for place, job in enumerate(jobs) if job.loop is loop]
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(_answer, own)
+
+    def _commit(self, jobs: list[Job], engines: ExitStack, answers: dict[int, Outcome | BaseException]) -> None:
+        taken: dict[int, Taken] = {}
+        outcomes: dict[int, Outcome] = {}
+        for place, job in enumerate(jobs):
+            try:
+                engine = engines.enter_context(self._projects.using(job.project))
+                taken[place], outcomes[place] = _taken(engine, job)
+            except Exception as error:  # noqa: BLE001  one body must not take the others along
+                answers[place] = error
+        kept = [found for found in taken.values() if found.accepted or found.refused]
+        if kept:
+            began = time.monotonic()
+            self.on_kept(keep(kept), began)
+        answers.update(outcomes)
+
+
+def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:
+    for job, answer in answers:
+        if job.done.done():
+            continue  # the caller went away
+        if isinstance(answer, BaseException):
+            job.done.set_exception(answer)
+        else:
+            job.done.set_result(answer)
+
+
+def _taken(engine: AnalyticsEngine, job: Job) -> tuple[Taken, Outcome]:
+    events, alone = decoded(unpacked(job.body, job.encoding, engine.settings), engine.settings)
+    taken = take_samples(engine, events) if job.samples else take_events(engine, events, job.vets(engine))
+    return taken, Outcome(taken.accepted, taken.refused, alone)

@@ -1,0 +1,75 @@
+"""How the service is: whether it lives and can answer, its figures for Prometheus, and the page that describes it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from gnomon.errors import GnomonError
+from gnomon.server.answers import json_answer
+from gnomon.server.callers import ANY_PROJECT, keyed_by_token, refuse, service_of
+from gnomon.server.figures import MEDIA_TYPE
+from gnomon.server.service import Service
+
+
+def router() -> APIRouter:
+    """The routes under the prefix of the API."""
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/healthz")
+    def healthz(request: Request) -> Response:
+        """Whether the service lives, and whether it can take events and answer questions; for probes, without a token.
+
+        503 while it cannot take events. `answers` is false in a process that only takes events.
+        """
+        return _health(service_of(request))
+
+    return routes
+
+
+def root_router() -> APIRouter:
+    """The routes at the root, where Prometheus and orchestrators look."""
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/healthz", include_in_schema=False)
+    def healthz(request: Request) -> Response:
+        return _health(service_of(request))
+
+    @routes.get("/metrics", dependencies=[keyed_by_token()])
+    async def metrics(request: Request) -> Response:
+        """The figures of the service and the books of the token's projects, as Prometheus reads them.
+
+        Needs the scope `admin`, unless the setting `metrics_public` is on.
+        """
+        service = service_of(request)
+        project = ANY_PROJECT
+        if not service.settings.metrics_public:
+            caller = await service.admit(request)
+            project = caller.project
+            if not caller.principal.may("admin"):
+                home = service.settings.project
+                await run_in_threadpool(refuse, service, caller.chosen(None, home), caller, request, "admin")
+        return await run_in_threadpool(_figures, service, project)
+
+    return routes
+
+
+def _figures(service: Service, project: str) -> Response:
+    if project == ANY_PROJECT:
+        text = service.figures.text(service.projects.opened())
+    else:
+        with service.projects.using(project) as engine:
+            text = service.figures.text([engine])
+    return Response(text, media_type=MEDIA_TYPE)
+
+
+def _health(service: Service) -> Response:
+    home, told = service.projects.home, {"status": "ok", "live": True, "ready": True, "answers": True}
+    try:
+        home._journal.last_position()
+        home._own_or_refuse()
+    except GnomonError as error:
+        ready = error.code == "store-busy"
+        told |= {"status": "ok" if ready else error.code, "ready": ready, "answers": False}
+    return json_answer(told, 200 if told["ready"] else 503)

@@ -1,0 +1,42 @@
+"""`gnomon serve`: the app under uvicorn, with the limits that hold before a call begins, until a signal ends it.
+
+At the end no call is cut off: the listening socket closes first, calls that run are answered, everything is drained.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import uvicorn
+
+from gnomon.config import Settings
+from gnomon.errors import InvalidValue
+from gnomon.server.connection import Connection
+
+DRAIN_SECONDS = 25  #: how long the end waits for calls; orchestrators usually kill after 30
+KEEP_ALIVE_SECONDS = 75
+
+
+def serving(settings: Settings) -> dict[str, Any]:
+    """The options of uvicorn that belong to the service."""
+    return {
+        "http": Connection, "ws": "none", "lifespan": "on", "access_log": False, "server_header": False,
+        "proxy_headers": bool(settings.trusted_proxies), "forwarded_allow_ips": list(settings.trusted_proxies),
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS, "timeout_graceful_shutdown": DRAIN_SECONDS, "backlog": 2_048,
+    }  # fmt: skip
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on the address. Raises `InvalidValue` (bad-address) where it cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2_048)
+    except (OSError, OverflowError) as error:
+        raise InvalidValue("the address cannot be listened on", code="bad-address",
+                           remedy="Give another --host or --port, or end what uses it.") from error  # fmt: skip
+
+
+def run(app: Any, settings: Settings, listening: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    uvicorn.Server(uvicorn.Config(app, log_config=None, **serving(settings))).run(sockets=[listening])

@@ -1,0 +1,161 @@
+"""What one app is made of besides its routes: the engines of its projects, who may come in, and the way in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from gnomon.engine import AnalyticsEngine
+from gnomon.errors import Forbidden
+from gnomon.ingest.gate import Vet
+from gnomon.ingest.typerules import RuleBook
+from gnomon.query.books import projects_of
+from gnomon.server.auth import Tokens
+from gnomon.server.callers import Caller, presented, unauthorized
+from gnomon.server.figures import Figures
+from gnomon.server.intake import Intake
+from gnomon.server.keys import WriteKeys, looks_like_key
+from gnomon.server.limits import Limiter
+from gnomon.server.names import KnownNames
+from gnomon.server.projects import Projects
+from gnomon.server.sums import IngestSums
+from gnomon.upkeep.jobs import run_due
+
+log = logging.getLogger("gnomon.server")
+
+TICK_SECONDS = 1.0
+JOBS_SECONDS = 60.0
+MOST_RULES = 1_000  #: projects whose rules and names are kept in memory
+
+
+class Service:
+    """Made once an app; `close()` closes what it opened, and the engine too where it `owns` that."""
+
+    def __init__(self, engine: AnalyticsEngine, *, owns: bool) -> None:
+        self.settings = engine.settings
+        self.projects = Projects(engine)
+        self.tokens = Tokens(engine.settings, engine.clock)
+        self.keys = WriteKeys(engine._hold.journal)
+        self.limiter = Limiter(engine.settings)
+        self.intake = Intake(self.projects, engine.settings.max_in_flight_bytes)
+        self.sums = IngestSums(engine)
+        self.figures = Figures(engine, self.intake)
+        self._rules: OrderedDict[str, tuple[RuleBook, KnownNames]] = OrderedDict()
+        self._rules_lock = threading.Lock()
+        self._owns = owns
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+
+    # -- who comes in ----------------------------------------------------------------------------------------------
+
+    async def admit(self, request: Request) -> Caller:
+        """Who makes a call, counted against its limits, without blocking the event loop. Raises `Problem`."""
+        if self.limiter.remote:
+            return await asyncio.to_thread(self.admitted, request)
+        return self.admitted(request)
+
+    def admitted(self, request: Request) -> Caller:
+        """Who makes a call, counted against its limits. Raises `Problem` (401, 429), `Forbidden` (foreign-origin)."""
+        address = self.address(request)
+        self.limiter.check_address(address)
+        caller = self._known(presented(request))
+        own = caller.principal.name if caller.key_id is None else f"{caller.principal.name} {address}"
+        request.state.limit_headers = self.limiter.check_principal(f"{caller.project} {own}")
+        origin = request.headers.get("origin")
+        if caller.origins and origin is not None and origin not in caller.origins:
+            raise Forbidden("the key is not for pages of this origin", remedy="Add the origin to a new key.",
+                            code="foreign-origin")  # fmt: skip
+        return caller
+
+    def _known(self, text: str) -> Caller:
+        caller = None
+        if looks_like_key(text):
+            caller = self.keys.caller(text)
+        elif text:
+            caller = self.tokens.caller(text)
+        if caller is None:
+            raise unauthorized()
+        return caller
+
+    def address(self, request: Request) -> str:
+        """Where a call comes from, as far as the server believes it (`trusted_proxies`)."""
+        return request.client.host if request.client else "unknown"
+
+    # -- what may come in ------------------------------------------------------------------------------------------
+
+    def rule_book(self, engine: AnalyticsEngine) -> RuleBook:
+        """The types that the engine's project takes. Raises what the journal raises."""
+        return self._of(engine)[0].look()
+
+    def rules(self, engine: AnalyticsEngine) -> Sequence[Vet]:
+        """What a project asks of events from outside, besides the rules of the gate."""
+        book, names = self._of(engine)
+        return [book.look().vet, names.vet]
+
+    def _of(self, engine: AnalyticsEngine) -> tuple[RuleBook, KnownNames]:
+        project, journal = engine.settings.project, engine._hold.journal
+        with self._rules_lock:
+            found = self._rules.get(project)
+            if found is None:
+                found = self._rules[project] = (RuleBook(project, journal), KnownNames(engine.settings, journal))
+            self._rules.move_to_end(project)
+            while len(self._rules) > MOST_RULES:
+                self._rules.popitem(last=False)[1][1].save(now=True)
+        return found
+
+    # -- beside the calls ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the work that goes on beside the calls; nothing where it goes on already."""
+        with self._start_lock:
+            if self._thread is None and not self._ending.is_set():
+                self._thread = threading.Thread(target=self._tick, name="gnomon-service", daemon=True)
+                self._thread.start()
+
+    def _tick(self) -> None:
+        jobs_at = time.monotonic() + JOBS_SECONDS
+        while not self._ending.wait(TICK_SECONDS):
+            self._settle()
+            if self.settings.scheduler and time.monotonic() >= jobs_at:
+                self._run_jobs()
+                jobs_at = time.monotonic() + JOBS_SECONDS
+
+    def _run_jobs(self) -> None:
+        """The background work of every other project; the scheduler of `home` does its own, and that of the store."""
+        home = self.projects.home
+        try:
+            for project in projects_of(home._own_or_refuse(), self.settings.query_timeout_seconds):
+                if project != home.settings.project and not self._ending.is_set():
+                    with self.projects.using(project) as engine:
+                        run_due(engine, whole_store=False)
+        except Exception as error:  # noqa: BLE001  as below
+            log.warning("the jobs of some projects were left out: %s", type(error).__name__)
+
+    def _settle(self, *, all: bool = False) -> None:
+        try:
+            self.sums.write(all=all)
+            with self._rules_lock:
+                known = [names for _, names in self._rules.values()]
+            for names in known:
+                names.save(now=all)
+        except Exception as error:  # noqa: BLE001  the thread must live on; what could not be kept is tried again
+            log.warning("the service could not keep what it noted: %s", type(error).__name__)
+
+    def close(self) -> None:
+        """Make everything durable and let go of the files. Calling it again does nothing."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.intake.stop()
+        self._settle(all=True)
+        self.figures.stop()
+        self.projects.close()
+        if self._owns:
+            self.projects.home.close()
