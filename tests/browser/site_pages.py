@@ -22,12 +22,18 @@ window.ready = true;
 </script>"""
 
 
+OTHER_PAGE = """<!doctype html><meta charset="utf-8"><title>Shop</title><link rel="icon" href="data:,">
+<div id="root"></div>
+<script>window.options = OPTIONS</script><script type="module" src="/app.js"></script>"""
+
+
 class Site:
     """Serves on a port of its own, so that the service is of another origin. `options` go to `createClient`."""
 
     def __init__(self, bundle: Path) -> None:
         self.application = uuid.uuid4().hex  #: under which the events of this site are found again
         self.options: dict[str, Any] = {"application": self.application}
+        self.script: bytes | None = None  #: an application of its own, shown in place of the shop
         self._bundle = bundle.read_bytes()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -46,8 +52,9 @@ class Site:
                 pass
 
             def do_GET(self) -> None:
-                script = self.path == "/sdk.js"
-                body = site._bundle if script else PAGE.replace("OPTIONS", json.dumps(site.options)).encode()
+                script = {"/sdk.js": site._bundle, "/app.js": site.script}.get(self.path)
+                page = OTHER_PAGE if site.script else PAGE
+                body = script or page.replace("OPTIONS", json.dumps(site.options)).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/javascript" if script else "text/html")
                 self.send_header("Content-Length", str(len(body)))

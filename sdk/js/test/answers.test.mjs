@@ -117,6 +117,9 @@ test("one event that spoils its batch takes no other with it", async () => {
     assert.equal(await client.flush(5_000), true);
     assert.deepEqual(dropped.map((d) => [d.code, d.status, d.event.type]), Array(2).fill(["too-deep", status, "bad"]));
     assert.equal(service.events.size, 48);
+    for (let n = 0; n < 50; n++) client.track("good");
+    assert.equal(await client.flush(5_000), true);
+    assert.equal(service.requests.at(-1).size, 50, "later batches are whole again");
     await end();
   }
 });
@@ -130,6 +133,9 @@ test("events that the service rejects are reported with its codes", async () => 
   client.track("a", { n: 12 });
   await client.flush(2_000);
   assert.deepEqual([dropped.length, dropped[3].status, service.requests.length], [4, 422, 2]);
+  for (const n of [15, 18, 21]) client.track("a", { n });
+  await client.flush(2_000);
+  assert.deepEqual([dropped.length, service.requests.length], [7, 3], "a list leaves nothing to search for");
   await end();
 });
 
@@ -184,4 +190,18 @@ test("without a url it is the page's own origin", async () => {
   client.track("a");
   assert.equal(await client.flush(1_000), true);
   assert.deepEqual(asked, ["/api/analytics/ingest"]);
+});
+
+test("a request outlives its page if it may, and does without after a failure", async () => {
+  const asked = [];
+  const answers = [() => Promise.reject(new TypeError("no room")), () => new Response('{"ingested":1,"rejected":[]}')];
+  const client = createClient({ url: "", key: "k", retryDelay: 5, batchBytes: 1e6, batchSize: 1_000, flushInterval: 1_000, fetch: async (_, init) => (asked.push(init), answers[Math.min(asked.length - 1, 1)]()) });
+  client.track("a");
+  assert.equal(await client.flush(1_000), true);
+  client.track("b");
+  assert.equal(await client.flush(1_000), true);
+  for (let n = 0; n < 100; n++) client.track("c", { text: "x".repeat(1_000) });
+  assert.equal(await client.flush(1_000), true);
+  assert.deepEqual(asked.map((init) => init.keepalive), [true, false, true, false], "the last one is too large for it");
+  assert.ok(asked.every((init) => init.credentials === "omit" && init.headers.Authorization === "Bearer k"));
 });

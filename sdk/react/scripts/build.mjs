@@ -1,4 +1,4 @@
-// Builds dist/index.js: one minified ES module that imports React and nothing else.
+// Builds dist/index.js, one minified ES module that imports React and nothing else, and the application of the tests.
 import { build } from "esbuild";
 
 await build({
@@ -13,4 +13,16 @@ await build({
   // Server rendering frameworks need to know that this runs with hooks.
   banner: { js: '"use client";' },
   legalComments: "none",
+});
+
+// React's development build, as only that renders and mounts twice in strict mode.
+await build({
+  entryPoints: ["test/app.jsx"],
+  outfile: "build/app.js",
+  bundle: true,
+  format: "esm",
+  target: ["es2020"],
+  jsx: "automatic",
+  define: { "process.env.NODE_ENV": '"development"' },
+  logLevel: "error",
 });
