@@ -61,10 +61,12 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
     batch.forEach((item) => (item.busy = true));
     if (keepalive) underway += bytes;
     try {
-      const bearer = address ? "" : typeof token === "function" ? await token() : token ?? key;
+      const bearer = address ? "" : typeof token === "function" ? await token() : (token ?? key);
       const response = await (options.fetch ?? fetch)(address || endpoint, {
         method: "POST",
-        headers: address ? {} : { "Content-Type": "application/json", ...(bearer && { Authorization: `Bearer ${bearer}` }) },
+        headers: address
+          ? {}
+          : { "Content-Type": "application/json", ...(bearer && { Authorization: `Bearer ${bearer}` }) },
         body: written(batch),
         keepalive,
         credentials: "omit",
@@ -141,7 +143,8 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
       const batch = queue.take(1_000, KEEPALIVE_BYTES - underway - 2);
       if (!batch.length || pause || !allowed() || underway + size(batch) > KEEPALIVE_BYTES) return;
       // With the key in the address and text for a body, a browser needs not ask the service first (CORS), for which
-      // a closing page has no time. One without `keepalive` cuts requests off; a beacon has no answer, so all stays queued.
+      // a closing page has no time. One without `keepalive` cuts requests off; a beacon has no answer, so all stays
+      // queued.
       const address = !token && key && `${endpoint}?key=${encodeURIComponent(key)}`;
       if (!address || "keepalive" in Request.prototype) void post(batch, address || "");
       else navigator.sendBeacon(address, written(batch));

@@ -73,7 +73,9 @@ export function createClient(options: Options): Client {
   }
 
   function enqueue(event: AnalyticsEvent): string | undefined {
-    const body = attempt(() => JSON.stringify(event).replace(UNWRITABLE, (text) => (text[1] === "u" ? "\ufffd" : text)));
+    const body = attempt(() =>
+      JSON.stringify(event).replace(UNWRITABLE, (text) => (text[1] === "u" ? "\ufffd" : text)),
+    );
     if (!body) report(event, "not-json", 0);
     else if (byteLength(body) > EVENT_BYTES) report(event, "too-large", 0);
     else if (closed) report(event, "closed", 0);

@@ -54,7 +54,10 @@ export function openQueue(store: Store, tab: string, name: string, max: number) 
     },
     /** Holds a lock that says this tab lives. Given back while the page is in the back/forward cache. */
     live(): void {
-      attempt(() => void navigator.locks.request(name + tab, () => new Promise<void>((done) => (release = done))).catch(() => {}));
+      attempt(
+        () =>
+          void navigator.locks.request(name + tab, () => new Promise<void>((done) => (release = done))).catch(() => {}),
+      );
     },
     leave: () => release?.(),
     /** Takes over what tabs left behind that no longer live; without locks, what every other tab has waiting. */
@@ -67,7 +70,8 @@ export function openQueue(store: Store, tab: string, name: string, max: number) 
       for (const key of found) {
         const owner = key.split(":")[1]!;
         const body = store.get(key);
-        if (body && owner !== tab && !known.has(key) && !known.has(name + owner) && items.length < max) push(key, body, true);
+        if (body && owner !== tab && !known.has(key) && !known.has(name + owner) && items.length < max)
+          push(key, body, true);
       }
     },
     clear(): void {

@@ -7,16 +7,28 @@ import { openService, openStorage, sleep } from "./service.mjs";
 async function setUp(service, options = {}) {
   const opened = await openService(service);
   const dropped = [];
-  const client = createClient({ url: opened.url, token: "t", flushInterval: 5, retryDelay: 5, onDrop: (d) => dropped.push(d), ...options });
+  const client = createClient({
+    url: opened.url,
+    token: "t",
+    flushInterval: 5,
+    retryDelay: 5,
+    onDrop: (d) => dropped.push(d),
+    ...options,
+  });
   return { service: opened, client, dropped, end: async () => (await client.close(50), await opened.close()) };
 }
 
 test("a refusal by the service is reported and not repeated", async () => {
   for (const status of [401, 403, 404, 415, 422]) {
-    const { service, client, dropped, end } = await setUp({ mishap: () => ({ status, body: { type: "no-way", status } }) });
+    const { service, client, dropped, end } = await setUp({
+      mishap: () => ({ status, body: { type: "no-way", status } }),
+    });
     client.track("a");
     assert.equal(await client.flush(2_000), true);
-    assert.deepEqual(dropped.map((d) => [d.code, d.status, d.event.type]), [["no-way", status, "a"]]);
+    assert.deepEqual(
+      dropped.map((d) => [d.code, d.status, d.event.type]),
+      [["no-way", status, "a"]],
+    );
     assert.equal(service.requests.length, 1);
     await end();
   }
@@ -26,7 +38,10 @@ test("a refusal without a readable reason has the status as its code", async () 
   const { client, dropped, end } = await setUp({ mishap: () => ({ status: 404, body: "<h1>not here</h1>" }) });
   client.track("a");
   await client.flush(2_000);
-  assert.deepEqual(dropped.map((d) => d.code), ["http-404"]);
+  assert.deepEqual(
+    dropped.map((d) => d.code),
+    ["http-404"],
+  );
   await end();
 });
 
@@ -63,7 +78,10 @@ test("a write key travels as a bearer", async () => {
   await end();
 });
 
-for (const [name, value] of [["seconds", () => "1"], ["a date", () => new Date(Date.now() + 2_000).toUTCString()]]) {
+for (const [name, value] of [
+  ["seconds", () => "1"],
+  ["a date", () => new Date(Date.now() + 2_000).toUTCString()],
+]) {
   test(`Retry-After in ${name} is honoured, by flush() too`, async () => {
     let first = true;
     const busy = () => (first ? ((first = false), { status: 429, headers: { "retry-after": value() } }) : "fine");
@@ -91,11 +109,15 @@ test("waits grow, and differ between clients", async () => {
 });
 
 test("413 halves the batch, down to the one event that is too large", async () => {
-  const heavy = (_, batch) => (batch.some((e) => e.properties?.heavy) ? { status: 413, body: { type: "too-large" } } : "fine");
+  const heavy = (_, batch) =>
+    batch.some((e) => e.properties?.heavy) ? { status: 413, body: { type: "too-large" } } : "fine";
   const { service, client, dropped, end } = await setUp({ mishap: heavy }, { batchSize: 1_000 });
   for (let n = 0; n < 40; n++) client.track("a", { n, heavy: n === 23 });
   assert.equal(await client.flush(5_000), true);
-  assert.deepEqual(dropped.map((d) => [d.code, d.event.properties.n]), [["too-large", 23]]);
+  assert.deepEqual(
+    dropped.map((d) => [d.code, d.event.properties.n]),
+    [["too-large", 23]],
+  );
   assert.equal(service.events.size, 39);
   await end();
 });
@@ -111,11 +133,15 @@ test("a smaller limit of the service is kept to", async () => {
 
 test("one event that spoils its batch takes no other with it", async () => {
   for (const status of [400, 422]) {
-    const spoilt = (_, batch) => (batch.some((e) => e.type === "bad") ? { status, body: { type: "too-deep" } } : "fine");
+    const spoilt = (_, batch) =>
+      batch.some((e) => e.type === "bad") ? { status, body: { type: "too-deep" } } : "fine";
     const { service, client, dropped, end } = await setUp({ mishap: spoilt });
     for (let n = 0; n < 50; n++) client.track(n === 7 || n === 40 ? "bad" : "good");
     assert.equal(await client.flush(5_000), true);
-    assert.deepEqual(dropped.map((d) => [d.code, d.status, d.event.type]), Array(2).fill(["too-deep", status, "bad"]));
+    assert.deepEqual(
+      dropped.map((d) => [d.code, d.status, d.event.type]),
+      Array(2).fill(["too-deep", status, "bad"]),
+    );
     assert.equal(service.events.size, 48);
     for (let n = 0; n < 50; n++) client.track("good");
     assert.equal(await client.flush(5_000), true);
@@ -125,10 +151,15 @@ test("one event that spoils its batch takes no other with it", async () => {
 });
 
 test("events that the service rejects are reported with its codes", async () => {
-  const { service, client, dropped, end } = await setUp({ judge: (e) => (e.properties.n % 3 ? undefined : "bad-type") });
+  const { service, client, dropped, end } = await setUp({
+    judge: (e) => (e.properties.n % 3 ? undefined : "bad-type"),
+  });
   for (let n = 0; n < 9; n++) client.track("a", { n });
   assert.equal(await client.flush(2_000), true);
-  assert.deepEqual(dropped.map((d) => [d.event.properties.n, d.code, d.status]), [0, 3, 6].map((n) => [n, "bad-type", 200]));
+  assert.deepEqual(
+    dropped.map((d) => [d.event.properties.n, d.code, d.status]),
+    [0, 3, 6].map((n) => [n, "bad-type", 200]),
+  );
   assert.equal(service.events.size, 6);
   client.track("a", { n: 12 });
   await client.flush(2_000);
@@ -143,12 +174,20 @@ test("batches go by count, by bytes and by time", async () => {
   const { service, client, end } = await setUp({}, { batchSize: 10, batchBytes: 5_000, flushInterval: 60 });
   for (let n = 0; n < 10; n++) client.track("a");
   await sleep(30);
-  assert.deepEqual(service.requests.map((r) => r.size), [10], "a full batch does not wait");
+  assert.deepEqual(
+    service.requests.map((r) => r.size),
+    [10],
+    "a full batch does not wait",
+  );
   client.track("a");
   await sleep(20);
   assert.equal(service.requests.length, 1);
   await sleep(90);
-  assert.deepEqual(service.requests.map((r) => r.size), [10, 1], "the rest goes by time");
+  assert.deepEqual(
+    service.requests.map((r) => r.size),
+    [10, 1],
+    "the rest goes by time",
+  );
   for (let n = 0; n < 9; n++) client.track("a", { text: "é".repeat(700) });
   await client.flush(2_000);
   assert.ok(service.requests.every((r) => r.bytes <= 5_000));
@@ -158,7 +197,10 @@ test("batches go by count, by bytes and by time", async () => {
 
 test("an answer of a strange form is no answer, and no hot loop", async () => {
   for (const body of ["null", "5", '"ok"', "[]", '{"ingested": "1"}', '{"ingested": 1, "rejected": [null]}']) {
-    const { service, client, dropped, end } = await setUp({ mishap: () => ({ status: 200, body }) }, { retryDelay: 30 });
+    const { service, client, dropped, end } = await setUp(
+      { mishap: () => ({ status: 200, body }) },
+      { retryDelay: 30 },
+    );
     client.track("a");
     assert.equal(await client.flush(100), false);
     assert.ok(service.requests.length <= 6, `${service.requests.length} requests after ${body}`);
@@ -195,13 +237,25 @@ test("without a url it is the page's own origin", async () => {
 test("a request outlives its page if it may, and does without after a failure", async () => {
   const asked = [];
   const answers = [() => Promise.reject(new TypeError("no room")), () => new Response('{"ingested":1,"rejected":[]}')];
-  const client = createClient({ url: "", key: "k", retryDelay: 5, batchBytes: 1e6, batchSize: 1_000, flushInterval: 1_000, fetch: async (_, init) => (asked.push(init), answers[Math.min(asked.length - 1, 1)]()) });
+  const client = createClient({
+    url: "",
+    key: "k",
+    retryDelay: 5,
+    batchBytes: 1e6,
+    batchSize: 1_000,
+    flushInterval: 1_000,
+    fetch: async (_, init) => (asked.push(init), answers[Math.min(asked.length - 1, 1)]()),
+  });
   client.track("a");
   assert.equal(await client.flush(1_000), true);
   client.track("b");
   assert.equal(await client.flush(1_000), true);
   for (let n = 0; n < 100; n++) client.track("c", { text: "x".repeat(1_000) });
   assert.equal(await client.flush(1_000), true);
-  assert.deepEqual(asked.map((init) => init.keepalive), [true, false, true, false], "the last one is too large for it");
+  assert.deepEqual(
+    asked.map((init) => init.keepalive),
+    [true, false, true, false],
+    "the last one is too large for it",
+  );
   assert.ok(asked.every((init) => init.credentials === "omit" && init.headers.Authorization === "Bearer k"));
 });

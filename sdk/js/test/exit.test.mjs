@@ -11,7 +11,8 @@ const program = (url) => `
   const client = createClient({ url: ${JSON.stringify(url)}, token: "t", flushInterval: 50, retryDelay: 60_000 });
   client.track("job", { done: true });
 `;
-const run = (url) => promisify(execFile)(process.execPath, ["--input-type=module", "-e", program(url)], { timeout: 20_000 });
+const run = (url) =>
+  promisify(execFile)(process.execPath, ["--input-type=module", "-e", program(url)], { timeout: 20_000 });
 
 test("what a program tracked goes out although it ends without a word", async () => {
   const service = await openService();

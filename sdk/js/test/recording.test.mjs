@@ -9,7 +9,13 @@ const UUID7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{
 async function setUp(options = {}) {
   const service = await openService();
   const dropped = [];
-  const client = createClient({ url: `${service.url}/`, token: "t", flushInterval: 5, onDrop: (d) => dropped.push(d), ...options });
+  const client = createClient({
+    url: `${service.url}/`,
+    token: "t",
+    flushInterval: 5,
+    onDrop: (d) => dropped.push(d),
+    ...options,
+  });
   return { service, client, dropped, end: async () => (await client.close(50), await service.close()) };
 }
 
@@ -25,10 +31,27 @@ test("an event has the fields of the contract and nothing else", async () => {
   assert.match(id, UUID7);
   assert.ok(parseInt(id.replace("-", "").slice(0, 12), 16) >= before);
   assert.deepEqual(order, {
-    id, ts: order.ts, type: "order", source: "api", application: "shop", user_id: "u1", session_id: "s1", status_code: 201, properties: { amount: 19.9 }, seen: 1,
+    id,
+    ts: order.ts,
+    type: "order",
+    source: "api",
+    application: "shop",
+    user_id: "u1",
+    session_id: "s1",
+    status_code: 201,
+    properties: { amount: 19.9 },
+    seen: 1,
   });
   assert.deepEqual(page, {
-    id: "own", ts: "1970-01-01T00:00:00.000Z", type: "page_view", source: "api", application: "shop", user_id: null, endpoint: "/a", properties: { plan: "pro" }, seen: 1,
+    id: "own",
+    ts: "1970-01-01T00:00:00.000Z",
+    type: "page_view",
+    source: "api",
+    application: "shop",
+    user_id: null,
+    endpoint: "/a",
+    properties: { plan: "pro" },
+    seen: 1,
   });
   assert.deepEqual(service.faults, []);
   await end();
@@ -39,7 +62,10 @@ test("ids are unique and sort by time", () => {
   const ids = Array.from({ length: 10_000 }, () => client.track("a"));
   assert.equal(new Set(ids).size, 10_000);
   assert.ok(ids.every((id) => UUID7.test(id)));
-  assert.deepEqual(ids.map((id) => id.slice(0, 13)), ids.map((id) => id.slice(0, 13)).sort());
+  assert.deepEqual(
+    ids.map((id) => id.slice(0, 13)),
+    ids.map((id) => id.slice(0, 13)).sort(),
+  );
   void client.close(1);
 });
 
@@ -48,7 +74,12 @@ test("text that the service cannot take is mended, other text is left as it is",
   client.track("a", { cut: "a\ud83d", nul: "a\u0000b", whole: "😀 é \\ud83d \\u0000 \\\\ \n", "k\udc00": 1 });
   await client.flush();
   const [event] = service.events.values();
-  assert.deepEqual(event.properties, { cut: "a\ufffd", nul: "a\ufffdb", whole: "😀 é \\ud83d \\u0000 \\\\ \n", "k\ufffd": 1 });
+  assert.deepEqual(event.properties, {
+    cut: "a\ufffd",
+    nul: "a\ufffdb",
+    whole: "😀 é \\ud83d \\u0000 \\\\ \n",
+    "k\ufffd": 1,
+  });
   await end();
 });
 
@@ -62,7 +93,15 @@ test("what cannot be sent is reported at once", async () => {
   client.track("a");
   client.track("b");
   assert.equal(client.track("c"), undefined);
-  assert.deepEqual(dropped.map((d) => [d.event.type, d.code, d.status]), [["circle", "not-json", 0], ["big", "not-json", 0], ["long", "too-large", 0], ["c", "queue-full", 0]]);
+  assert.deepEqual(
+    dropped.map((d) => [d.event.type, d.code, d.status]),
+    [
+      ["circle", "not-json", 0],
+      ["big", "not-json", 0],
+      ["long", "too-large", 0],
+      ["c", "queue-full", 0],
+    ],
+  );
   await client.close();
   assert.equal(service.events.size, 2);
   assert.equal(client.track("d"), undefined);
@@ -71,20 +110,37 @@ test("what cannot be sent is reported at once", async () => {
 });
 
 test("a callback that throws, a getter that throws, a symbol: the page goes on", async () => {
-  const { service, client, end } = await setUp({ onDrop: () => { throw new Error("page's own fault"); } });
-  client.track("a", { get x() { throw new Error("no"); } });
+  const { service, client, end } = await setUp({
+    onDrop: () => {
+      throw new Error("page's own fault");
+    },
+  });
+  client.track("a", {
+    get x() {
+      throw new Error("no");
+    },
+  });
   client.track(Symbol("s"));
   client.track("b", { s: Symbol("s"), f() {} });
   client.identify(undefined);
   assert.equal(await client.flush(), true);
-  assert.deepEqual([...service.events.values()].filter((e) => e.type === "b").map((e) => e.properties), [{}]);
+  assert.deepEqual(
+    [...service.events.values()].filter((e) => e.type === "b").map((e) => e.properties),
+    [{}],
+  );
   await end();
 });
 
 test("what is left at close in memory only is reported, what is stored is not", async () => {
   for (const storage of [null, openStorage()]) {
     const dropped = [];
-    const client = createClient({ url: "http://127.0.0.1:1", token: "t", storage, retryDelay: 5, onDrop: (d) => dropped.push(d.code) });
+    const client = createClient({
+      url: "http://127.0.0.1:1",
+      token: "t",
+      storage,
+      retryDelay: 5,
+      onDrop: (d) => dropped.push(d.code),
+    });
     client.track("a");
     assert.equal(await client.close(60), false);
     assert.deepEqual(dropped, storage ? [] : ["closed"]);
@@ -93,7 +149,19 @@ test("what is left at close in memory only is reported, what is stored is not", 
 });
 
 test("a storage that is full or throws is done without", async () => {
-  const broken = { length: 0, key: () => null, getItem() { throw new Error(); }, setItem() { throw new Error(); }, removeItem() { throw new Error(); } };
+  const broken = {
+    length: 0,
+    key: () => null,
+    getItem() {
+      throw new Error();
+    },
+    setItem() {
+      throw new Error();
+    },
+    removeItem() {
+      throw new Error();
+    },
+  };
   for (const storage of [broken, openStorage({ limit: 900 }), null, {}]) {
     const { service, client, end } = await setUp({ storage });
     for (let n = 0; n < 20; n++) client.track("a", { n });
@@ -111,7 +179,10 @@ test("clients with other keys leave each other's events alone", async () => {
   const { service, client, end } = await setUp({ token: undefined, key: "two", storage });
   client.track("b");
   await client.flush();
-  assert.deepEqual([...service.events.values()].map((e) => e.type), ["b"]);
+  assert.deepEqual(
+    [...service.events.values()].map((e) => e.type),
+    ["b"],
+  );
   assert.equal(storage.length, 1);
   await end();
 });
@@ -125,7 +196,10 @@ test("before consent nothing is stored or sent; a refusal deletes what was", asy
   client.optIn();
   client.track("with consent");
   assert.equal(await client.flush(), true);
-  assert.deepEqual([...service.events.values()].map((e) => e.type), ["with consent"]);
+  assert.deepEqual(
+    [...service.events.values()].map((e) => e.type),
+    ["with consent"],
+  );
   client.track("taken back");
   assert.equal([...storage.map.keys()].filter((key) => key.includes("queue")).length, 1);
   client.optOut();
@@ -160,11 +234,13 @@ function as(navigator, action) {
 }
 
 test("signals of privacy, crawlers, automation", () => {
-  const chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36";
-  const open = (navigator, options) => as({ userAgent: chrome, ...navigator }, () => {
-    const client = createClient({ url: "http://127.0.0.1:1", storage: openStorage(), ...options });
-    return [client.allowed(), (client.optIn(), client.allowed())];
-  });
+  const chrome =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36";
+  const open = (navigator, options) =>
+    as({ userAgent: chrome, ...navigator }, () => {
+      const client = createClient({ url: "http://127.0.0.1:1", storage: openStorage(), ...options });
+      return [client.allowed(), (client.optIn(), client.allowed())];
+    });
   assert.deepEqual(open({}), [true, true]);
   assert.deepEqual(open({ doNotTrack: "1" }), [false, true], "a choice made here overrules a general one");
   assert.deepEqual(open({ doNotTrack: "1" }, { respectPrivacySignals: false }), [true, true]);
@@ -172,9 +248,18 @@ test("signals of privacy, crawlers, automation", () => {
   assert.deepEqual(open({ globalPrivacyControl: true }), [false, true]);
   assert.deepEqual(open({ webdriver: true }), [true, true]);
   assert.deepEqual(open({ webdriver: true }, { excludeWebdriver: true }), [false, false]);
-  for (const bot of ["Googlebot/2.1 (+http://www.google.com/bot.html)", "bingbot", "Mozilla/5.0 AhrefsBot/7.0", "Chrome-Lighthouse"]) {
+  for (const bot of [
+    "Googlebot/2.1 (+http://www.google.com/bot.html)",
+    "bingbot",
+    "Mozilla/5.0 AhrefsBot/7.0",
+    "Chrome-Lighthouse",
+  ]) {
     assert.deepEqual(open({ userAgent: bot }), [false, false], bot);
     assert.deepEqual(open({ userAgent: bot }, { excludeBots: false }), [true, true], bot);
   }
-  assert.deepEqual(open({ userAgent: "Mozilla/5.0 (Linux; Android 10; CUBOT_X30) Mobile" }), [true, true], "a telephone");
+  assert.deepEqual(
+    open({ userAgent: "Mozilla/5.0 (Linux; Android 10; CUBOT_X30) Mobile" }),
+    [true, true],
+    "a telephone",
+  );
 });

@@ -2,8 +2,10 @@
 import { createServer } from "node:http";
 
 const ENVELOPE = new Set(
-  ("id ts type user_id device_id session_id source application domain endpoint method status_code duration_ms " +
-    "bytes_sent bytes_received success error_code properties").split(" "),
+  (
+    "id ts type user_id device_id session_id source application domain endpoint method status_code duration_ms " +
+    "bytes_sent bytes_received success error_code properties"
+  ).split(" "),
 );
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
 
@@ -25,7 +27,10 @@ export async function openService({ mishap = () => "fine", most = 1000, judge = 
       if (code) rejected.push({ index, id: event.id, code });
       else events.set(event.id, { ...event, seen: (events.get(event.id)?.seen ?? 0) + 1 });
     });
-    return { status: rejected.length === batch.length && batch.length ? 422 : 200, body: { ingested: batch.length - rejected.length, rejected } };
+    return {
+      status: rejected.length === batch.length && batch.length ? 422 : 200,
+      body: { ingested: batch.length - rejected.length, rejected },
+    };
   }
 
   function answer(request, response, text) {
@@ -36,11 +41,21 @@ export async function openService({ mishap = () => "fine", most = 1000, judge = 
       response.writeHead(400, { "content-type": "application/problem+json" });
       return response.end('{"type": "bad-json"}');
     }
-    const entry = { at: Date.now(), size: batch.length, bytes: text.length, ids: batch.map((e) => e.id), headers: request.headers, url: request.url };
+    const entry = {
+      at: Date.now(),
+      size: batch.length,
+      bytes: text.length,
+      ids: batch.map((e) => e.id),
+      headers: request.headers,
+      url: request.url,
+    };
     requests.push(entry);
     check(request, batch);
     const say = (status, body, headers = {}) => {
-      response.writeHead(status, { "content-type": status < 400 ? "application/json" : "application/problem+json", ...headers });
+      response.writeHead(status, {
+        "content-type": status < 400 ? "application/json" : "application/problem+json",
+        ...headers,
+      });
       response.end(typeof body === "string" ? body : JSON.stringify(body ?? { type: `status-${status}`, status }));
     };
     if (batch.length > most) return say(413, { type: "too-large", status: 413 });
@@ -72,7 +87,8 @@ export async function openService({ mishap = () => "fine", most = 1000, judge = 
 
   const faults = [];
   function check(request, batch) {
-    if (request.method !== "POST" || !request.url.startsWith("/api/analytics/ingest")) faults.push(`${request.method} ${request.url}`);
+    if (request.method !== "POST" || !request.url.startsWith("/api/analytics/ingest"))
+      faults.push(`${request.method} ${request.url}`);
     if (request.headers["content-type"] !== "application/json") faults.push(`type ${request.headers["content-type"]}`);
     if (!Array.isArray(batch)) return faults.push("not an array");
     for (const event of batch) {
@@ -120,7 +136,8 @@ export function openStorage({ limit = Infinity } = {}) {
     getItem: (key) => map.get(key) ?? null,
     removeItem: (key) => void map.delete(key),
     setItem(key, value) {
-      if (used() - (map.get(key)?.length ?? -key.length) + String(value).length > limit) throw new Error("QuotaExceededError");
+      if (used() - (map.get(key)?.length ?? -key.length) + String(value).length > limit)
+        throw new Error("QuotaExceededError");
       map.set(key, String(value));
     },
   };

@@ -1,8 +1,16 @@
 // Checked by the compiler only: what callers may and may not write.
 import { createClient, type Client, type Dropped } from "../src/index.js";
 
-const client: Client = createClient({ url: "https://a.example", token: async () => "t", onDrop: (dropped: Dropped) => dropped.event.id });
-const id: string | undefined = client.track("order", { amount: 1, nested: { a: [1] } }, { ts: new Date(), success: true });
+const client: Client = createClient({
+  url: "https://a.example",
+  token: async () => "t",
+  onDrop: (dropped: Dropped) => dropped.event.id,
+});
+const id: string | undefined = client.track(
+  "order",
+  { amount: 1, nested: { a: [1] } },
+  { ts: new Date(), success: true },
+);
 client.identify(id ?? null);
 const { page, flush } = client;
 page();

@@ -14,9 +14,15 @@ function Shop() {
   return (
     <>
       <h1>{path}</h1>
-      <button id="buy" onClick={(event) => track("click", { label: event.target.dataset.label })}>Buy</button>
-      <button id="plans" onClick={() => visit("/plans")}>Plans</button>
-      <button id="sign-in" onClick={() => identify("u1")}>Sign in</button>
+      <button id="buy" onClick={(event) => track("click", { label: event.target.dataset.label })}>
+        Buy
+      </button>
+      <button id="plans" onClick={() => visit("/plans")}>
+        Plans
+      </button>
+      <button id="sign-in" onClick={() => identify("u1")}>
+        Sign in
+      </button>
     </>
   );
 }

@@ -3,8 +3,19 @@ import { Window } from "happy-dom";
 
 export function openDocument(url = "https://shop.example/start") {
   const window = new Window({ url });
-  const names = ["document", "history", "location", "navigator", "localStorage", "HTMLElement", "Node", "Element", "MouseEvent"];
-  for (const name of names) Object.defineProperty(globalThis, name, { value: window[name], configurable: true, writable: true });
+  const names = [
+    "document",
+    "history",
+    "location",
+    "navigator",
+    "localStorage",
+    "HTMLElement",
+    "Node",
+    "Element",
+    "MouseEvent",
+  ];
+  for (const name of names)
+    Object.defineProperty(globalThis, name, { value: window[name], configurable: true, writable: true });
   globalThis.window = window;
   globalThis.addEventListener = window.addEventListener.bind(window);
   globalThis.removeEventListener = window.removeEventListener.bind(window);

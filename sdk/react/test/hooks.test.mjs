@@ -19,7 +19,8 @@ beforeEach(async () => {
   root = createRoot(document.body.appendChild(document.createElement("div")));
 });
 
-const render = (...children) => act(async () => root.render(h(StrictMode, null, h(AnalyticsProvider, { client }, ...children))));
+const render = (...children) =>
+  act(async () => root.render(h(StrictMode, null, h(AnalyticsProvider, { client }, ...children))));
 
 async function arrived() {
   assert.equal(await client.flush(5_000), true);
@@ -48,7 +49,10 @@ test("the hook gives the provider's client, the same at each render", async () =
   await act(async () => document.getElementById("buy").click());
   assert.deepEqual([...seen], [client]);
   const events = await arrived();
-  assert.deepEqual(events.map((e) => [e.type, e.properties, e.source]), [["click", { n: 1 }, "web"]]);
+  assert.deepEqual(
+    events.map((e) => [e.type, e.properties, e.source]),
+    [["click", { n: 1 }, "web"]],
+  );
   assert.ok(events[0].device_id && events[0].session_id);
   await end();
 });
@@ -60,7 +64,10 @@ test("strict mode doubles no page, and every new path is one", async () => {
   await render(h(PageTracking), h("p", null, "more"));
   await act(async () => history.pushState(null, "", "/start"));
   const events = await arrived();
-  assert.deepEqual(events.map((e) => [e.type, e.endpoint, e.domain]), ["/start", "/orders", "/start"].map((p) => ["page_view", p, "shop.example"]));
+  assert.deepEqual(
+    events.map((e) => [e.type, e.endpoint, e.domain]),
+    ["/start", "/orders", "/start"].map((p) => ["page_view", p, "shop.example"]),
+  );
   const pushed = history.pushState;
   await end();
   assert.notEqual(history.pushState, pushed, "the browser's own function is back");
@@ -71,7 +78,10 @@ test("a router's templates are pages too", async () => {
     usePageTracking(path, { plan });
     return null;
   }
-  const go = async (address, path, plan) => (history.replaceState(null, "", address), await render(h(Page, { path, plan })));
+  const go = async (address, path, plan) => (
+    history.replaceState(null, "", address),
+    await render(h(Page, { path, plan }))
+  );
   await go("/orders/1", "/orders/:id", "a");
   await go("/orders/1", "/orders/:id", "b");
   await go("/orders/2", "/orders/:id", "c");
@@ -79,7 +89,14 @@ test("a router's templates are pages too", async () => {
   await render(null);
   await go("/cart", "/cart", "e");
   const events = await arrived();
-  assert.deepEqual(events.map((e) => [e.endpoint, e.properties.plan]), [["/orders/:id", "a"], ["/orders/:id", "c"], ["/cart", "d"]]);
+  assert.deepEqual(
+    events.map((e) => [e.endpoint, e.properties.plan]),
+    [
+      ["/orders/:id", "a"],
+      ["/orders/:id", "c"],
+      ["/cart", "d"],
+    ],
+  );
   await end();
 });
 

@@ -11,7 +11,9 @@ test("a server renders the tree", async () => {
   const service = await openService();
   const client = createClient({ url: service.url, key: "wk", trackPages: true });
   const Shown = () => h("p", null, typeof useAnalytics().track);
-  const html = renderToString(h(AnalyticsProvider, { client }, h(PageTracking), h(PageTracking, { path: "/x" }), h(Shown)));
+  const html = renderToString(
+    h(AnalyticsProvider, { client }, h(PageTracking), h(PageTracking, { path: "/x" }), h(Shown)),
+  );
   assert.equal(html, "<p>function</p>");
   assert.equal(await client.close(), true);
   assert.equal(service.requests.length, 0);
