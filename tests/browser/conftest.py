@@ -65,9 +65,9 @@ def shared(bundle: Path, browser: Any, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def live(tmp_path: Path, site: Site) -> Iterator[LiveService]:
-    """A service of one test, to be killed, with a write key for the pages of `site` only."""
-    opened = LiveService(tmp_path, site.url)
+def live(request: pytest.FixtureRequest, tmp_path: Path, site: Site) -> Iterator[LiveService]:
+    """A service of one test, to be killed, with a write key for the pages of `site` only. Parameter: calls a minute."""
+    opened = LiveService(tmp_path, site.url, getattr(request, "param", 0))
     opened.start()
     yield opened
     opened.stop()

@@ -28,14 +28,17 @@ COMMAND = [sys.executable, "-c", "from gnomon.cli import main; raise SystemExit(
 class LiveService:
     """Listens on the same port in every life. `key` is a write key for the pages of one origin."""
 
-    def __init__(self, place: Path, origin: str) -> None:
+    def __init__(self, place: Path, origin: str, calls_a_minute: int = 0) -> None:
         self.store = place / "shop.duckdb"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._log = place / "service.log"
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("GNOMON_")}
-        self._env |= {"GNOMON_JWT_SECRET_KEY": secrets.token_urlsafe(32), "GNOMON_RATE_LIMIT_PER_MINUTE": "0"}
+        self._env |= {
+            "GNOMON_JWT_SECRET_KEY": secrets.token_urlsafe(32),
+            "GNOMON_RATE_LIMIT_PER_MINUTE": str(calls_a_minute),
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self.key = self._write_key(origin)
 

@@ -165,3 +165,19 @@ def test_a_page_that_the_key_does_not_name(
     labels = [buy(page, "from here")]
     flush(page)
     assert clicks(live, site) == once(labels)
+
+
+@pytest.mark.parametrize("live", [3], indirect=True)
+def test_a_page_waits_as_long_as_the_service_says(
+    live: LiveService, way_to: Callable[..., Way], site: Site, visitor: Any
+) -> None:
+    way = way_to(live)
+    page = visit(visitor, site.url)
+    labels = []
+    for n in range(6):
+        labels.append(buy(page, str(n)))
+        page.evaluate("client.flush(150)")
+    page.wait_for_timeout(700)
+    assert [post["status"] for post in way.posts] == [200, 200, 200, 429], "Retry-After was not seen, or not kept to"
+    assert waiting(page) == 3 and page.evaluate("dropped") == []
+    assert clicks(live, site) == once(labels[:3])
