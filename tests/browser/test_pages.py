@@ -130,6 +130,22 @@ def test_a_page_fetched_ahead_is_counted_when_it_is_shown(
     assert shared.stored(site.application, "endpoint") == {("/shown",): 1}
 
 
+def test_a_browser_that_forbids_storage(
+    shared: SharedService, way_to: Callable[..., Way], site: Site, visitor: Any
+) -> None:
+    way_to(shared)
+    site.options |= {"flushInterval": 60_000}
+    visitor.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } })"
+    )
+    page = visit(visitor, site.url)
+    labels = [buy(page, f"{n}") for n in range(3)]
+    page.close()
+    until(lambda: clicks(shared, site) == once(labels))
+    rows = shared.stored(site.application, "device_id", "session_id")
+    assert list(rows.values()) == [3], "the ids last as long as the page"
+
+
 def test_react_in_strict_mode(shared: SharedService, way_to: Callable[..., Way], site: Site, visitor: Any) -> None:
     if not REACT.exists():
         pytest.skip("the application in React is not built: run `make test-js`")

@@ -41,11 +41,11 @@ export function createClient(options: Options): Client {
   }
 
   function report(event: AnalyticsEvent, code: string, status: number): void {
-    attempt(() => options.onDrop?.({ event, code, status }));
+    options.onDrop?.({ event, code, status });
   }
 
   function drop(item: Item, code: string, status: number): void {
-    // What came from the storage may have been edited there.
+    // What came from the storage may have been edited there, and the callback is the page's.
     attempt(() => report(JSON.parse(item.body), code, status));
   }
 

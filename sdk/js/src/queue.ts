@@ -70,7 +70,7 @@ export function openQueue(store: Store, tab: string, name: string, max: number) 
       for (const key of found) {
         const owner = key.split(":")[1]!;
         const body = store.get(key);
-        if (body && owner !== tab && !known.has(key) && !known.has(name + owner) && items.length < max)
+        if (body && !known.has(key) && !known.has(name + owner) && items.length < max)
           push(key, body, true);
       }
     },

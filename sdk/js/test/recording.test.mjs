@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createClient } from "../dist/index.js";
-import { openService, openStorage } from "./service.mjs";
+import { openService, openStorage, sleep } from "./service.mjs";
 
 const UUID7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 
@@ -262,4 +262,38 @@ test("signals of privacy, crawlers, automation", () => {
     [true, true],
     "a telephone",
   );
+});
+
+function left(storage, count) {
+  for (let n = 0; n < count; n++) {
+    const id = `dead-${n}`;
+    storage.setItem(`gnomon:shop:queue:tab:${id}`, JSON.stringify({ id, ts: "2026-01-01T00:00:00Z", type: "left" }));
+  }
+}
+
+test("what others left is taken over up to the bound of the queue", async () => {
+  const storage = openStorage();
+  left(storage, 30);
+  const { service, client, end } = await setUp({ storage, name: "shop", maxQueue: 10 });
+  await sleep(10);
+  assert.equal(await client.flush(), true);
+  assert.deepEqual([service.events.size, storage.length], [10, 20]);
+  await end();
+});
+
+test("what was taken over is not taken over again while it waits", async () => {
+  const storage = openStorage();
+  left(storage, 5);
+  const { service, client, end } = await setUp({ storage, name: "shop", retryDelay: 20 });
+  service.mishap = () => "unheard";
+  for (let n = 0; n < 5; n++) {
+    client.optIn();
+    client.track("own");
+    await sleep(5);
+  }
+  service.mishap = () => "fine";
+  assert.equal(await client.flush(), true);
+  assert.equal(service.events.size, 10);
+  assert.deepEqual(service.faults, []);
+  await end();
 });
