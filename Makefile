@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVE ?= 1
+SDKS := sdk/js sdk/react
 
-.PHONY: demo test test-full check openapi bench dev clean
+.PHONY: demo test test-js browser test-full check openapi bench dev clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,10 +29,25 @@ check: $(STAMP)  ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## every quick test, with coverage
+test-js:  ## the JavaScript packages: types, tests, size
+	@if ! command -v npm >/dev/null; then echo "SKIPPED: the JavaScript packages need Node 20 or newer with npm (nodejs.org)"; exit 0; fi; \
+	for place in $(SDKS); do \
+		test $$place/node_modules/.package-lock.json -nt $$place/package-lock.json || (cd $$place && npm ci --silent) || exit 1; \
+		(cd $$place && npm test --silent) || exit 1; \
+	done
+
+# Tests of the JavaScript client drive a real browser. Where none is found and none can be installed, they say so.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	(command -v apt-get >/dev/null && test "$$(id -u)" = 0 && echo "installing chromium for the browser tests" && \
+	(apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || \
+	(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1)) || \
+	echo "no chromium here: the browser tests will be skipped"
+
+test: check test-js browser  ## every quick test, with coverage
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term --cov-report=
 
-test-full: check  ## and the long ones
+test-full: check test-js browser  ## and the long ones
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 openapi: $(STAMP)  ## write docs/openapi.json anew
@@ -41,4 +57,4 @@ bench: $(VENV)/.bench  ## figures and ratios against peers measured in the same 
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage* $(SDKS:%=%/node_modules) $(SDKS:%=%/dist)
