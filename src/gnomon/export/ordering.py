@@ -10,11 +10,11 @@ from gnomon.errors import InvalidValue, unknown_name
 from gnomon.export import find_format
 from gnomon.export.reading import AnswerRows, EventRows, Rows, position
 from gnomon.pseudonyms import Pseudonyms
-from gnomon.query.asking import usage_filters
 from gnomon.query.extract import event_fields
 from gnomon.query.inquiry import Inquiry
 from gnomon.query.model import Query
 from gnomon.query.outline import outline
+from gnomon.query.usage import usage_filters
 from gnomon.query.widening import widened
 from gnomon.store import Store
 
