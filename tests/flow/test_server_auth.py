@@ -62,7 +62,8 @@ def status(service, text: str, path="/admin/books") -> int:
     return service.get(path, headers={"Authorization": f"Bearer {text}"}).status_code
 
 
-@pytest.mark.parametrize(("key", "algorithm"), [(SECRET, "HS256"), (RSA, "RS256"), (EC, "ES256"), (ED, "EdDSA")])
+@pytest.mark.parametrize(("key", "algorithm"), [(SECRET, "HS256"), (RSA, "RS256"), (EC, "ES256"), (ED, "EdDSA")],
+                         ids=["HS256", "RS256", "ES256", "EdDSA"])  # fmt: skip
 def test_tokens_of_every_algorithm_open(service, key, algorithm):
     for _ in range(2):  # checked, and remembered
         assert status(service, signed(key, algorithm)) == 200
