@@ -345,3 +345,14 @@ def test_a_fault_that_nobody_planned_tells_nothing(caplog):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "a secret of the service" in caplog.text  # the log has it
         assert service.get("/healthz").status_code == 200
+
+
+def test_jobs_are_run_for_every_project_and_those_of_the_store_once():
+    with served(scheduler=True) as service:
+        service.post("/ingest", {"type": "x"}, claims={"project": "far"})
+        service.engine.flush()
+        service.app.state.service._run_jobs()
+        kept = service.engine._journal.all_kept()
+        assert {"job:far:roll up", "job:far:prune"} <= set(kept)
+        assert not {name for name in kept if name.startswith("job:far:") and name.endswith(("backup", "audit"))}
+        assert not any(engine._scheduler for engine in service.app.state.service.projects.opened()[1:])
