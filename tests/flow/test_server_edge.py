@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sqlite3
 import threading
 import time
 
@@ -157,7 +158,7 @@ def test_more_bodies_than_fit_into_memory_get_a_503():
         assert service.app.state.service.intake.in_flight == 0  # the client went away, and gave it back
 
 
-def test_a_full_journal_is_a_507_and_nothing_of_it_is_kept(tmp_path):
+def test_a_journal_at_its_limit_is_a_503_and_nothing_of_it_is_kept(tmp_path):
     with served(tmp_path / "s.duckdb", journal_max_bytes=1024**2, checkpoint_seconds=3_600.0) as service:
         writer = service.engine._hold.writer
         kept, statuses = 0, set()
@@ -167,12 +168,27 @@ def test_a_full_journal_is_a_507_and_nothing_of_it_is_kept(tmp_path):
                 answer = service.post("/ingest", batch)
                 statuses.add(answer.status_code)
                 kept += answer.json().get("ingested", 0)
-        assert statuses == {200, 507} and answer.json()["type"] == "disk-full"
+        assert statuses == {200, 503} and answer.json()["type"] == "journal-full"
+        assert int(answer.headers["retry-after"]) > 0
         writer.checkpoint()
         assert service.post("/ingest", {"id": "after", "type": "x"}).status_code == 200
         service.engine.flush()
         books = service.engine.books()
         assert books.closes() and books.stored == kept + 1
+
+
+def test_a_full_disk_is_a_507(tmp_path, monkeypatch):
+    with served(tmp_path / "s.duckdb") as service:
+        real = service.engine._journal._insert
+        fault = sqlite3.OperationalError("database or disk is full")
+        fault.sqlite_errorname = "SQLITE_FULL"
+        monkeypatch.setattr(service.engine._journal, "_insert", lambda _: (_ for _ in ()).throw(fault))
+        answer = service.post("/ingest", {"id": "a", "type": "x"})
+        assert (answer.status_code, answer.json()["type"]) == (507, "disk-full")
+        monkeypatch.setattr(service.engine._journal, "_insert", real)
+        assert service.post("/ingest", {"id": "a", "type": "x"}).status_code == 200
+        service.engine.flush()
+        assert service.engine.books().stored == 1
 
 
 def test_many_clients_at_once_lose_and_double_nothing():
@@ -293,15 +309,17 @@ def test_it_can_be_mounted_in_a_host_that_closes_its_own_engine(caplog):
         url = f"http://127.0.0.1:{port}/stats{API}"
         with caplog.at_level("INFO", "gnomon.server"):
             assert httpx.post(f"{url}/ingest", json={"type": "x"}, headers=bearer()).status_code == 200
-        assert any(record.operation == "ingest" for record in caplog.records if hasattr(record, "operation"))
+            deadline = time.monotonic() + 10  # the line comes behind the answer
+            while "ingest: 200" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.02)
+        assert "ingest: 200" in caplog.text
         assert httpx.get(f"{url}/nothing").json()["type"] == "not-found"
         server.should_exit = True
         thread.join(20)
         engine.track("y")  # the engine is still the host's
         engine.flush()
         assert engine.books().stored == 2
-        inner.state.service.close()
-        inner.state.service.close()
+    assert inner.state.service._closed  # its end came with that of the engine
 
 
 def test_two_processes_count_calls_together_on_a_redis_compatible_server():
@@ -313,3 +331,28 @@ def test_two_processes_count_calls_together_on_a_redis_compatible_server():
         ):
             asked = [service.get("/admin/books").status_code for service in (one, two) * 3]
         assert asked == [200] * 4 + [429] * 2
+
+
+def test_a_fault_that_nobody_planned_tells_nothing(caplog):
+    with served() as service:
+
+        @service.app.get("/fault")
+        def fault():
+            raise RuntimeError("a secret of the service")
+
+        answer = service.client.get("/fault", headers={"Origin": "https://x.example"})
+        assert (answer.status_code, answer.json()["type"]) == (500, "internal") and "secret" not in answer.text
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "a secret of the service" in caplog.text  # the log has it
+        assert service.get("/healthz").status_code == 200
+
+
+def test_jobs_are_run_for_every_project_and_those_of_the_store_once():
+    with served(scheduler=True) as service:
+        service.post("/ingest", {"type": "x"}, claims={"project": "far"})
+        service.engine.flush()
+        service.app.state.service._run_jobs()
+        kept = service.engine._journal.all_kept()
+        assert {"job:far:roll up", "job:far:prune"} <= set(kept)
+        assert not {name for name in kept if name.startswith("job:far:") and name.endswith(("backup", "audit"))}
+        assert not any(engine._scheduler for engine in service.app.state.service.projects.opened()[1:])

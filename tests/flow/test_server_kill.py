@@ -120,7 +120,7 @@ def test_what_was_acknowledged_survives_kill_9_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_what_was_acknowledged_survives_many_kills_once(tmp_path):
-    ledger = run_and_kill(tmp_path / "s.duckdb", rounds=25, seconds=(0.05, 3.0))
+    ledger = run_and_kill(tmp_path / "s.duckdb", rounds=15, seconds=(0.05, 3.0))
     check(tmp_path / "s.duckdb", ledger)
 
 

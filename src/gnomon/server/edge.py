@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gnomon.errors import GnomonError
+from gnomon.server.problems import problem_answer, unplanned
 
 if TYPE_CHECKING:
     from gnomon.server.service import Service
@@ -56,7 +57,7 @@ class Edge:
         origin = asked.get("origin")
         reflected = origin if origin is not None and self._may_read(origin) else None
         state: dict[str, Any] = scope.setdefault("state", {})
-        figures, began, statuses = self._service.figures, time.monotonic(), [500]
+        figures, began, statuses = self._service.figures, time.monotonic(), [0]
 
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -79,6 +80,11 @@ class Edge:
                 await self._preflight(reflected)(scope, receive, adding)
             else:
                 await self._app(scope, receive, adding)
+        except Exception as error:
+            log.exception("an unplanned fault in a call")
+            if statuses[0]:
+                raise  # the answer has begun: only cutting it off says that it is not whole
+            await problem_answer(unplanned(error))(scope, receive, adding)
         finally:
             figures.answers[scope["method"] if scope["method"] in _COUNTED else "other", statuses[0]] += 1
             seconds = time.monotonic() - began

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from gnomon.engine import AnalyticsEngine
-from gnomon.errors import StoreUnavailable
+from gnomon.errors import DiskFull, GnomonError, StoreUnavailable
 from gnomon.ingest.gate import Refused
 from gnomon.ingest.intake import Rule, Taken, keep, take_events, take_samples
 from gnomon.server.projects import Projects
@@ -147,8 +147,20 @@ class Intake:
         kept = [found for found in taken.values() if found.accepted or found.refused]
         if kept:
             began = time.monotonic()
-            self.on_kept(keep(kept), began)
+            try:
+                position = keep(kept)
+            except DiskFull as error:
+                raise self._full(error) from error
+            self.on_kept(position, began)
         answers.update(outcomes)
+
+    def _full(self, error: DiskFull) -> GnomonError:
+        """A journal at its own limit waits for the store, which is no full disk."""
+        home = self._projects.home
+        if home._journal.leaves(home.settings.max_unpacked_bytes):
+            return error
+        return StoreUnavailable("the journal is at its limit, as the store takes nothing", code="journal-full",
+                                remedy="Send it again later; see journal_max_bytes and `gnomon doctor`.")  # fmt: skip
 
 
 def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:

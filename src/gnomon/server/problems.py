@@ -122,16 +122,14 @@ def catch_errors(app: FastAPI) -> None:
         return problem_answer(Problem(error.status_code, _TITLES.get(error.status_code, "a problem").lower(),
                                       remedy="See docs.", code=code, headers=error.headers))  # fmt: skip
 
-    def unplanned(request: Request, error: Exception) -> Response:
-        log.error("an unplanned fault in %s", request.scope.get("route", "a call"), exc_info=error)
-        return problem_answer(
-            Problem(500, "something went wrong", remedy="See the log of the service.", code="internal")
-        )
-
     app.add_exception_handler(GnomonError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unplanned)
+
+
+def unplanned(_: Exception) -> Problem:
+    """The answer for a fault that nobody thought of: it tells nothing."""
+    return Problem(500, "something went wrong", remedy="See the log of the service.", code="internal")
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

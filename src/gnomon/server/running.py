@@ -5,6 +5,7 @@ At the end no call is cut off: the listening socket closes first, calls that run
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from typing import Any
@@ -43,6 +44,9 @@ def run(app: Any, settings: Settings, listening: socket.socket) -> None:
 
     uvicorn raises the signal once more behind its end, for whoever handled it before: that is this function.
     """
+    ours, theirs = logging.getLogger("gnomon"), logging.getLogger("uvicorn")
+    theirs.handlers, theirs.propagate = ours.handlers, False  # lines of one form
+    theirs.setLevel(ours.level)
     before = {number: signal.signal(number, _handled) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         uvicorn.Server(uvicorn.Config(app, log_config=None, **serving(settings))).run(sockets=[listening])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import threading
 import time
@@ -53,7 +52,8 @@ class Service:
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
-        atexit.register(self.close)  # nor when it ends
+        self._closed = False
+        engine._before_close.append(self.close)  # nor when it ends
 
     # -- who comes in ----------------------------------------------------------------------------------------------
 
@@ -154,7 +154,9 @@ class Service:
 
     def close(self) -> None:
         """Make everything durable and let go of the files. Calling it again does nothing."""
-        atexit.unregister(self.close)
+        if self._closed:
+            return
+        self._closed = True
         self._ending.set()
         if self._thread is not None:
             self._thread.join()

@@ -25,8 +25,8 @@ from gnomon.server.problems import Problem
 _LONG = re.compile(rb"-?(?<![\d.eE+])\d{19,}(?![\d.eE])")
 #: Every digit as 0, so that a long number is a substring: 0.02 ms for 240 KB, where the pattern takes 0.7.
 _DIGITS = bytes(48 if 48 <= code <= 57 else 32 for code in range(256))
-_STRING = re.compile(rb'"[^"]*"')
-MOST_PARTS = 500_000  #: strings of a body that are cut out in one step, which takes memory
+#: Values of a body. 20 MiB of `{},` would take 3 GB of objects; a full batch of ordinary events has 20,000.
+MOST_VALUES = 500_000
 _ALIKE = bytes.maketrans(b"[]", b"{}")
 _BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LIST_DECODER = msgspec.json.Decoder()
@@ -62,9 +62,12 @@ def decoded(body: bytes, settings: Settings) -> tuple[list[Any], bool]:
     if _deeper(outside, settings.max_nesting + _is_list(body)):
         raise Problem(422, "an event is nested too deeply", code="too-deep",
                       remedy=f"At most {settings.max_nesting} levels; nothing of the body was taken.")  # fmt: skip
+    if outside.count(b",") > MOST_VALUES:
+        raise _too_many()
     if b"0" * 19 in outside.translate(_DIGITS) and any(map(_beyond, _LONG.finditer(outside))):
         raise malformed("an integer is beyond 64 bits")
-    quick = _quickly(body, outside) if _is_list(body) else None
+    usual = _is_list(body) and outside.count(b"{") <= 2 * settings.max_batch_size
+    quick = _quickly(body, outside) if usual else None
     if quick is not None and len(quick) <= settings.max_batch_size:
         return quick, False
     try:
@@ -125,12 +128,17 @@ def too_large(most: int, how: str = "as it is sent") -> Problem:
                    remedy="Send fewer events at once; nothing was taken.", headers={"Connection": "close"})  # fmt: skip
 
 
+def _too_many() -> Problem:
+    return Problem(413, f"the body holds more than {MOST_VALUES} values", remedy="Send fewer events at once.",
+                   code="body-too-large")  # fmt: skip
+
+
 def _outside(body: bytes) -> bytes:
-    """The body without its strings: exact for whatever parses, and all in C (0.5 ms for 240 KB)."""
+    """The body without its strings: exact for whatever parses, and all in C (0.8 ms for 220 KB). Raises `Problem`."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if body.count(b'"') > MOST_PARTS:
-        return _STRING.sub(b"", body)
+    if body.count(b'"') > 4 * MOST_VALUES:  # a key and a value have two each; the parts take 50 bytes
+        raise _too_many()
     return b"".join(body.split(b'"')[::2])
 
 
