@@ -144,8 +144,8 @@ def test_pages_that_drift_would_be_found(engine, clock, monkeypatch, broken):
     for hours in range(24):
         fill(engine, 12, ts=NOW - timedelta(hours=hours, minutes=1))
     if broken == "version":
-        where = Compiler._where
-        monkeypatch.setattr(Compiler, "_where", lambda self, cursor: where(self, None))
+        where = Compiler.where
+        monkeypatch.setattr(Compiler, "where", lambda self, cursor: where(self, None))
         question, write = QUESTIONS[0], lambda: fill(engine, 40)
     else:
         make_plan = inquiry.make_plan
