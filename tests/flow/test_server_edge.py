@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sqlite3
 import threading
 import time
 
@@ -157,7 +158,7 @@ def test_more_bodies_than_fit_into_memory_get_a_503():
         assert service.app.state.service.intake.in_flight == 0  # the client went away, and gave it back
 
 
-def test_a_full_journal_is_a_507_and_nothing_of_it_is_kept(tmp_path):
+def test_a_journal_at_its_limit_is_a_503_and_nothing_of_it_is_kept(tmp_path):
     with served(tmp_path / "s.duckdb", journal_max_bytes=1024**2, checkpoint_seconds=3_600.0) as service:
         writer = service.engine._hold.writer
         kept, statuses = 0, set()
@@ -167,12 +168,27 @@ def test_a_full_journal_is_a_507_and_nothing_of_it_is_kept(tmp_path):
                 answer = service.post("/ingest", batch)
                 statuses.add(answer.status_code)
                 kept += answer.json().get("ingested", 0)
-        assert statuses == {200, 507} and answer.json()["type"] == "disk-full"
+        assert statuses == {200, 503} and answer.json()["type"] == "journal-full"
+        assert int(answer.headers["retry-after"]) > 0
         writer.checkpoint()
         assert service.post("/ingest", {"id": "after", "type": "x"}).status_code == 200
         service.engine.flush()
         books = service.engine.books()
         assert books.closes() and books.stored == kept + 1
+
+
+def test_a_full_disk_is_a_507(tmp_path, monkeypatch):
+    with served(tmp_path / "s.duckdb") as service:
+        real = service.engine._journal._insert
+        fault = sqlite3.OperationalError("database or disk is full")
+        fault.sqlite_errorname = "SQLITE_FULL"
+        monkeypatch.setattr(service.engine._journal, "_insert", lambda _: (_ for _ in ()).throw(fault))
+        answer = service.post("/ingest", {"id": "a", "type": "x"})
+        assert (answer.status_code, answer.json()["type"]) == (507, "disk-full")
+        monkeypatch.setattr(service.engine._journal, "_insert", real)
+        assert service.post("/ingest", {"id": "a", "type": "x"}).status_code == 200
+        service.engine.flush()
+        assert service.engine.books().stored == 1
 
 
 def test_many_clients_at_once_lose_and_double_nothing():

@@ -14,7 +14,7 @@ from fastapi import Request
 
 from gnomon.engine import AnalyticsEngine
 from gnomon.errors import Forbidden
-from gnomon.ingest.gate import Vet
+from gnomon.ingest.intake import Rule
 from gnomon.ingest.typerules import RuleBook
 from gnomon.query.books import projects_of
 from gnomon.server.auth import Tokens
@@ -98,10 +98,10 @@ class Service:
         """The types that the engine's project takes. Raises what the journal raises."""
         return self._of(engine)[0].look()
 
-    def rules(self, engine: AnalyticsEngine) -> Sequence[Vet]:
+    def rules(self, engine: AnalyticsEngine) -> Sequence[Rule]:
         """What a project asks of events from outside, besides the rules of the gate."""
         book, names = self._of(engine)
-        return [book.look().vet, names.vet]
+        return [book.look(), names]
 
     def _of(self, engine: AnalyticsEngine) -> tuple[RuleBook, KnownNames]:
         project, journal = engine.settings.project, engine._hold.journal
