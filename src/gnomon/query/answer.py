@@ -38,12 +38,13 @@ class Answer:
         """Without `pages` the first page is the whole answer, and none follows."""
         self.ask, self.store, self.plan, self.facts = ask, store, plan, facts
         self.query, self.cursor, self.pages = plan.query, cursor, pages
+        self._made: list[str] = []
         self.gaps: set[Any] = set()  #: the buckets without collection and without events, as the store names them
 
     def result(self) -> Result:
         other = shifted(self.plan, self.facts) if self.query.compare is not None else None
         place = None if self.cursor is None else Cursor(self.cursor[2], self.cursor[0])
-        statements = self._statements(other, place)
+        statements = self._made or self._statements(other, place)
         tables, cached = self._asked(statements)
         raw = self._ordered(tables[0])
         pages = self.pages and len(raw) > self.plan.page
@@ -88,8 +89,9 @@ class Answer:
             found.before.append(Row(names, tables[-1].rows[0][:width], 0))
 
     def statements(self) -> list[str]:
-        """What will be asked for the first page of an answer that is not compared."""
-        return self._statements(None, None)
+        """What will be asked for the first page of an answer that is not compared; made once."""
+        self._made = self._statements(None, None)
+        return self._made
 
     def _statements(self, other: Plan | None, place: Cursor | None) -> list[str]:
         statements = [compile_plan(self.plan, self.store.dialect, place)]

@@ -71,13 +71,13 @@ class Inquiry:
             facts = self._facts(store, EVENTS.name)
             plans = [self._plan_or_refusal(query, facts) for query in queries]
             sound = [plan for plan in plans if isinstance(plan, Plan)]
-            parts = [Answer(self._ask, store, plan, facts, None, pages=False).statements() for plan in sound]
-            tables, cached = self._ask(store, [text for part in parts for text in part], facts.version)
-            ask = _reading(parts, tables, cached=cached)
-            answers: list[Result | InvalidValue] = [
-                Answer(ask, store, plan, facts, None, pages=False).result() if isinstance(plan, Plan) else plan
-                for plan in plans
-            ]
+            made = [Answer(self._ask, store, plan, facts, None, pages=False) for plan in sound]
+            parts = [answer.statements() for answer in made]
+            ask = _reading(parts, *self._ask(store, [text for part in parts for text in part], facts.version))
+            for answer in made:
+                answer.ask = ask
+            results = iter(made)
+            answers = [next(results).result() if isinstance(plan, Plan) else plan for plan in plans]
             if all(self._still_holds(plan, facts, store, None) for plan in sound):
                 return answers
         raise _restless()
@@ -198,7 +198,7 @@ class Inquiry:
         return tables, False
 
 
-def _reading(parts: list[list[str]], tables: list[Table], *, cached: bool) -> Ask:
+def _reading(parts: list[list[str]], tables: list[Table], cached: bool) -> Ask:
     """Tells the tables of the statements of each part, which were asked in a row."""
     rest = iter(tables)
     told = {tuple(part): [next(rest) for _ in part] for part in parts}

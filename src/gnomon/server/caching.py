@@ -41,11 +41,11 @@ class Tag:
         self.value = f'"{digest}"'
 
     def is_known(self, request: Request) -> bool:
-        """Whether the client has just this answer."""
+        """Whether the client has just this answer. `*` is nobody's answer: the question may be one that is refused."""
         if self.value is None:
             return False
         given = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
-        return self.value in given or given == ["*"]
+        return self.value in given
 
     def headers(self) -> Mapping[str, str]:
         """The headers of the answer; without a tag where the data changed while it was made."""
