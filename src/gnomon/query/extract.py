@@ -86,6 +86,15 @@ class Extract:
         text = f"string_agg(line, {quoted(separator)} ORDER BY row_ts, row_id)"
         return f"SELECT count(*), {text}, max(row_id), max(longest) FROM ({rows}) AS r"
 
+    def lines(self, form: str, separator: str, span: Span, date_style: int) -> str:
+        """Their texts in order, each with the separator behind it, and the length of each one's longest text."""
+        assert self.dialect.row_text is not None and self.dialect.longest is not None
+        line, length = self.dialect.row_text(form, self.words, date_style), self.dialect.longest(self.words)
+        return (
+            f"SELECT concat({line}, {quoted(separator)}) AS line, {length} AS longest FROM events "
+            f"WHERE {self._of(span)} ORDER BY ts, {self.dialect.id_text}"
+        )
+
     def columns(self, span: Span) -> str:
         """The events of a span in order, a column for each field and the id again behind them."""
         names = [f"{word} AS {name}" for name, _, word in self.words]
