@@ -21,7 +21,7 @@ import python_calamine
 import gnomon
 from gnomon.errors import GnomonError, InvalidValue, MissingExtra, UnknownName
 from gnomon.event import FIELDS, ROW
-from gnomon.export import FORMATS, cells, reading, sheets
+from gnomon.export import FORMATS, cells, reading, sheets, slices
 from gnomon.query import extract
 from gnomon.store import dialect
 from gnomon.store.duckdb import DuckDBStore
@@ -56,12 +56,13 @@ def engine():
         yield opened
 
 
-@pytest.fixture(params=["store", "python"])
+@pytest.fixture(params=["arrow", "texts", "python"])
 def way(request, monkeypatch):
-    """Rows as texts and columns of the store, and as values: both have to make the same file."""
+    """Rows as texts or columns in Arrow, as texts of the store alone, and as values: all have to make the same file."""
     if request.param == "python":
         monkeypatch.setattr(DuckDBStore, "dialect", dataclasses.replace(dialect.DUCKDB, row_text=None))
-        monkeypatch.setattr(reading, "Columnar", type("None", (), {}))
+    if request.param != "arrow":
+        monkeypatch.setattr(slices, "Columnar", type("None", (), {}))
     return request.param
 
 
@@ -242,6 +243,7 @@ def test_slices_make_the_same_file_as_one_piece(engine, format, monkeypatch):
     for most in (1, 9) if format == "csv" else (9,):
         monkeypatch.setattr(reading, "MOST_ROWS", most)
         assert rows(exported(engine, format)) == rows(whole)
+        assert rows(exported(engine, format, read_ahead=2)) == rows(whole)
     monkeypatch.setattr(extract, "MOST_BYTES", 20_000)
     assert rows(exported(engine, format)) == rows(whole)
 

@@ -39,8 +39,8 @@ class Form(Protocol):
     def begin(self, columns: Sequence[Column]) -> bytes:
         """What stands before the rows."""
 
-    def texts(self, rows: int, text: str, longest: int) -> bytes:
-        """Rows as one text made by the store; `longest` is the length of the longest cell."""
+    def texts(self, rows: int, data: bytes | memoryview, longest: int) -> bytes:
+        """Rows as one UTF-8 text made by the store; `longest` is the length of the longest cell."""
 
     def values(self, rows: Sequence[Sequence[Any]]) -> bytes:
         """Rows of Python values."""

@@ -29,7 +29,7 @@ class _Columns:
         self._columns = columns
         return b""
 
-    def texts(self, rows: int, text: str, longest: int) -> bytes:
+    def texts(self, rows: int, data: bytes | memoryview, longest: int) -> bytes:
         """See `Form.texts`; never called, as there is no `word`."""
         raise NotImplementedError
 

@@ -24,10 +24,11 @@ _PARTS = ("metrics", "dimensions", "date_range", "filters", "timezone", "order_b
 class Order:
     """One order; making it raises `InvalidValue`, `UnknownName` and `MissingExtra` for what cannot be done."""
 
-    def __init__(self, time_range: Any, format: str, fields: Any, filters: Any, query: Any, after: Any = None) -> None:
+    def __init__(self, time_range: Any, format: str, fields: Any, filters: Any, query: Any, after: Any = None,
+                 ahead: int = 0) -> None:  # fmt: skip
         self.form = find_format(format)
         self.after = None if after is None else position(after)
-        self.of_events = query is None
+        self.of_events, self.ahead = query is None, ahead
         if self.of_events:
             given = usage_filters(filters) if isinstance(filters, Mapping) else filters
             self.fields = event_fields(fields)
@@ -77,4 +78,4 @@ def planned(order: Order, note: Note, store: Store, inquiry: Inquiry, pseudonyms
     note.range = plan.range
     if not order.of_events:
         return AnswerRows(plan, store, inquiry)
-    return EventRows(plan, store, order.fields, timeout, order.after)
+    return EventRows(plan, store, order.fields, timeout, order.after, order.ahead)

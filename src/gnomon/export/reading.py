@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
-from datetime import UTC
 from typing import Any, Protocol
-
-import msgspec
 
 from gnomon.access import Note
 from gnomon.catalog import Dimension
 from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.event import Field
 from gnomon.export import Column, ColumnKind, Form
+from gnomon.export.slices import Source, Way, way_of
 from gnomon.query.extract import MOST_ROWS, Extract, Span, spans
 from gnomon.query.inquiry import Inquiry
 from gnomon.query.plan import Plan
-from gnomon.store import Columnar, Store
+from gnomon.store import Store
 from gnomon.timerange import DateRange, parse_moment
 
 LABELS = {
@@ -45,30 +46,56 @@ class Rows(Protocol):
 class EventRows:
     """Raw events in the order of ts and id, of one data version.
 
-    `after` is `(ts in UTC us, id)` of the event behind which to begin.
+    `after` is `(ts in UTC us, id)` of the event behind which to begin; `ahead` is how many slices are read ahead.
     """
 
     def __init__(self, plan: Plan, store: Store, fields: Sequence[Field], timeout: float,
-                 after: tuple[int, str] | None = None) -> None:  # fmt: skip
+                 after: tuple[int, str] | None = None, ahead: int = 0) -> None:  # fmt: skip
         self.columns = [Column(field.name, field.kind, LABELS[field.name]) for field in fields]
         self.range, self.sampled = plan.range, plan.weighted
         self.total: int | None = None
         self.done = 0
-        self._extract = Extract(plan, store.dialect, fields)
-        self._store, self._timeout, self._after = store, timeout, after
-        self._expected = 0
+        self._source = Source(store, Extract(plan, store.dialect, fields), timeout, self.columns)
+        self._after = after
+        self._expected, self._ahead = 0, ahead
 
     def pieces(self, form: Form) -> Iterator[bytes]:
         """See `Rows.pieces`. Raises `StoreUnavailable` (export-overtaken) when rows vanished meanwhile."""
-        read = self._reader(form)
-        for whole in self._wholes():
-            for span in spans(self._extract, whole, form.word or "csv", self._ask, MOST_ROWS, self._expect):
-                yield from self._bytes(read, span)
+        way = way_of(self._source, form)
+        with closing(self._fetched(way, form)) as fetched:
+            for span, answer in fetched:
+                yield from self._bytes(way, form, span, answer)
         if self.done != self._expected:
             raise StoreUnavailable(
                 "events were pruned, deleted or restored while they were exported", remedy="Export them again.",
                 code="export-overtaken",
             )  # fmt: skip
+
+    def _spans(self, form: Form) -> Iterator[Span]:
+        for whole in self._wholes():
+            yield from spans(
+                self._source.extract, whole, form.word or "csv", self._source.rows, MOST_ROWS, self._expect
+            )
+
+    def _fetched(self, way: Way, form: Form) -> Generator[tuple[Span, Any], None, None]:
+        """The spans with what the store answered, in order; some are asked ahead, as one keeps one core busy."""
+        if not self._ahead:
+            for span in self._spans(form):
+                yield span, way.ask(form, span)
+            return
+        waiting: deque[tuple[Span, Future[Any]]] = deque()
+        pool = ThreadPoolExecutor(self._ahead, "gnomon-export")
+        try:
+            for span in self._spans(form):
+                waiting.append((span, pool.submit(way.ask, form, span)))
+                if len(waiting) > self._ahead:
+                    first, answer = waiting.popleft()
+                    yield first, answer.result()
+            while waiting:
+                first, answer = waiting.popleft()
+                yield first, answer.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _wholes(self) -> Iterator[Span]:
         start, end = self.range.start_us, self.range.end_us
@@ -84,51 +111,15 @@ class EventRows:
         self._expected += rows
         self.total = self._expected
 
-    def _bytes(self, read: Any, span: Span) -> Iterator[bytes]:
+    def _bytes(self, way: Way, form: Form, span: Span, answer: Any) -> Iterator[bytes]:
         while True:
-            found, data, last = read(span)
+            found, data, last = way.put(form, answer)
             self.done += found
             yield data
             if span.limit is None or found < span.limit:
                 return
             span = replace(span, behind=last)
-
-    def _ask(self, statement: str) -> list[Any]:
-        return self._store.ask([statement], self._timeout)[0].rows
-
-    def _reader(self, form: Form) -> Any:
-        if form.word is not None and self._store.dialect.row_text is not None:
-            return lambda span: self._texts(form, span)
-        if form.word is None and isinstance(self._store, Columnar):
-            return lambda span: self._columns(form, span)
-        return lambda span: self._values(form, span)
-
-    def _texts(self, form: Form, span: Span) -> tuple[int, bytes, str]:
-        assert form.word is not None
-        statement = self._extract.texts(form.word, form.separator, span, form.date_style)
-        ((found, text, last, longest),) = self._ask(statement)
-        return found, form.texts(found, text or "", longest or 0), last
-
-    def _columns(self, form: Form, span: Span) -> tuple[int, bytes, str]:
-        assert isinstance(self._store, Columnar)
-        table = self._store.columns(self._extract.columns(span), self._timeout)
-        found = table.num_rows
-        last = table.column("last_key")[found - 1].as_py() if found else ""
-        return found, form.table(table.drop_columns(["last_key"])), last
-
-    def _values(self, form: Form, span: Span) -> tuple[int, bytes, str]:
-        rows = self._ask(self._extract.columns(span))
-        kinds = [column.kind for column in self.columns]
-        data = form.values([[_read(v, kind) for v, kind in zip(row, kinds, strict=False)] for row in rows])
-        return len(rows), data, rows[-1][-1] if rows else ""
-
-
-def _read(value: Any, kind: ColumnKind) -> Any:
-    if value is None:
-        return None
-    if kind == "json":
-        return msgspec.json.decode(value)
-    return value.replace(tzinfo=UTC) if kind == "time" else value
+            answer = way.ask(form, span)
 
 
 class AnswerRows:

@@ -49,14 +49,13 @@ class Sheets:
         self._open()
         return self._out.taken()
 
-    def texts(self, rows: int, text: str, longest: int) -> bytes:
+    def texts(self, rows: int, data: bytes | memoryview, longest: int) -> bytes:
         """See `Form.texts`."""
         check_length(longest)
-        data = text.encode()
         if rows <= SHEET_ROWS - self._rows and self._bytes + len(data) < SHEET_BYTES:
             self._add(rows, data)
             return self._out.taken()
-        lines = data.split(b"\n")  # no cell holds one: it is a character reference there
+        lines = bytes(data).split(b"\n")  # no cell holds one: it is a character reference there
         first = 0
         while first < len(lines):
             end, size = first, self._bytes
@@ -72,7 +71,7 @@ class Sheets:
     def values(self, rows: Sequence[Sequence[Any]]) -> bytes:
         """See `Form.values`."""
         lines = ["".join(("<row>", *(sheet_cell(v, self.date_style) for v in row), "</row>")) for row in rows]
-        return self.texts(len(lines), "\n".join(lines), 0) if lines else b""
+        return self.texts(len(lines), "\n".join(lines).encode(), 0) if lines else b""
 
     def table(self, table: Any) -> bytes:
         """See `Form.table`; not used, as the store makes texts."""
@@ -94,7 +93,7 @@ class Sheets:
         self._zip.close()
         self._out.taken()
 
-    def _add(self, rows: int, data: bytes) -> None:
+    def _add(self, rows: int, data: bytes | memoryview) -> None:
         assert self._sheet is not None
         self._sheet.write(data)
         self._rows, self._bytes = self._rows + rows, self._bytes + len(data)

@@ -28,16 +28,16 @@ class _Lines:
         self._columns = [column.name for column in columns]
         return self._opening.encode()
 
-    def texts(self, rows: int, text: str, longest: int) -> bytes:
+    def texts(self, rows: int, data: bytes | memoryview, longest: int) -> bytes:
         """See `Form.texts`."""
         if not rows:
             return b""
-        before, self._begun = self.separator if self._begun else "", True
-        return (before + text).encode()
+        before, self._begun = self.separator.encode() if self._begun else b"", True
+        return b"".join((before, data))
 
     def values(self, rows: Sequence[Sequence[Any]]) -> bytes:
         """See `Form.values`."""
-        return self.texts(len(rows), self.separator.join(map(self._line, rows)), 0)
+        return self.texts(len(rows), self.separator.join(map(self._line, rows)).encode(), 0)
 
     def _line(self, row: Sequence[Any]) -> str:
         raise NotImplementedError

@@ -19,7 +19,7 @@ from gnomon.query.plan import Plan
 from gnomon.store.dialect import Dialect, quoted
 
 #: What a span may hold at most, by a rough count of bytes; and the pieces that a stretch of time is looked at in.
-MOST_ROWS, MOST_BYTES, PIECES = 50_000, 16 * 1024**2, 512
+MOST_ROWS, MOST_BYTES, PIECES = 50_000, 12 * 1024**2, 512
 _PROJECT = Field("project", "text", required=True)
 _WIDE = ("domain", "endpoint", "properties")
 #: What a field takes in a text of each form, besides what it holds; and as a column.
@@ -78,13 +78,24 @@ class Extract:
     def texts(self, form: str, separator: str, span: Span, date_style: int) -> str:
         """One row: how many events, their texts in order, the last id, and the length of the longest text."""
         assert self.dialect.row_text is not None and self.dialect.longest is not None
-        line, length = self.dialect.row_text(form, self.words, date_style), self.dialect.longest(self.words)
+        line = self.dialect.row_text(form, self.words, date_style)
+        length = self.dialect.longest(self.words) if form == "xlsx" else "0"
         rows = (
             f"SELECT ts AS row_ts, {self.dialect.id_text} AS row_id, {line} AS line, {length} AS longest FROM events "
             f"WHERE {self._of(span)}{self._first(span)}"
         )
         text = f"string_agg(line, {quoted(separator)} ORDER BY row_ts, row_id)"
         return f"SELECT count(*), {text}, max(row_id), max(longest) FROM ({rows}) AS r"
+
+    def lines(self, form: str, separator: str, span: Span, date_style: int) -> str:
+        """Their texts in order, each with the separator behind it, and the length of each one's longest text."""
+        assert self.dialect.row_text is not None and self.dialect.longest is not None
+        line = self.dialect.row_text(form, self.words, date_style)
+        length = self.dialect.longest(self.words) if form == "xlsx" else "0"
+        return (
+            f"SELECT concat({line}, {quoted(separator)}) AS line, {length} AS longest FROM events "
+            f"WHERE {self._of(span)} ORDER BY ts, {self.dialect.id_text}"
+        )
 
     def columns(self, span: Span) -> str:
         """The events of a span in order, a column for each field and the id again behind them."""

@@ -45,8 +45,8 @@ def _iso(word: str) -> str:
 
 def _csv(kind: Kind, word: str) -> str:
     if kind in ("text", "json"):
-        mark = f"CASE WHEN unicode({word}) IN ({_STARTS}) THEN '''' ELSE '' END"
-        return f"coalesce('\"' || {mark} || replace({word}, '\"', '\"\"') || '\"', '')"
+        text = f"replace({word}, '\"', '\"\"') || '\"'"  # twice: joining the mark on would cost every row (0.3 us)
+        return f"coalesce(CASE WHEN unicode({word}) IN ({_STARTS}) THEN '\"''' || {text} ELSE '\"' || {text} END, '')"
     return f"coalesce({_iso(word) if kind == 'time' else f'{word}::VARCHAR'}, '')"
 
 
