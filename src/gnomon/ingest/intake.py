@@ -88,7 +88,15 @@ def keep(taken: Sequence[Taken]) -> int:
     Raises what the journal raises: nothing is acknowledged then.
     """
     collector, batches = taken[0].collector, [one.batch for one in taken]
-    positions = collector._journal.append(batches)
+    for one in taken:
+        if one.collector._heart.due(recorded=True):
+            one.batch.beats = one.collector._heart.take()
+    try:
+        positions = collector._journal.append(batches)
+    except BaseException:
+        for one in taken:
+            one.collector._heart.give_back(one.batch.beats)
+        raise
     for one in taken:
         one.collector._noted(one.batch)
         one.collector._last_position = max(one.collector._last_position, positions[-1])  # what flush() waits for

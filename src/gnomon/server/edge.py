@@ -33,7 +33,7 @@ _HSTS = "max-age=31536000"
 _COUNTED = frozenset({"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"})
 _METHODS = "GET, POST, PUT, DELETE"
 _HEADERS = "Authorization, Content-Type, Content-Encoding, X-Gnomon-Key, If-None-Match"
-_SHOWN = "ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+_SHOWN = "ETag, Retry-After, X-Gnomon-Next, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
 _PREFLIGHT_SECONDS = "600"
 
 
@@ -78,7 +78,12 @@ class Edge:
                 await self._app(scope, receive, adding)
         finally:
             figures.answers[scope["method"] if scope["method"] in _COUNTED else "other", statuses[0]] += 1
-            figures.seconds.add(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            figures.seconds.add(seconds)
+            if log.isEnabledFor(logging.INFO):  # the name of the route, as a path may hold ids of people
+                name = getattr(scope.get("route"), "name", None) or "no route"
+                log.info("%s: %d", name, statuses[0], extra={
+                    "operation": name, "duration_ms": round(seconds * 1_000, 3), "status": statuses[0]})  # fmt: skip
 
     def _may_read(self, origin: str) -> bool:
         allowed = self._service.settings.cors_origins

@@ -57,10 +57,10 @@ async def _take(request: Request, *, samples: bool) -> Response:
     if not caller.principal.may("ingest"):
         await asyncio.to_thread(refuse, service, project, caller, request, "ingest")
     _check_type(request, caller)
-    size = _announced(request, service.settings.max_body_bytes)
+    size = announced(request, service.settings.max_body_bytes)
     service.intake.reserve(size)
     try:
-        body = await _read(request, size, service.settings.max_body_bytes)
+        body = await read_body(request, size, service.settings.max_body_bytes)
         encoding = request.headers.get("content-encoding", "").strip().lower()
         outcome = await service.intake.take(project, body, encoding, _vets(service, caller), samples)
     finally:
@@ -84,7 +84,7 @@ def _check_type(request: Request, caller: Caller) -> None:
     raise Problem(415, "the body is not JSON", remedy="Send Content-Type: application/json.", code="bad-media-type")
 
 
-def _announced(request: Request, most: int) -> int:
+def announced(request: Request, most: int) -> int:
     """How many bytes the body will have; the most that is allowed where that is not told. Raises `Problem`."""
     length = request.headers.getlist("content-length")
     if "transfer-encoding" in request.headers:
@@ -100,7 +100,7 @@ def _announced(request: Request, most: int) -> int:
     return int(length[0])
 
 
-async def _read(request: Request, size: int, most: int) -> bytes:
+async def read_body(request: Request, size: int, most: int) -> bytes:
     """The body as it was sent. Raises `Problem` (408, 413)."""
     parts: list[bytes] = []
     found = 0

@@ -23,7 +23,7 @@ from gnomon.server.answers import json_answer
 from gnomon.server.caching import UNKEPT, Tag
 from gnomon.server.callers import Access, needs
 from gnomon.server.examples import ANSWER_EXAMPLES, QUESTION, UNCHANGED
-from gnomon.server.ingest import _announced, _read
+from gnomon.server.ingest import announced, read_body
 from gnomon.server.listing import catalog_body
 from gnomon.server.problems import Problem, not_found, problems
 from gnomon.server.questions import MOST_BYTES, Question, read_question
@@ -67,7 +67,7 @@ def _add_query(routes: APIRouter) -> None:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Problem(415, "the body is not JSON", remedy="Send Content-Type: application/json.",
                           code="bad-media-type")  # fmt: skip
-        body = await _read(request, _announced(request, MOST_BYTES), MOST_BYTES)
+        body = await read_body(request, announced(request, MOST_BYTES), MOST_BYTES)
         return await run_in_threadpool(_answer, request, here, body, format)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
 import time
@@ -52,6 +53,7 @@ class Service:
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
+        atexit.register(self.close)  # nor when it ends
 
     # -- who comes in ----------------------------------------------------------------------------------------------
 
@@ -63,6 +65,8 @@ class Service:
 
     def admitted(self, request: Request) -> Caller:
         """Who makes a call, counted against its limits. Raises `Problem` (401, 429), `Forbidden` (foreign-origin)."""
+        if self._thread is None:
+            self.start()  # an app that is mounted in another is not told when it starts
         address = self.address(request)
         self.limiter.check_address(address)
         caller = self._known(presented(request))
@@ -150,6 +154,7 @@ class Service:
 
     def close(self) -> None:
         """Make everything durable and let go of the files. Calling it again does nothing."""
+        atexit.unregister(self.close)
         self._ending.set()
         if self._thread is not None:
             self._thread.join()
