@@ -265,8 +265,10 @@ def _cell(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d", "'")):
-        return "'" + value
+    if isinstance(value, str):
+        from gnomon.export.cells import guarded
+
+        return guarded(value)
     return "" if value is None else value
 
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import msgspec
 
+from gnomon.export.cells import guarded
 from gnomon.query.result import Result, Row
 from gnomon.server.questions import Question
 from gnomon.timerange import DateRange, Grain, bucket_starts, from_us, load_zone, to_us
-
-FORMULA_STARTS = "=+-@\t\r＝'"
 
 
 def plain(value: Any) -> Any:
@@ -78,11 +77,6 @@ def arrow_bytes(result: Result) -> bytes:
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
-
-
-def guarded(text: str) -> str:
-    """A text with an apostrophe in front if it begins like a formula, or with an apostrophe."""
-    return f"'{text}" if text[:1] and text[0] in FORMULA_STARTS else text
 
 
 def _cell(value: Any) -> Any:
