@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVE ?= 1
 
-.PHONY: demo test test-full check bench dev clean
+.PHONY: demo test test-full check openapi bench dev clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ test: check  ## every quick test, with coverage
 
 test-full: check  ## and the long ones
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+openapi: $(STAMP)  ## write docs/openapi.json anew
+	WRITE_OPENAPI=1 $(BIN)/python -m pytest tests/docs/test_openapi.py
 
 bench: $(VENV)/.bench  ## figures and ratios against peers measured in the same run
 	$(BIN)/python -m bench

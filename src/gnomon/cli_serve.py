@@ -10,6 +10,7 @@ from typing import Any
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue
+from gnomon.timerange import system_clock
 
 #: How the command line declares a command: its parsers, name, function, about and examples.
 Declare = Callable[[Any, str, Any, str, str], argparse.ArgumentParser]
@@ -74,9 +75,9 @@ def _serve(args: argparse.Namespace, settings: Settings) -> int:
 
 def _with_key(settings: Settings, *, dev: bool) -> tuple[Settings, str]:
     """The settings with a key, and with `--dev` a token for it. Raises `InvalidValue` (no-key)."""
-    from gnomon.server.auth import minted
+    from gnomon.server.auth import Tokens, minted
 
-    if settings.jwt_secret_key or settings.jwt_public_key_file or settings.jwt_jwks_file:
+    if Tokens(settings, system_clock).any:  # before anything is opened or made
         return settings, ""
     if not dev:
         remedy = "Set JWT_SECRET_KEY, JWT_PUBLIC_KEY_FILE or JWT_JWKS_FILE; to try it, add --dev."

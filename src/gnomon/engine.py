@@ -96,6 +96,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping, Exporting):
         pseudonyms_of(settings)
         self._reset_asking()
         self._pid = os.getpid()
+        self._before_close: list[Callable[[], None]] = []  #: of what is built on this engine and has to end before it
         self._hold = take_hold(settings) if hold is None else hold.share()
         self._begin_accounting(self._hold.file, durable=store_path(settings.database_url) is not None)
         ticking = time.time_ns if clock is system_clock else lambda: to_us(clock()) * 1_000
@@ -234,6 +235,13 @@ class AnalyticsEngine(Collector, Accounting, Asking, Keeping, Exporting):
         """Flush, stop the threads and let go of the files. Calling it again does nothing."""
         if self._closed or os.getpid() != self._pid:
             return
+        for end in self._before_close:
+            end()
+        self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return  # what ended before it has closed it
         if self._scheduler is not None:
             self._scheduler.stop()
         self._stop_exports()

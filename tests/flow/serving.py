@@ -17,7 +17,7 @@ import gnomon
 from gnomon.config import Settings
 from gnomon.server.running import serving
 
-SECRET = secrets.token_urlsafe(32)
+SECRET = secrets.token_urlsafe(48)
 API = "/api/analytics"
 
 
@@ -34,8 +34,8 @@ def bearer(**claims) -> dict[str, str]:
 class Served:
     """`client` speaks to the service; `engine` is its own."""
 
-    def __init__(self, engine, port: int) -> None:
-        self.engine, self.port = engine, port
+    def __init__(self, app, engine, port: int) -> None:
+        self.app, self.engine, self.port = app, engine, port
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
 
     def post(self, path: str, json=None, *, claims: dict | None = None, **named) -> httpx.Response:
@@ -45,6 +45,9 @@ class Served:
     def get(self, path: str, *, claims: dict | None = None, **named) -> httpx.Response:
         named.setdefault("headers", bearer(**(claims or {})))
         return self.client.get(API + path, **named)
+
+    def app_keys(self):
+        return self.app.state.service.keys
 
     def raw(self, sent: bytes, timeout: float = 20.0) -> bytes:
         """What comes back for bytes that no client would send."""
@@ -72,7 +75,7 @@ def served(store=":memory:", **changes) -> Iterator[Served]:
             assert thread.is_alive()
             time.sleep(0.01)
         (listening,) = server.servers[0].sockets
-        found = Served(engine, listening.getsockname()[1])
+        found = Served(app, engine, listening.getsockname()[1])
         try:
             yield found
         finally:

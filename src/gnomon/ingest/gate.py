@@ -50,10 +50,20 @@ CALL: tuple[str, ...] = (
 )  # fmt: skip
 CALL_SOURCE = CALL.index("source")
 CALL_PROPERTIES = CALL.index("properties")
+CALL_TYPE, CALL_USER, CALL_WEIGHT = CALL.index("type"), CALL.index("user_id"), CALL.index("weight")
 #: A keyword call in the buffer. Unlike a tuple it is nothing to the garbage collector, which would otherwise stop a
 #: caller for 90 us after every 700 calls, and look at every waiting call again in each full collection.
 Call = msgspec.defstruct("Call", [(name, Any) for name in CALL], gc=False)
 _FROM_FIELDS = tuple(name for name in CALL if name not in ("at_ns", "url"))
+#: The weight of an event that names none; told by identity from one that names 1.
+ONE = 1.0
+#: An event of wire JSON with fields of the row only, for batches that are clean: decoded so it becomes a call at once.
+Wire = msgspec.defstruct(
+    "Wire",
+    [(name, Any, ONE if name == "weight" else None) for name in _FROM_FIELDS],
+    forbid_unknown_fields=True,
+    gc=False,
+)
 _KNOWN = frozenset(GIVEN) | WIRE_ALIASES.keys()
 _SHOWN = _KNOWN | {"url", "name", "value", "kind", "labels"}
 _TS, _PROPERTIES = AT["ts"], AT["properties"]

@@ -8,14 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from gnomon.event import Batch
+from gnomon.event import Batch, Row
 from gnomon.ingest.collector import Collector, batch_from, note_refused
-from gnomon.ingest.gate import Refused, Vet
+from gnomon.ingest.gate import CALL, CALL_USER, CALL_WEIGHT, ONE, Refused
 from gnomon.ingest.rules import Refusal
 
 _SAMPLE = ("name", "value", "kind", "labels", "ts")
+
+
+class WireCalls(list[Row]):
+    """A batch of wire JSON as calls (in `CALL` order, without its last two) of which nothing is unusual."""
+
+
+class Rule(Protocol):
+    """Something that the events of a sender have to pass, besides the rules of the gate."""
+
+    def vet(self, fields: dict[str, Any]) -> None:
+        """Raise `Refusal` for an event that does not; fields may be filled in."""
+
+    def passed(self, calls: WireCalls) -> WireCalls | None:
+        """The calls as they go on; None: look at each event with `vet`. May raise TypeError for values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,25 @@ class Sender:
             elif user != self.subject:
                 raise Refusal("foreign-user", "user_id: not the user that the token is of")
 
+    def passed(self, calls: WireCalls) -> WireCalls | None:
+        """The calls with the user filled in; None where one of them may have to be refused."""
+        if self.weights:
+            return calls
+        if any(call[CALL_WEIGHT] is not ONE for call in calls):
+            return None
+        if self.subject is None:
+            return calls
+        users = {call[CALL_USER] for call in calls}
+        if not users <= {None, self.subject}:
+            return None
+        if None in users:
+            before, mine = slice(0, CALL_USER), (self.subject,)
+            behind = slice(CALL_USER + 1, None)
+            return WireCalls(
+                call if call[CALL_USER] is not None else call[before] + mine + call[behind] for call in calls
+            )
+        return calls
+
 
 @dataclass(slots=True)
 class Taken:
@@ -49,19 +82,39 @@ class Taken:
     refused: list[Refused]
 
 
-def take_events(collector: Collector, events: Sequence[Any], vets: Sequence[Vet]) -> Taken:
-    """A batch of events as they came in, thinned out by sampling as live ones are."""
+def take_events(collector: Collector, events: Sequence[Any], rules: Sequence[Rule]) -> Taken:
+    """A batch of events as they came in (objects, or `WireCalls`), thinned out by sampling as live ones are."""
 
     def vet(fields: dict[str, Any]) -> None:
-        for one in vets:
-            one(fields)
+        for rule in rules:
+            rule.vet(fields)
 
-    batch = Batch(collector._project)
-    admitted = collector._gate.admit_fields(events, vet=vet if vets else None)
+    batch, gate = Batch(collector._project), collector._gate
+    calls = _passed(events, rules) if isinstance(events, WireCalls) else None
+    if calls is not None:
+        tail = (collector._clock_us() * 1_000, None)
+        admitted = gate.admit_calls([call + tail for call in calls])
+    else:
+        plain = map(_fields, events) if isinstance(events, WireCalls) else events
+        admitted = gate.admit_fields(plain, vet=vet if rules else None)
     accepted = len(admitted.rows)
     batch_from(batch, admitted, collector._clock_us())
     collector._thin_whole(batch)
     return Taken(collector, batch, accepted, admitted.refused)
+
+
+def _passed(calls: WireCalls, rules: Sequence[Rule]) -> WireCalls | None:
+    found: WireCalls | None = calls
+    try:
+        for rule in rules:
+            found = None if found is None else rule.passed(found)
+    except TypeError:  # a list or object where a name should be: the gate says which
+        return None
+    return found
+
+
+def _fields(call: Row) -> dict[str, Any]:
+    return {name: value for name, value in zip(CALL, call, strict=False) if value is not None}
 
 
 def take_samples(collector: Collector, samples: Sequence[Any]) -> Taken:
@@ -88,7 +141,15 @@ def keep(taken: Sequence[Taken]) -> int:
     Raises what the journal raises: nothing is acknowledged then.
     """
     collector, batches = taken[0].collector, [one.batch for one in taken]
-    positions = collector._journal.append(batches)
+    for one in taken:
+        if one.collector._heart.due(recorded=True):
+            one.batch.beats = one.collector._heart.take()
+    try:
+        positions = collector._journal.append(batches)
+    except BaseException:
+        for one in taken:
+            one.collector._heart.give_back(one.batch.beats)
+        raise
     for one in taken:
         one.collector._noted(one.batch)
         one.collector._last_position = max(one.collector._last_position, positions[-1])  # what flush() waits for

@@ -169,6 +169,14 @@ class Journal:
             db = self._writing()
             _guard(lambda: db.executescript("PRAGMA secure_delete=ON; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"))
 
+    def leaves(self, size: int) -> bool:
+        """Whether so many bytes more stay within its own limit; a write that fails then has met a full disk."""
+        with self._lock:
+            db = self._writing()
+            names = ("page_count", "freelist_count", "page_size")
+            pages, free, page_bytes = (_guard(lambda n=n: db.execute(f"PRAGMA {n}").fetchone()[0]) for n in names)
+        return bool((pages - free) * page_bytes + size <= self.max_bytes)
+
     def file_bytes(self) -> int:
         """Bytes of the journal file itself."""
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gnomon.errors import GnomonError, InvalidValue, MissingExtra
+from gnomon.ingest.intake import WireCalls
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.rules import Refusal
 
@@ -90,6 +91,10 @@ class RuleBook:
         if fault is not None:
             place = ".".join(["properties", *map(str, fault.instance_path)])
             raise Refusal("schema-violation", f"{_shown(place)}: does not fit the schema of its type")
+
+    def passed(self, calls: WireCalls) -> WireCalls | None:
+        """The calls; None where there are rules."""
+        return calls if self._plain else None
 
     def _use(self, rules: TypeRules, text: str | None) -> None:
         try:

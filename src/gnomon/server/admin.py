@@ -18,9 +18,26 @@ from gnomon.ingest.typerules import TypeRules
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import Access, needs
 from gnomon.server.keys import keys_of, make_key, revoke_key
-from gnomon.server.problems import not_found, problems
+from gnomon.server.problems import answers, not_found
 from gnomon.timerange import from_us
 from gnomon.upkeep.retention import RetentionPolicy
+
+_SAMPLING = {"low": 10_000.0, "high": 100_000.0, "rate": 0.1}
+_RETENTION = {"raw_data_days": 90, "hourly_aggregates_days": 365, "daily_aggregates_days": None, "metric_days": 365,
+              "by_type": {"heartbeat": 7}, "legal_hold_until": None}  # fmt: skip
+_KEY = {"id": "3f9a0c1d2e4b", "name": "web shop", "origins": ["https://shop.example"],
+        "created_at": "2026-01-15T12:00:00+00:00", "revoked_at": None}  # fmt: skip
+_TYPES = {"allowed": ["page_view", "click"], "denied": [], "schemas": {"click": {"required": ["button"]}}}
+_ROLLED = {"events": 1_200, "late": 0, "until": "2026-01-15T12:00:00+00:00", "seconds": 0.2}
+_ENTRY = {"number": 7, "at": "2026-01-15T12:00:00+00:00", "project": "default", "who": "ann", "operation": "query",
+          "range": None, "outcome": "ok", "rows": 3, "duration_ms": 1.5, "detail": {}, "hash": "..."}  # fmt: skip
+_REFUSED = {"received_at": "2026-01-15T12:00:00+00:00", "code": "empty-name", "detail": "type: empty", "source": None,
+            "id": None, "event": '{"type":""}'}  # fmt: skip
+_BOOKS = {"received": 3, "stored": 2, "duplicate": 0, "sampled_out": 0, "pending": 0, "rejected": {"empty-name": 1},
+          "shed": {}, "closes": True}  # fmt: skip
+_BACKUP = {"path": "backups/gnomon-usage-20260115T120000.000000Z.tar.zst", "bytes": 12_345, "counts": {"events": 1_200},
+           "verified": True, "created_at": "2026-01-15T12:00:00+00:00", "seconds": 1.2, "paused_seconds": 0.1,
+           "encrypted": False}  # fmt: skip
 
 _KEY_ID = Path(pattern="^[0-9a-f]{12}$", description="The id of a key")
 
@@ -80,23 +97,23 @@ def router() -> APIRouter:
 
 
 def _add_policies(routes: APIRouter) -> None:
-    @routes.get("/admin/sampling", responses=problems())
+    @routes.get("/admin/sampling", responses=answers(_SAMPLING))
     def get_sampling(here: Access = needs("read")) -> Response:
         """The thresholds of sampling in force."""
         return json_answer(asdict(here.engine.sampling_thresholds()))
 
-    @routes.put("/admin/sampling", responses=problems(422))
+    @routes.put("/admin/sampling", responses=answers(_SAMPLING, 422))
     def put_sampling(wanted: Sampling, here: Access = needs("admin")) -> Response:
         """Set the thresholds of sampling; they are in force at once."""
         here.engine.set_sampling_thresholds(wanted.low, wanted.high, wanted.rate)
         return json_answer(asdict(here.engine.sampling_thresholds()))
 
-    @routes.get("/admin/retention", responses=problems())
+    @routes.get("/admin/retention", responses=answers(_RETENTION))
     def get_retention(here: Access = needs("read")) -> Response:
         """How long data is kept."""
         return json_answer(here.engine.get_retention_policy())
 
-    @routes.put("/admin/retention", responses=problems(422))
+    @routes.put("/admin/retention", responses=answers(_RETENTION, 422))
     def put_retention(wanted: Retention, here: Access = needs("admin")) -> Response:
         """Set how long data is kept, all of it: what is left out is kept for ever."""
         here.engine.set_retention_policy(RetentionPolicy(**wanted.model_dump()))
@@ -104,20 +121,20 @@ def _add_policies(routes: APIRouter) -> None:
 
 
 def _add_upkeep(routes: APIRouter) -> None:
-    @routes.post("/aggregate", responses=problems(422))
+    @routes.post("/aggregate", responses=answers(_ROLLED, 422))
     def aggregate(span: Annotated[Span | None, Body()] = None, here: Access = needs("admin")) -> Response:
         """Bring the rollups up to date, and wait for it."""
         report = here.engine.trigger_aggregation(None if span is None else span.date_range)
         return json_answer({"events": report.events, "late": report.late, "until": from_us(report.until_us),
                             "seconds": report.seconds})  # fmt: skip
 
-    @routes.post("/admin/backup", responses=problems(507))
+    @routes.post("/admin/backup", responses=answers(_BACKUP, 507))
     def backup(here: Access = needs("admin")) -> Response:
         """Make a backup of the whole store, restore and compare it, and wait for that."""
         made = here.engine.trigger_backup()
         return json_answer(asdict(made))
 
-    @routes.get("/admin/audit", responses=problems(422))
+    @routes.get("/admin/audit", responses=answers({"entries": [_ENTRY]}, 422))
     def audit(
         here: Access = needs("read"),
         date_range: Annotated[str, Query(max_length=100, examples=["7d"])] = "all",
@@ -128,7 +145,7 @@ def _add_upkeep(routes: APIRouter) -> None:
         given: Any = date_range.split(",") if "," in date_range else date_range
         return json_answer({"entries": [entry.to_dict() for entry in here.engine.get_access_log(given, user, limit)]})
 
-    @routes.get("/admin/quarantine", responses=problems(422))
+    @routes.get("/admin/quarantine", responses=answers({"events": [_REFUSED]}, 422))
     def quarantine(
         here: Access = needs("read"),
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
@@ -137,26 +154,26 @@ def _add_upkeep(routes: APIRouter) -> None:
         """The newest refused events, with the reason and what was sent (cut)."""
         return json_answer({"events": here.engine.quarantine(limit, code)})
 
-    @routes.get("/admin/books", responses=problems())
+    @routes.get("/admin/books", responses=answers({"event": _BOOKS, "sample": _BOOKS}))
     def books(here: Access = needs("read")) -> Response:
         """Where every event and metric sample went that was ever received."""
         return json_answer({kind: here.engine.books(kind).to_dict() for kind in ("event", "sample")})
 
 
 def _add_keys(routes: APIRouter) -> None:
-    @routes.get("/admin/keys", responses=problems())
+    @routes.get("/admin/keys", responses=answers({"keys": [_KEY]}))
     def keys(here: Access = needs("admin")) -> Response:
         """The write keys of the project, without their texts."""
         return json_answer({"keys": [key.told() for key in keys_of(here.own)]})
 
-    @routes.post("/admin/keys", status_code=201, responses=problems(422))
+    @routes.post("/admin/keys", status_code=201, responses=answers({**_KEY, "key": "gwk_..."}, 422, status=201))
     def new_key(wanted: NewKey, here: Access = needs("admin")) -> Response:
         """Make a write key. This answer is the only one that shows it."""
         with here.named() as engine:
             key, text = make_key(engine, wanted.name, wanted.origins)
         return json_answer({**key.told(), "key": text}, 201)
 
-    @routes.delete("/admin/keys/{key_id}", responses=problems(404))
+    @routes.delete("/admin/keys/{key_id}", responses=answers(_KEY, 404))
     def end_key(key_id: Annotated[str, _KEY_ID], here: Access = needs("admin")) -> Response:
         """Revoke a write key; it is of no use within a second."""
         with here.named() as engine:
@@ -168,12 +185,12 @@ def _add_keys(routes: APIRouter) -> None:
 
 
 def _add_types(routes: APIRouter) -> None:
-    @routes.get("/admin/types", responses=problems())
+    @routes.get("/admin/types", responses=answers(_TYPES))
     def get_types(here: Access = needs("read")) -> Response:
         """Which event types the project takes, and their schemas."""
         return json_answer(here.service.rule_book(here.own).rules)
 
-    @routes.put("/admin/types", responses=problems(422))
+    @routes.put("/admin/types", responses=answers(_TYPES, 422))
     def put_types(wanted: Types, here: Access = needs("admin")) -> Response:
         """Set which event types the project takes, and their schemas; in force at once."""
         rules = msgspec.convert(wanted.model_dump(), TypeRules)

@@ -12,8 +12,10 @@ A plain `def` runs in the thread pool. `here.engine` has the caller's rights and
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +24,7 @@ from gnomon import __version__
 from gnomon.config import Settings, read_settings
 from gnomon.engine import AnalyticsEngine
 from gnomon.server import admin, exports, ingest, operations, pages, reports
+from gnomon.server.description import finished
 from gnomon.server.edge import Edge
 from gnomon.server.problems import catch_errors
 from gnomon.server.service import Service
@@ -56,7 +59,15 @@ def create_app(engine: AnalyticsEngine | None = None, settings: Settings | None 
         app.include_router(part.router(), prefix=PREFIX)
     app.include_router(operations.root_router())
     app.add_middleware(Edge, service=service)
+    app.openapi = partial(_described, app, app.openapi)  # type: ignore[method-assign]
     return app
+
+
+def _described(app: FastAPI, plain: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The OpenAPI document, made once."""
+    if app.openapi_schema is None:
+        app.openapi_schema = finished(plain())
+    return app.openapi_schema
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Query, Request
-from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from gnomon.access import Principal, speaking_as
 from gnomon.engine import AnalyticsEngine
@@ -85,17 +85,11 @@ def service_of(request: Request) -> Service:
 
 
 _BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT", scheme_name="token", description="A JWT, or a write key")
-_HEADER = APIKeyHeader(name="X-Gnomon-Key", auto_error=False, scheme_name="key", description="A write key")
-_QUERY = APIKeyQuery(name="key", auto_error=False, scheme_name="key_in_query", description="A write key, for beacons")
 _PROJECT = Query(max_length=200, description="Which project; only for tokens of every project (`*`)")
 
 
-def keyed(_bearer: Any = Depends(_BEARER), _header: Any = Depends(_HEADER), _query: Any = Depends(_QUERY)) -> None:
-    """Says in the description that a route takes write keys too; the route itself asks `Service.admit`."""
-
-
 def keyed_by_token() -> Any:
-    """As `keyed`, for a route that takes tokens only."""
+    """Says in the description that a route takes tokens; the route itself asks `Service.admit`."""
     return Depends(_BEARER)
 
 

@@ -1,4 +1,7 @@
-"""What the description of the API (OpenAPI) says about bodies that are read raw: their shape, with examples."""
+"""What the description of the API (OpenAPI) says besides what follows from the routes.
+
+Bodies that are read raw, with examples; and that every error is a problem, as no route can say for itself.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,13 @@ SAMPLE: dict[str, Any] = {
         "ts": {"type": ["string", "null"], "format": "date-time"},
     },
 }
+#: How a write key may be sent; tokens are described by the dependency that reads them.
+KEYS = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-Gnomon-Key", "description": "A write key"},
+    "key_in_query": {"type": "apiKey", "in": "query", "name": "key", "description": "A write key, for beacons"},
+}
+_PROJECT = {"name": "project", "in": "query", "required": False, "schema": {"type": "string", "maxLength": 200},
+            "description": "Which project; only for tokens of every project (`*`)"}  # fmt: skip
 _AN_EVENT = {"id": "0193-1", "ts": "2026-01-15T12:00:00Z", "type": "page_view", "user_id": "u1",
              "properties": {"page": "/pricing"}}  # fmt: skip
 _ANSWER: dict[str, Any] = {
@@ -67,6 +77,8 @@ def _taking(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
     body = {"anyOf": [schema, {"type": "array", "items": schema, "maxItems": 1_000}]}
     said = {"example": {"ingested": 1, "rejected": []}, "schema": _ANSWER}
     return {
+        "security": [{"token": []}, *({name: []} for name in KEYS)],
+        "parameters": [_PROJECT],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, "examples": {
             "one": {"value": example}, "batch": {"value": [example]}}}}},
         "responses": {"200": {"description": "Kept", "content": {"application/json": said}}},
@@ -75,3 +87,19 @@ def _taking(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
 
 INGEST = _taking(EVENT, _AN_EVENT)
 SAMPLES = _taking(SAMPLE, {"name": "queue_depth", "value": 12, "kind": "gauge", "labels": {"queue": "mail"}})
+
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+
+
+def finished(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of the framework, in which errors are what they are here."""
+    for calls in document["paths"].values():
+        for call in calls.values():
+            for status, told in call["responses"].items():
+                if int(status) >= 400:
+                    told["content"] = PROBLEM
+    document["components"]["securitySchemes"].update(KEYS)
+    kinds = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        kinds.pop(name, None)
+    return document

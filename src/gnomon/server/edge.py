@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gnomon.errors import GnomonError
+from gnomon.server.problems import problem_answer, unplanned
 
 if TYPE_CHECKING:
     from gnomon.server.service import Service
@@ -56,7 +57,7 @@ class Edge:
         origin = asked.get("origin")
         reflected = origin if origin is not None and self._may_read(origin) else None
         state: dict[str, Any] = scope.setdefault("state", {})
-        figures, began, statuses = self._service.figures, time.monotonic(), [500]
+        figures, began, statuses = self._service.figures, time.monotonic(), [0]
 
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -79,9 +80,19 @@ class Edge:
                 await self._preflight(reflected)(scope, receive, adding)
             else:
                 await self._app(scope, receive, adding)
+        except Exception as error:
+            log.exception("an unplanned fault in a call")
+            if statuses[0]:
+                raise  # the answer has begun: only cutting it off says that it is not whole
+            await problem_answer(unplanned(error))(scope, receive, adding)
         finally:
             figures.answers[scope["method"] if scope["method"] in _COUNTED else "other", statuses[0]] += 1
-            figures.seconds.add(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            figures.seconds.add(seconds)
+            if log.isEnabledFor(logging.INFO):  # the name of the route, as a path may hold ids of people
+                name = getattr(scope.get("route"), "name", None) or "no route"
+                log.info("%s: %d", name, statuses[0], extra={
+                    "operation": name, "duration_ms": round(seconds * 1_000, 3), "status": statuses[0]})  # fmt: skip
 
     def _may_read(self, origin: str) -> bool:
         allowed = self._service.settings.cors_origins

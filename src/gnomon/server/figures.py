@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from gnomon.engine import AnalyticsEngine
 from gnomon.errors import GnomonError
+from gnomon.query.books import Books
 from gnomon.server.intake import Intake
 
 log = logging.getLogger("gnomon.server")
@@ -19,6 +20,7 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  #: seconds
 ANSWER_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 MOST_WATCHED = 10_000  #: commits whose way into the store is watched at a time
 LOOK_SECONDS = 0.02
+_PLAIN = ("received", "stored", "duplicate", "sampled_out", "pending")
 
 
 class Times:
@@ -127,21 +129,25 @@ class Figures:
 
 
 def _books(engines: Iterable[AnalyticsEngine]) -> Iterator[str]:
-    for kind, name in (("event", "gnomon_events_total"), ("sample", "gnomon_samples_total")):
-        yield f"# HELP {name} What became of every {kind} received: the outcomes add up to `received`."
-        yield f"# TYPE {name} counter"
-        for engine in engines:
+    """The books of each engine, which is only used while it is at hand."""
+    names = {"event": "gnomon_events_total", "sample": "gnomon_samples_total"}
+    lines: dict[str, list[str]] = {kind: [] for kind in names}
+    for engine in engines:
+        for kind, found in lines.items():
             try:
-                books = engine.books(kind)
+                found += _account(names[kind], engine.settings.project, engine.books(kind))
             except GnomonError as error:
                 log.info("no books for /metrics: %s", error.code)
-                continue
-            project = _label(engine.settings.project)
-            plain = {outcome: getattr(books, outcome) for outcome in ("received", "stored", "duplicate", "sampled_out",
-                                                                      "pending")}  # fmt: skip
-            counts = {**plain, "rejected": books.rejected.total(), "shed": books.shed.total()}
-            for outcome, n in counts.items():
-                yield f'{name}{{project="{project}",outcome="{outcome}"}} {n}'
+    for kind, found in lines.items():
+        yield f"# HELP {names[kind]} What became of every {kind} received: the outcomes add up to `received`."
+        yield f"# TYPE {names[kind]} counter"
+        yield from found
+
+
+def _account(name: str, project: str, books: Books) -> Iterator[str]:
+    plain = {outcome: getattr(books, outcome) for outcome in _PLAIN}
+    for outcome, n in {**plain, "rejected": books.rejected.total(), "shed": books.shed.total()}.items():
+        yield f'{name}{{project="{_label(project)}",outcome="{outcome}"}} {n}'
 
 
 def _label(text: str) -> str:

@@ -10,15 +10,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from gnomon.engine import AnalyticsEngine
-from gnomon.ingest.gate import Refused, Vet
-from gnomon.ingest.intake import Sender
+from gnomon.ingest.gate import Refused
+from gnomon.ingest.intake import Rule, Sender
 from gnomon.server.answers import json_answer
-from gnomon.server.callers import Caller, keyed, project_wanted, refuse, service_of
+from gnomon.server.callers import Caller, project_wanted, refuse, service_of
 from gnomon.server.description import INGEST, SAMPLES
 from gnomon.server.intake import Outcome
 from gnomon.server.problems import Problem, problems
@@ -31,7 +31,7 @@ _CODES_ARE = "The codes of refusal are described in the documentation."
 
 def router() -> APIRouter:
     """The routes of this module."""
-    routes = APIRouter(tags=["ingest"], dependencies=[Depends(keyed)])
+    routes = APIRouter(tags=["ingest"])
     about = problems(400, 408, 413, 415, 422, 507)
 
     @routes.post("/ingest", responses=about, openapi_extra=INGEST)
@@ -62,18 +62,18 @@ async def _take(request: Request, *, samples: bool) -> Response:
     try:
         body = await _read(request, size, service.settings.max_body_bytes)
         encoding = request.headers.get("content-encoding", "").strip().lower()
-        outcome = await service.intake.take(project, body, encoding, _vets(service, caller), samples)
+        outcome = await service.intake.take(project, body, encoding, _rules(service, caller), samples)
     finally:
         service.intake.release(size)
     service.sums.add(project, caller.principal.name, service.address(request), outcome.accepted, len(outcome.refused))
     return _answer(outcome)
 
 
-def _vets(service: Service, caller: Caller) -> Callable[[AnalyticsEngine], Sequence[Vet]]:
+def _rules(service: Service, caller: Caller) -> Callable[[AnalyticsEngine], Sequence[Rule]]:
     """The rules for what this caller sends, besides those of the gate."""
     trusted = caller.principal.may("ingest:any")
     sender = Sender(None if trusted or caller.key_id else caller.principal.name, weights=trusted)
-    return lambda engine: [sender.vet, *service.rules(engine)]
+    return lambda engine: [sender, *service.rules(engine)]
 
 
 def _check_type(request: Request, caller: Caller) -> None:

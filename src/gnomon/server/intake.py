@@ -15,9 +15,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from gnomon.engine import AnalyticsEngine
-from gnomon.errors import StoreUnavailable
-from gnomon.ingest.gate import Refused, Vet
-from gnomon.ingest.intake import Taken, keep, take_events, take_samples
+from gnomon.errors import DiskFull, GnomonError, StoreUnavailable
+from gnomon.ingest.gate import Refused
+from gnomon.ingest.intake import Rule, Taken, keep, take_events, take_samples
 from gnomon.server.projects import Projects
 from gnomon.server.wire import decoded, unpacked
 
@@ -29,13 +29,13 @@ OVERHEAD_BYTES = 4_096  #: what a call costs besides its body
 
 @dataclass(slots=True)
 class Job:
-    """One body on its way, and where its answer goes. `vets(engine)` are the rules of the sender."""
+    """One body on its way, and where its answer goes. `rules(engine)` are the rules of the sender."""
 
     project: str
     body: bytes
     encoding: str
     samples: bool
-    vets: Callable[[AnalyticsEngine], Sequence[Vet]]
+    rules: Callable[[AnalyticsEngine], Sequence[Rule]]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Outcome]
 
@@ -75,14 +75,14 @@ class Intake:
         """The end of `reserve`."""
         self.in_flight -= size + OVERHEAD_BYTES
 
-    async def take(self, project: str, body: bytes, encoding: str, vets: Callable[[AnalyticsEngine], Sequence[Vet]],
+    async def take(self, project: str, body: bytes, encoding: str, rules: Callable[[AnalyticsEngine], Sequence[Rule]],
                    samples: bool = False) -> Outcome:  # fmt: skip
         """Make the events of a body durable. Raises `Problem` for a body that cannot be read, and the journal's errors.
 
         A caller that goes away does not stop it: what was begun is done.
         """
         loop = asyncio.get_running_loop()
-        job = Job(project, body, encoding, samples, vets, loop, loop.create_future())
+        job = Job(project, body, encoding, samples, rules, loop, loop.create_future())
         with self._changed:
             self._jobs.append(job)
             if len(self._threads) < THREADS:
@@ -147,8 +147,20 @@ class Intake:
         kept = [found for found in taken.values() if found.accepted or found.refused]
         if kept:
             began = time.monotonic()
-            self.on_kept(keep(kept), began)
+            try:
+                position = keep(kept)
+            except DiskFull as error:
+                raise self._full(error) from error
+            self.on_kept(position, began)
         answers.update(outcomes)
+
+    def _full(self, error: DiskFull) -> GnomonError:
+        """A journal at its own limit waits for the store, which is no full disk."""
+        home = self._projects.home
+        if home._journal.leaves(home.settings.max_unpacked_bytes):
+            return error
+        return StoreUnavailable("the journal is at its limit, as the store takes nothing", code="journal-full",
+                                remedy="Send it again later; see journal_max_bytes and `gnomon doctor`.")  # fmt: skip
 
 
 def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:
@@ -163,5 +175,5 @@ def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:
 
 def _taken(engine: AnalyticsEngine, job: Job) -> tuple[Taken, Outcome]:
     events, alone = decoded(unpacked(job.body, job.encoding, engine.settings), engine.settings)
-    taken = take_samples(engine, events) if job.samples else take_events(engine, events, job.vets(engine))
+    taken = take_samples(engine, events) if job.samples else take_events(engine, events, job.rules(engine))
     return taken, Outcome(taken.accepted, taken.refused, alone)

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from gnomon.config import Settings
+from gnomon.ingest.gate import CALL_PROPERTIES, CALL_TYPE
+from gnomon.ingest.intake import WireCalls
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.rules import Refusal
 
@@ -48,6 +50,13 @@ class KnownNames:
         if new_type or new_keys:
             with self._lock:
                 self._admit(type_ if new_type else None, new_keys)
+
+    def passed(self, calls: WireCalls) -> WireCalls | None:
+        """The calls; None where one may bring a name."""
+        if not self._types.issuperset([call[CALL_TYPE] for call in calls]):
+            return None
+        given = [call[CALL_PROPERTIES] for call in calls if call[CALL_PROPERTIES]]
+        return calls if all(map(self._keys.issuperset, given)) else None
 
     def _admit(self, type_: Any, keys: list[str]) -> None:
         fresh = [key for key in keys if key not in self._keys and 0 < len(key) <= 200]

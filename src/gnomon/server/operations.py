@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from gnomon.engine import AnalyticsEngine
 from gnomon.errors import GnomonError
+from gnomon.query.books import projects_of
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import ANY_PROJECT, keyed_by_token, refuse, service_of
 from gnomon.server.figures import MEDIA_TYPE
+from gnomon.server.problems import problems
 from gnomon.server.service import Service
+
+log = logging.getLogger("gnomon.server")
+
+MOST_PROJECTS = 1_000  #: whose books are shown
+_WELL = {"description": "It can take events", "content": {"application/json": {
+    "example": {"status": "ok", "live": True, "ready": True, "answers": True}}}}  # fmt: skip
+_FIGURES = {"description": "Figures", "content": {"text/plain": {
+    "example": 'gnomon_events_total{project="default",outcome="stored"} 3'}}}  # fmt: skip
 
 
 def router() -> APIRouter:
     """The routes under the prefix of the API."""
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/healthz")
+    @routes.get("/healthz", responses={200: _WELL, 503: {"description": "It cannot take events", "content": {}}})
     def healthz(request: Request) -> Response:
         """Whether the service lives, and whether it can take events and answer questions; for probes, without a token.
 
@@ -36,7 +50,7 @@ def root_router() -> APIRouter:
     def healthz(request: Request) -> Response:
         return _health(service_of(request))
 
-    @routes.get("/metrics", dependencies=[keyed_by_token()])
+    @routes.get("/metrics", dependencies=[keyed_by_token()], responses={200: _FIGURES, **problems()})
     async def metrics(request: Request) -> Response:
         """The figures of the service and the books of the token's projects, as Prometheus reads them.
 
@@ -56,12 +70,22 @@ def root_router() -> APIRouter:
 
 
 def _figures(service: Service, project: str) -> Response:
+    return Response(service.figures.text(_engines(service, project)), media_type=MEDIA_TYPE)
+
+
+def _engines(service: Service, project: str) -> Iterator[AnalyticsEngine]:
+    """The engines of the projects that a token is of, one at a time."""
+    names = [project]
     if project == ANY_PROJECT:
-        text = service.figures.text(service.projects.opened())
-    else:
-        with service.projects.using(project) as engine:
-            text = service.figures.text([engine])
-    return Response(text, media_type=MEDIA_TYPE)
+        home = service.projects.home
+        names = [home.settings.project]
+        try:
+            names += projects_of(home._own_or_refuse(), service.settings.query_timeout_seconds)[:MOST_PROJECTS]
+        except GnomonError as error:
+            log.info("only the home project for /metrics: %s", error.code)
+    for name in dict.fromkeys(names):
+        with service.projects.using(name) as engine:
+            yield engine
 
 
 def _health(service: Service) -> Response:

@@ -74,9 +74,15 @@ def not_found() -> Problem:
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of a route that may answer with these statuses, besides those that every route may."""
     return {
-        status: {"model": ProblemBody, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
+        status: {"model": ProblemBody, "description": _TITLES[status]}
         for status in sorted({*statuses, 401, 403, 429, 503})
     }
+
+
+def answers(example: Any, *statuses: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """As `problems`, with an example of the answer of success."""
+    shown = {"description": "Done", "content": {"application/json": {"example": example}}}
+    return {status: shown, **problems(*statuses)}
 
 
 def problem_answer(error: GnomonError) -> Response:
@@ -116,16 +122,14 @@ def catch_errors(app: FastAPI) -> None:
         return problem_answer(Problem(error.status_code, _TITLES.get(error.status_code, "a problem").lower(),
                                       remedy="See docs.", code=code, headers=error.headers))  # fmt: skip
 
-    def unplanned(request: Request, error: Exception) -> Response:
-        log.error("an unplanned fault in %s", request.scope.get("route", "a call"), exc_info=error)
-        return problem_answer(
-            Problem(500, "something went wrong", remedy="See the log of the service.", code="internal")
-        )
-
     app.add_exception_handler(GnomonError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unplanned)
+
+
+def unplanned(_: Exception) -> Problem:
+    """The answer for a fault that nobody thought of: it tells nothing."""
+    return Problem(500, "something went wrong", remedy="See the log of the service.", code="internal")
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

@@ -5,6 +5,8 @@ At the end no call is cut off: the listening socket closes first, calls that run
 
 from __future__ import annotations
 
+import logging
+import signal
 import socket
 from typing import Any
 
@@ -38,5 +40,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(app: Any, settings: Settings, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    uvicorn.Server(uvicorn.Config(app, log_config=None, **serving(settings))).run(sockets=[listening])
+    """Serve until SIGTERM or SIGINT, and return then, so that the caller can close what it opened.
+
+    uvicorn raises the signal once more behind its end, for whoever handled it before: that is this function.
+    """
+    ours, theirs = logging.getLogger("gnomon"), logging.getLogger("uvicorn")
+    theirs.handlers, theirs.propagate = ours.handlers, False  # lines of one form
+    theirs.setLevel(ours.level)
+    before = {number: signal.signal(number, _handled) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        uvicorn.Server(uvicorn.Config(app, log_config=None, **serving(settings))).run(sockets=[listening])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handled(_number: int, _frame: Any) -> None:
+    """The end has come already."""

@@ -13,7 +13,7 @@ from fastapi import Request
 
 from gnomon.engine import AnalyticsEngine
 from gnomon.errors import Forbidden
-from gnomon.ingest.gate import Vet
+from gnomon.ingest.intake import Rule
 from gnomon.ingest.typerules import RuleBook
 from gnomon.query.books import projects_of
 from gnomon.server.auth import Tokens
@@ -52,6 +52,8 @@ class Service:
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
+        self._closed = False
+        engine._before_close.append(self.close)  # nor when it ends
 
     # -- who comes in ----------------------------------------------------------------------------------------------
 
@@ -63,6 +65,8 @@ class Service:
 
     def admitted(self, request: Request) -> Caller:
         """Who makes a call, counted against its limits. Raises `Problem` (401, 429), `Forbidden` (foreign-origin)."""
+        if self._thread is None:
+            self.start()  # an app that is mounted in another is not told when it starts
         address = self.address(request)
         self.limiter.check_address(address)
         caller = self._known(presented(request))
@@ -94,10 +98,10 @@ class Service:
         """The types that the engine's project takes. Raises what the journal raises."""
         return self._of(engine)[0].look()
 
-    def rules(self, engine: AnalyticsEngine) -> Sequence[Vet]:
+    def rules(self, engine: AnalyticsEngine) -> Sequence[Rule]:
         """What a project asks of events from outside, besides the rules of the gate."""
         book, names = self._of(engine)
-        return [book.look().vet, names.vet]
+        return [book.look(), names]
 
     def _of(self, engine: AnalyticsEngine) -> tuple[RuleBook, KnownNames]:
         project, journal = engine.settings.project, engine._hold.journal
@@ -150,6 +154,9 @@ class Service:
 
     def close(self) -> None:
         """Make everything durable and let go of the files. Calling it again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._ending.set()
         if self._thread is not None:
             self._thread.join()
