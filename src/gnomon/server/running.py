@@ -32,6 +32,8 @@ def serving(settings: Settings) -> dict[str, Any]:
 def listen(host: str, port: int) -> socket.socket:
     """A socket on the address. Raises `InvalidValue` (bad-address) where it cannot be had."""
     try:
+        if not 0 <= port <= 65_535:
+            raise OverflowError
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2_048)
     except (OSError, OverflowError) as error:
