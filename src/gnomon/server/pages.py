@@ -6,6 +6,7 @@ A list of calls needs no program in the reader's browser, so the page may forbid
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from typing import Any
 
@@ -57,18 +58,29 @@ def page(document: dict[str, Any]) -> str:
         '<p>Every call but <code>healthz</code> needs <code>Authorization: Bearer TOKEN</code>. '
         'For programs: <a href="openapi.json">openapi.json</a>.</p>',
     ]  # fmt: skip
-    for path, calls in document["paths"].items():
-        for method, call in calls.items():
-            parts.append(_call(method, path, call))
+    calls = [(method, path, call) for path, found in document["paths"].items() for method, call in found.items()]
+    links = "".join(
+        f'<li><a href="#{_anchor(m, p)}"><code>{m.upper()} {escape(p)}</code></a></li>' for m, p, _ in calls
+    )
+    parts += [f"<ul>{links}</ul>", *(_call(*one) for one in calls)]
     return "".join([*parts, "</body></html>"])
 
 
+def _anchor(method: str, path: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", f"{method}{path}".lower()).strip("-")
+
+
+def _told(text: str) -> str:
+    """A text of the description: paragraphs, and what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)).replace("\n\n", "</p><p>")
+
+
 def _call(method: str, path: str, call: dict[str, Any]) -> str:
-    said = escape(call.get("description", "")).replace("\n\n", "</p><p>")
-    found = f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{said}</p>"
+    title = f"<code>{method.upper()} {escape(path)}</code>"
+    found = f'<h2 id="{_anchor(method, path)}">{title}</h2><p>{_told(call.get("description", ""))}</p>'
     rows = "".join(
         f"<tr><td><code>{escape(one['name'])}</code></td><td>{escape(one['in'])}</td>"
-        f"<td>{escape(one.get('description', ''))}</td></tr>"
+        f"<td>{_told(one.get('description', ''))}</td></tr>"
         for one in call.get("parameters", [])
     )
     if rows:
@@ -76,5 +88,8 @@ def _call(method: str, path: str, call: dict[str, Any]) -> str:
     for content in call.get("requestBody", {}).get("content", {}).values():
         for example in content.get("examples", {}).values():
             found += f"<pre>{escape(json.dumps(example['value'], indent=1))}</pre>"
+    for content in call["responses"].get("200", {}).get("content", {}).values():
+        if "example" in content:
+            found += f"<p>An answer:</p><pre>{escape(json.dumps(content['example'], indent=1))}</pre>"
     answers = ", ".join(f"{status} {escape(told['description'])}" for status, told in call["responses"].items())
     return f"{found}<p>Answers: {answers}.</p>"
