@@ -29,10 +29,10 @@ def flush(page: Any, milliseconds: int = 20_000) -> None:
     assert page.evaluate("dropped") == []
 
 
-def until(condition: Callable[[], Any], seconds: float = 8.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 8.0, seen: list[Any] | None = None) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, f"it did not happen; last seen: {(seen or [None])[-1]}"
         time.sleep(0.02)
 
 

@@ -30,10 +30,12 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
   let asked = 0;
   let underway = 0;
   let running = false;
+  let thawed = false;
   let ended = false;
   let timer: Timer;
   let pause: Timer;
   const waiting = new Set<() => void>();
+  const stops = new Set<AbortController>();
 
   /** Sends until nothing is left or a failure asks for a pause. */
   async function run(): Promise<void> {
@@ -54,6 +56,7 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
     // All scripts of a page share what may be kept alive: after a failure, go without.
     const keepalive = !failures && underway + bytes <= KEEPALIVE_BYTES;
     const stop = new AbortController();
+    stops.add(stop);
     const late = setTimeout(() => stop.abort(), timeout);
     let status = 0;
     let answer: Answer | undefined;
@@ -79,6 +82,7 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
       // No answer, or one that is not JSON: the status decides.
     }
     clearTimeout(late);
+    stops.delete(stop);
     if (keepalive) underway -= bytes;
     batch.forEach((item) => (item.busy = false));
     // An answer of a strange form must not end the loop, nor turn it into a hot one.
@@ -112,6 +116,8 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
   }
 
   function rest(after: string | null): void {
+    // Nobody failed: again at once.
+    if (thawed) return void (thawed = false);
     const seconds = Number(after);
     asked = after ? (seconds >= 0 ? seconds * 1_000 : Date.parse(after) - Date.now() || 0) : 0;
     const backoff = retryDelay * 2 ** Math.min(failures++, SLOWEST);
@@ -136,6 +142,11 @@ export function openDelivery(options: Options, queue: Queue, allowed: () => bool
       else timer ??= setTimeout(run, flushInterval);
     },
     run,
+    /** Back from the back/forward cache: requests that were under way may never be settled. */
+    thaw(): void {
+      thawed = stops.size > 0;
+      stops.forEach((stop) => stop.abort());
+    },
     /** The network is back: no reason to wait longer than the service asked for. */
     online: () => asked > 0 || wake(),
     /** One attempt for what a closing page may still send. */

@@ -134,6 +134,7 @@ export function createClient(options: Options): Client {
     // Back from the back/forward cache: the same page lives on, and is looked at once more.
     listen(globalThis.window, "pageshow", (event) => {
       if (!(event as PageTransitionEvent).persisted) return;
+      delivery.thaw();
       if (watchers) page();
       start();
     });
