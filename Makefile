@@ -20,7 +20,7 @@ $(VENV)/.bench: $(STAMP)
 
 dev: $(STAMP)  ## an environment to work in
 
-demo: $(STAMP)  ## import the sample data and print a report
+demo: $(STAMP)  ## import the sample data, print a report and serve it; SERVE=0: only the report
 	SERVE=$(SERVE) $(BIN)/gnomon demo
 
 check: $(STAMP)  ## style, types, import contracts

@@ -352,7 +352,10 @@ def _demo(args: argparse.Namespace) -> int:
     print(f"The store is {settings.database_url}. Ask it: gnomon query --store {settings.database_url} --project web "
           "--metrics requests --dimensions endpoint --limit 10")  # fmt: skip
     if os.environ.get("SERVE", "0") not in ("", "0"):
-        print("The service and dashboard are not part of this version yet; the report above is the whole demo.")
+        from gnomon.cli_serve import serve
+
+        # Without background jobs: the sample data are older than the service keeps events for.
+        serve(settings.but(scheduler=False), "127.0.0.1", int(os.environ.get("PORT", "8000")), dev=True)
     return 0
 
 

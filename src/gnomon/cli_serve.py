@@ -48,17 +48,23 @@ def _serve(args: argparse.Namespace, settings: Settings) -> int:
     if args.workers != 1:
         remedy = "Start it again on other ports: the first one answers, the others take events."
         raise InvalidValue("more than one worker cannot share a DuckDB store", remedy=remedy, code="bad-argument")
-    from gnomon.engine import AnalyticsEngine
-    from gnomon.server.app import create_app
-    from gnomon.server.running import listen, run
-
     settings = settings.but(enabled=True, scheduler=not args.no_jobs)
     if settings.event_retention_days is None:
         settings = settings.but(event_retention_days=EVENT_DAYS)
     if settings.metrics_retention_days is None:
         settings = settings.but(metrics_retention_days=METRIC_DAYS)
-    settings, token = _with_key(settings, dev=args.dev)
-    listening = listen(args.host, args.port)
+    serve(settings, args.host, args.port, dev=args.dev)
+    return 0
+
+
+def serve(settings: Settings, host: str, port: int, *, dev: bool) -> None:
+    """Serve a store until a signal comes. Raises `InvalidValue` (no-key, bad-argument), and what opening raises."""
+    from gnomon.engine import AnalyticsEngine
+    from gnomon.server.app import create_app
+    from gnomon.server.running import listen, run
+
+    settings, token = _with_key(settings, dev=dev)
+    listening = listen(host, port)
     try:
         with AnalyticsEngine(settings) as engine:
             app = create_app(engine)
@@ -70,7 +76,6 @@ def _serve(args: argparse.Namespace, settings: Settings) -> int:
             run(app, settings, listening)
     finally:
         listening.close()
-    return 0
 
 
 def _with_key(settings: Settings, *, dev: bool) -> tuple[Settings, str]:
