@@ -56,7 +56,7 @@ def _export(args: argparse.Namespace, opened: Callable[..., AnalyticsEngine]) ->
     }  # fmt: skip
     if args.output == "-" and format not in _TEXTS and sys.stdout.isatty():
         raise InvalidValue("that format is not for a terminal", remedy="Give --output FILE.", code="bad-argument")
-    with opened(args, must_exist=True) as engine, closing(engine.stream_export(**order, read_ahead=2)) as stream:
+    with opened(args, must_exist=True) as engine, closing(engine.stream_export(**order, read_ahead=1)) as stream:
         if args.output == "-":
             _write(stream, sys.stdout.buffer if hasattr(sys.stdout, "buffer") else _Texts())
         else:

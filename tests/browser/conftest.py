@@ -26,7 +26,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium with an empty profile: the system's, else Playwright's own."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is missing")
@@ -56,7 +56,7 @@ def site(bundle: Path) -> Iterator[Site]:
     opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared(bundle: Path, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """The service that tests share; each looks at its own application."""
     opened = SharedService(tmp_path_factory.mktemp("shared"))

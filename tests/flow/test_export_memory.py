@@ -31,7 +31,7 @@ def watch():
 ended = threading.Event()
 with gnomon.open(sys.argv[1], settings=Settings(memory_limit="128MB", query_timeout_seconds=600)) as engine:
     threading.Thread(target=watch, daemon=True).start()
-    stream = engine.stream_export("all", sys.argv[2], read_ahead=2)
+    stream = engine.stream_export("all", sys.argv[2], read_ahead=1)
     for data in stream:
         size += len(data)
         largest = max(len(data), globals().get("largest", 0))
