@@ -70,7 +70,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 def pages_in_order(point: Checkpoint) -> list[int]:
     """The pages that the checkpoint changed, in the order of writing: data, then metadata, the header last."""
     (count,) = struct.unpack_from("<I", point.copy, 12)
-    start, step = undo._COPY.size + 8_192, 8 + BLOCK
+    start, step = undo._COPY.size + FIRST, 8 + BLOCK
     metadata = [struct.unpack_from("<Q", point.copy, start + place * step)[0] for place in range(count)]
     places = range(0, max(len(point.before), len(point.after)), PAGE)
     changed = [at for at in places if point.before[at : at + PAGE] != point.after[at : at + PAGE]]
@@ -153,6 +153,40 @@ def test_a_copy_that_was_cut_short_changes_nothing(checkpoint, states, tmp_path)
 def test_a_copy_of_an_older_checkpoint_changes_nothing(checkpoint, states, tmp_path):
     """A power cut can bring back a file that was removed."""
     assert found_in(tmp_path / "o", checkpoint.after, checkpoint.copy) == states[1]
+
+
+def test_a_copy_of_another_file_changes_nothing(checkpoint, states, tmp_path):
+    """A power cut brings back the copy after the file was written anew: its iterations begin again, from 1."""
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(checkpoint.after)
+    store = open_store(str(path), SETTINGS)
+    store.checkpoint(compact=True)
+    store.close()
+    assert undo._iteration(path.read_bytes()) < undo._iteration(checkpoint.before)
+    assert found_in(tmp_path / "f", path.read_bytes(), checkpoint.copy) == states[1]
+
+
+def test_a_copy_of_a_later_state_changes_nothing(checkpoint, tmp_path):
+    """Somebody has put an older copy of the same file in its place."""
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(checkpoint.before)
+    store, kept = open_store(str(path), SETTINGS), []
+    honest = driver.undoable
+
+    @contextmanager
+    def watched(*args):
+        with honest(*args):
+            kept.append(path.with_name(path.name + undo.UNDO).read_bytes())
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "undoable", watched)
+        for number in range(3):
+            store.change([f"INSERT INTO probe SELECT {50 + number}, 'x' || range FROM range(9000)"])
+            store.checkpoint()
+    store.close()
+    before = found_in(tmp_path / "b", checkpoint.before, None)
+    assert found_in(tmp_path / "l", checkpoint.before, kept[-1]) == before
 
 
 def test_without_the_copy_the_store_would_be_lost(checkpoint, tmp_path):

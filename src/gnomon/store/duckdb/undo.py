@@ -28,18 +28,18 @@ from gnomon.store.dialect import quoted
 log = logging.getLogger("gnomon.store")
 
 UNDO = ".undo"  #: ending of the copy, which is there while a checkpoint runs and after one that was cut short
-_HEADERS = (4_096, 12_288)  # where the two headers lie that take turns; blocks follow
-_HEADER_BYTES = 4_096
+_PAGE = 4_096  # the file begins with a page that names it, and two headers that take turns, a page each
+_FRONT = 3 * _PAGE  # blocks follow
 _FIELDS = struct.Struct("<QQ24xQ")  # of a header: checksum, iteration, bytes of a block
 _FACTOR, _SEED, _MASK = 0xBF58476D1CE4E5B9, 5_381, (1 << 64) - 1  # of DuckDB's checksum
 _COPY = struct.Struct("<8sIIQQ")  # of the copy: magic, checksum, blocks, bytes of a block, iteration
-_MAGIC = b"gnomonU1"
+_MAGIC = b"gnomonU2"
 _MARK_BYTES = 128  #: a checkpoint's own log holds its mark alone (99 bytes), another program's would hold more
 
 
 class _Copy(NamedTuple):
     iteration: int
-    headers: bytes
+    front: bytes  #: the first three pages
     blocks: list[tuple[int, bytes]]  #: offset in the file, content
 
 
@@ -90,12 +90,18 @@ def mend(path: str) -> None:
 
 
 def _take_back(path: Path, kept: _Copy) -> None:
-    """Unless its header was written: then it was whole."""
+    """Unless its header was written, as it was whole then, or another file has taken the place of the one it was of.
+
+    The header in force stays as it is while a checkpoint runs. A file without it, a compacted or restored one or a
+    copy of another day, was never in the middle of this checkpoint.
+    """
     with path.open("r+b") as file:
         _own(file)
-        if _iteration(os.pread(file.fileno(), _HEADERS[1] - _HEADERS[0], _HEADERS[0])) > kept.iteration:
+        front = os.pread(file.fileno(), _FRONT, 0)
+        same = front[:_PAGE] == kept.front[:_PAGE] and _in_force(kept.front) in _headers(front)
+        if not same or _iteration(front) > kept.iteration:
             return
-        for offset, content in [*kept.blocks, (_HEADERS[0], kept.headers)]:
+        for offset, content in [*kept.blocks, (0, kept.front)]:
             file.seek(offset)
             file.write(content)
         file.flush()
@@ -103,13 +109,13 @@ def _take_back(path: Path, kept: _Copy) -> None:
 
 
 def _save(undo: Path, reading: int, blocks: list[int]) -> bool:
-    headers = os.pread(reading, _HEADERS[1] - _HEADERS[0], _HEADERS[0])
-    iteration, size = _iteration(headers), _block_bytes(headers)
+    front = os.pread(reading, _FRONT, 0)
+    iteration, size = _iteration(front), _block_bytes(front)
     if iteration < 0:
         return False
-    parts = [headers]
+    parts = [front]
     for block in blocks:
-        content = os.pread(reading, size, _HEADERS[1] + block * size)
+        content = os.pread(reading, size, _FRONT + block * size)
         if len(content) == size:  # else it is new and not in the file yet
             parts += [block.to_bytes(8, "little"), content]
     body = b"".join(parts)
@@ -129,28 +135,35 @@ def _load(content: bytes) -> _Copy | None:
     body = memoryview(content)[_COPY.size :]
     if magic != _MAGIC or zlib.crc32(body) != crc:
         return None
-    start, step = _HEADERS[1] - _HEADERS[0], 8 + size
+    start, step = _FRONT, 8 + size
     blocks = []
     for place in range(start, start + count * step, step):
         number = int.from_bytes(body[place : place + 8], "little")
-        blocks.append((_HEADERS[1] + number * size, bytes(body[place + 8 : place + step])))
+        blocks.append((_FRONT + number * size, bytes(body[place + 8 : place + step])))
     return _Copy(iteration, bytes(body[:start]), blocks)
 
 
-def _iteration(headers: bytes) -> int:
+def _headers(front: bytes) -> tuple[bytes, bytes]:
+    return front[_PAGE : 2 * _PAGE], front[2 * _PAGE : _FRONT]
+
+
+def _in_force(front: bytes) -> bytes:
+    """The header of the highest iteration whose checksum holds."""
+    return max(filter(_holds, _headers(front)), key=lambda header: _FIELDS.unpack_from(header)[1])
+
+
+def _iteration(front: bytes) -> int:
     """The highest iteration of those headers whose checksums hold; -1 without any."""
-    halves = (headers[:_HEADER_BYTES], headers[_HEADER_BYTES:])
-    return max((_FIELDS.unpack_from(half)[1] for half in halves if _holds(half)), default=-1)
+    return max((_FIELDS.unpack_from(header)[1] for header in _headers(front) if _holds(header)), default=-1)
 
 
-def _block_bytes(headers: bytes) -> int:
-    sizes = [_FIELDS.unpack_from(half)[2] for half in (headers[:_HEADER_BYTES], headers[_HEADER_BYTES:])]
-    return int(max(sizes))
+def _block_bytes(front: bytes) -> int:
+    return max((int(_FIELDS.unpack_from(header)[2]) for header in _headers(front) if len(header) == _PAGE), default=0)
 
 
 def _holds(header: bytes) -> bool:
     """Whether DuckDB's checksum of a header holds (`src/common/checksum.cpp`)."""
-    if len(header) < _HEADER_BYTES:
+    if len(header) < _PAGE:
         return False
     total = _SEED
     for (word,) in struct.iter_unpack("<Q", header[8:]):
