@@ -154,7 +154,7 @@ class Outbox:
             try:
                 self._await_some()
                 while not self._ending.is_set() and (batch := self._next()):
-                    self._settle(batch, self._post.send(batch))
+                    self._deliver(batch)
                 self._hurry = False
             except Exception as error:  # noqa: BLE001  the thread must survive whatever a library or a callback does
                 log.warning("sending failed: %s", type(error).__name__)
@@ -187,6 +187,18 @@ class Outbox:
                 batch.append(self._entries.popleft())
             self._bytes -= size
         return batch
+
+    def _deliver(self, batch: list[bytes]) -> None:
+        """Send a batch; it goes back into the buffer where something breaks that nobody expected."""
+        try:
+            sent = self._post.send(batch)
+        except BaseException:
+            with self._lock:
+                if not self._over:
+                    self._entries.extendleft(reversed(batch))
+                    self._bytes += sum(map(len, batch))
+            raise
+        self._settle(batch, sent)
 
     def _settle(self, batch: list[bytes], sent: Sent) -> None:
         with self._lock:

@@ -75,6 +75,7 @@ class Collector:
         # Re-entrant, as a recording call may come out of a garbage collection inside another one.
         self._shed_lock = threading.RLock()
         self._flush_lock = threading.RLock()
+        self._reached_lock = threading.Lock()
         self._sampling_lock = threading.RLock()  # events also come in over HTTP, on threads of their own
         self._whole_at_ns = 0  # when the last whole batch came
         # What is on its way: calls, samples, and the batch once it is made of them. Always replaced whole, as a signal
@@ -245,12 +246,17 @@ class Collector:
             return
         try:
             positions = self._journal.append([batch])
-            self._last_position = max(self._last_position, positions[-1])
+            self._reached(positions[-1])
             self._turn = ([], [], None)
         except BaseException:
             batch.replayed = True  # it may be there all the same
             raise
         self._on_durable(positions, [batch])
+
+    def _reached(self, position: int) -> None:
+        """Everything up to a position is durable, for `flush()` to wait for. Threads may tell it out of order."""
+        with self._reached_lock:
+            self._last_position = max(self._last_position, position)
 
     def _next_batch(self) -> Batch | None:
         calls, samples, _ = self._turn

@@ -152,6 +152,6 @@ def keep(taken: Sequence[Taken]) -> int:
         raise
     for one in taken:
         one.collector._noted(one.batch)
-        one.collector._last_position = max(one.collector._last_position, positions[-1])  # what flush() waits for
+        one.collector._reached(positions[-1])
     collector._on_durable(positions, batches)
     return positions[-1]

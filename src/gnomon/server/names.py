@@ -82,4 +82,8 @@ class KnownNames:
         with self._lock:
             self._unsaved, self._saved_at = False, time.monotonic()
             kept = _Kept(sorted(self._types), sorted(self._keys))
-        self._journal.keep(self._kept_under, msgspec.json.encode(kept).decode())
+        try:
+            self._journal.keep(self._kept_under, msgspec.json.encode(kept).decode())
+        except BaseException:
+            self._unsaved = True
+            raise

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import Request
 
@@ -143,14 +144,13 @@ class Service:
             log.warning("the jobs of some projects were left out: %s", type(error).__name__)
 
     def _settle(self, *, all: bool = False) -> None:
-        try:
-            self.sums.write(all=all)
-            with self._rules_lock:
-                known = [names for _, names in self._rules.values()]
-            for names in known:
-                names.save(now=all)
-        except Exception as error:  # noqa: BLE001  the thread must live on; what could not be kept is tried again
-            log.warning("the service could not keep what it noted: %s", type(error).__name__)
+        with self._rules_lock:
+            known = [names for _, names in self._rules.values()]
+        for keep in [partial(self.sums.write, all=all), *(partial(names.save, now=all) for names in known)]:
+            try:
+                keep()
+            except Exception as error:  # noqa: BLE001  the thread must live on; what could not be kept is tried again
+                log.warning("the service could not keep what it noted: %s", type(error).__name__)
 
     def close(self) -> None:
         """Make everything durable and let go of the files. Calling it again does nothing."""

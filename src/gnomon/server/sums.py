@@ -10,7 +10,7 @@ from gnomon.access import Note, Principal, speaking_as
 from gnomon.engine import AnalyticsEngine
 
 PERIOD_SECONDS = 60.0
-MOST_OPEN = 10_000  #: sums that are kept in memory; with more all are written
+MOST_OPEN = 10_000  #: sums that wait for their minute to end; with more all are written
 MOST_ADDRESSES = 5
 
 
@@ -40,18 +40,33 @@ class IngestSums:
             found.rejected += rejected
             if len(found.addresses) < MOST_ADDRESSES:
                 found.addresses.add(address)
-            full = len(self._sums) > MOST_OPEN
-        if full:
-            self.write(all=True)
 
     def write(self, *, all: bool = False) -> None:
-        """Leave the entries of minutes that are over."""
+        """Leave the entries of minutes that are over. Raises what the audit raises; they are tried again then."""
         now = time.monotonic()
         with self._lock:
+            all = all or len(self._sums) > MOST_OPEN
             due = [key for key, found in self._sums.items() if all or now - found.began >= PERIOD_SECONDS]
             gone = [(key, self._sums.pop(key)) for key in due]
-        for (project, principal), found in gone:
+        while gone:
+            (project, principal), found = gone[-1]
             detail = {"calls": found.calls, "rejected": found.rejected, "from": sorted(found.addresses)}
             with speaking_as(Principal(principal)):
                 note = Note("ingest", rows=found.accepted, detail=detail)
-                self._home._audit.audited(project, note).leave("ok")
+                try:
+                    self._home._audit.audited(project, note).leave("ok")
+                except BaseException:
+                    self._give_back(gone)
+                    raise
+            gone.pop()
+
+    def _give_back(self, sums: list[tuple[tuple[str, str], _Sum]]) -> None:
+        """What could not be written is tried again, with what has come since."""
+        with self._lock:
+            for key, found in sums:
+                since = self._sums.get(key)
+                if since is not None:
+                    found.calls, found.accepted = found.calls + since.calls, found.accepted + since.accepted
+                    found.rejected += since.rejected
+                    found.addresses = {*sorted(found.addresses | since.addresses)[:MOST_ADDRESSES]}
+                self._sums[key] = found
