@@ -293,3 +293,19 @@ def test_what_no_double_can_name_is_null_in_json(engine):
     engine.flush()
     for told in (engine.summary().to_dict(), engine.user("u").to_dict(), engine.dashboard().to_dict()):
         json.dumps(told, allow_nan=False)
+
+
+def test_types_that_have_no_room_are_counted_together():
+    with gnomon.open(":memory:", max_rows=3, sampling=False) as engine:
+        for n in range(5):
+            for _ in range(n + 1):
+                engine.track(f"t{n}")
+        engine.flush()
+        for told in (engine.summary(), engine.dashboard().today):
+            assert told.by_type == {"t4": 5, "t3": 4, "t2": 3}
+            assert sum(told.by_type.values()) + told.of_other_types == told.events == 15
+            assert told.to_dict()["meta"]["of_other_types"] == 3
+    with gnomon.open(":memory:", sampling=False) as engine:
+        engine.track("t", weight=1.1)
+        engine.flush()
+        assert "of_other_types" not in engine.summary().to_dict()["meta"]

@@ -29,7 +29,8 @@ MOST_HOURS = 24 * 366 * 100
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The main numbers of a span. Counts are estimates, with a fraction, where sampling left events out: then
-    `basis.exact` is false and `intervals` holds the 95 % interval of each number that has one."""
+    `basis.exact` is false and `intervals` holds the 95 % interval of each number that has one. `of_other_types` counts
+    the events whose types `by_type` has no room for (`max_rows`)."""
 
     period_hours: float
     events: float
@@ -43,11 +44,15 @@ class Summary:
     by_type: dict[str, float]
     basis: Basis
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    of_other_types: float = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `meta` says what they rest on."""
         plain = {"period_hours": self.period_hours, **{name: finite(getattr(self, name)) for name in METRICS}}
-        return {**plain, "by_type": dict(self.by_type), "meta": meta_of(self.basis, self.intervals)}
+        meta = meta_of(self.basis, self.intervals)
+        if self.of_other_types:
+            meta["of_other_types"] = finite(self.of_other_types)
+        return {**plain, "by_type": dict(self.by_type), "meta": meta}
 
 
 def span_of(hours: object, date_range: Any, zone: ZoneInfo, now: datetime,
@@ -88,10 +93,13 @@ def questions(span: DateRange, filters: Sequence[Any] | None = None, more: Seque
 def fields_of(span: DateRange, totals: Result, types: Result) -> dict[str, Any]:
     """What the answers to `questions` say, by the fields of `Summary`."""
     (row,) = totals
+    by_type = {found["type"]: found["events"] for found in types}
+    other = row["events"] - sum(by_type.values())
     return {
         "period_hours": round((span.end_us - span.start_us) / US_HOUR, 6),
         **{name: row[name] for name in METRICS},
-        "by_type": {found["type"]: found["events"] for found in types},
+        "by_type": by_type,
+        "of_other_types": other if other > 1e-9 * row["events"] else 0,  # sums of weights may differ in the last digit
         "basis": totals.basis,
         "intervals": intervals_of(totals),
     }
