@@ -14,7 +14,7 @@ import traceback
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import ClassVar
 from zoneinfo import ZoneInfo
@@ -480,11 +480,12 @@ class Upkeep(RuleBasedStateMachine):
             for row in rows:
                 found[tuple(place(row, d, zone) for d in dimensions)].append(row)
         moments = [row["ts"] for row in (*self.model.events, *self.model.noted)] or [START]
-        span = [str(min(moments).date() - timedelta(days=1)), str(self.clock().date() + timedelta(days=2))]
+        first = min(moments).date() - timedelta(days=1)
+        span = [str(first), str(self.clock().date() + timedelta(days=2))]
         try:
             answer = self.engine.query(metrics, dimensions, span, timezone=zone)
         except InvalidValue as refused:
-            assert refused.code == "raw-rows-gone" and self.may_refuse(dimensions, zone, min(moments)), refused
+            assert refused.code == "raw-rows-gone" and self.may_refuse(dimensions, zone, first), refused
             self.tally["refused"] += 1
             return
         found = {tuple(shown(row[d], d) for d in dimensions): row for row in answer if row["events"] or row["people"]}
@@ -500,8 +501,8 @@ class Upkeep(RuleBasedStateMachine):
 
     def may_refuse(self, dimensions, zone, first):
         """Whether hours that are gone would be needed: the days of the declared zones are kept, and they are not."""
-        gone = self.model.hours_gone
-        return gone is not None and first < gone and not (zone in self.zones and "time:hour" not in dimensions)
+        gone, midnight = self.model.hours_gone, datetime.combine(first, time(), ZoneInfo(zone))
+        return gone is not None and midnight < gone and not (zone in self.zones and "time:hour" not in dimensions)
 
 
 def quick_folder():

@@ -81,17 +81,19 @@ class Task:
         sync_folder(self.folder.path)
         job.finished = self.now()
         job.expires = self.keep_for(job.finished)
-        job.state, job.progress = "completed", 1.0
+        job.progress = 1.0
+        job.state = "completed"  # last: who asks meanwhile reads this very job
         self.folder.save(job)
         return job.rows
 
     def _fail(self, error: GnomonError) -> None:
         job = self.job
-        job.state, job.code, job.message, job.remedy = "failed", error.code, error.message, error.remedy
-        job.finished = self.now()
-        job.expires = self.keep_for(job.finished)
         self.folder.part(job).unlink(missing_ok=True)
         self.folder.data(job).unlink(missing_ok=True)
+        job.code, job.message, job.remedy = error.code, error.message, error.remedy
+        job.finished = self.now()
+        job.expires = self.keep_for(job.finished)
+        job.state = "failed"  # last: who asks meanwhile reads this very job
         try:
             self.folder.save(job)
         except GnomonError as again:
