@@ -6,6 +6,7 @@ The model is a plain list of events (`upkeep_machine`). What it says of totals, 
 
 import os
 import random
+import threading
 from collections import Counter
 
 import pytest
@@ -196,16 +197,29 @@ def test_a_backup_without_what_admins_have_set_is_found(monkeypatch):
     broken(monkeypatch, brought_back, Journal, "all_kept", lambda self: {})
 
 
+def writes_when_asked(writer):
+    """From now on the writer's thread waits until somebody waits for it; returns when it does."""
+    there = threading.Event()
+
+    def gather():
+        there.set()
+        with writer._changed:
+            writer._changed.wait_for(lambda: writer._hurried or writer._stopping)
+            writer._hurried = False
+
+    writer._gather = gather
+    assert there.wait(10)
+
+
 def test_a_backup_without_what_waits_is_found(monkeypatch):
     """The machine has everything flushed when it makes one; here the last events have only reached the journal."""
 
     def story(machine):
         machine.record(20, 0.2)
+        writes_when_asked(machine.engine._hold.writer)
         honest = machine.engine.flush
         machine.engine.flush = machine.engine._make_durable
-        machine.engine._hold.writer._work.acquire()
         machine.record(20, 0.2)
-        machine.engine._hold.writer._work.release()
         machine.engine.flush = honest
         machine.back_up()
         machine.restore()

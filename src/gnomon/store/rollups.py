@@ -153,8 +153,8 @@ def _weighted_hours(project: str, width: int, rollups: Sequence[str], where: str
         keys = ", ".join(kept_by(rollup))
         inner = f"SELECT ts, {keys}, bin, {', '.join(parts)} FROM {rows} GROUP BY ALL"
         steps.append(
-            f"INSERT INTO fresh BY NAME SELECT {quoted(project)} AS project, {quoted(rollup)} AS rollup, 'hour' AS tier, "
-            f"ts, {keys}, {_merged()}, list(bin ORDER BY bin) {there} AS duration_ms_at, "
+            f"INSERT INTO fresh BY NAME SELECT {quoted(project)} AS project, {quoted(rollup)} AS rollup, 'hour' AS "
+            f"tier, ts, {keys}, {_merged()}, list(bin ORDER BY bin) {there} AS duration_ms_at, "
             f"list(duration_ms_has ORDER BY bin) {there} AS duration_ms_w FROM ({inner}) GROUP BY ts, {keys}"
         )
     return steps
@@ -312,6 +312,12 @@ def late_rows(project: str, until_us: int, version: int) -> str:
     """How many rows came behind the watermark, the span of their times, and whether any has a weight other than 1."""
     span = f"version > {version} AND ts < make_timestamp({until_us})"
     return f"SELECT count(*), epoch_us(min(ts)), epoch_us(max(ts)), bool_or(weight <> 1) {_both(project, span)}"
+
+
+def any_late(project: str, until_us: int, version: int) -> str:
+    """One row if some row came behind the watermark, else none."""
+    where = f"project = {quoted(project)} AND version > {version} AND ts < make_timestamp({until_us})"
+    return f"SELECT 1 FROM events WHERE {where} UNION ALL SELECT 1 FROM sightings WHERE {where} LIMIT 1"
 
 
 def _both(project: str, span: str) -> str:
