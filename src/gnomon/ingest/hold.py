@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +76,8 @@ class Hold:
         self._next_try = 0.0
         self.collectors: weakref.WeakSet[Collector] = weakref.WeakSet()  #: of this process, for their heartbeats
         self._next_beat = 0.0
+        #: What has to be done before the audit of an erasure: names that wait in memory must be found by it.
+        self.before_erasing: list[Callable[[], object]] = []
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._lock = OwnerLock(self.file.with_name(self.file.name + ".owner"))
         journal_file = self.file.with_name(self.file.name + ".journal")

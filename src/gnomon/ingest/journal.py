@@ -36,6 +36,7 @@ RESTORED = "restored"  #: the kept value that names the restore whose kept value
 
 Sealed: TypeAlias = tuple[int, bytes, bytes]  #: checksum, summary, body
 
+_KEEP_INSTEAD = "INSERT OR REPLACE INTO meta SELECT ?, ? WHERE (SELECT value FROM meta WHERE key = ?) IS ?"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Batch).decode
 _decode_counts = msgspec.json.Decoder(list[list[Any]]).decode
@@ -132,6 +133,14 @@ class Journal:
         with self._lock:
             db = self._writing()
             _guard(lambda: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"kept:{key}", value)))
+
+    def keep_instead(self, key: str, before: str | None, value: str) -> bool:
+        """Keep a value in the place of `before` (None: of nothing); False where another one is kept by now."""
+        name = f"kept:{key}"
+        with self._lock:
+            db = self._writing()
+            found = _guard(lambda: db.execute(_KEEP_INSTEAD, (name, value, name, before)))
+        return bool(found.rowcount)
 
     def kept(self, key: str) -> str | None:
         """The value kept under a key; None when there is none."""

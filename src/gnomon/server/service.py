@@ -13,7 +13,7 @@ from functools import partial
 from fastapi import Request
 
 from gnomon.engine import AnalyticsEngine
-from gnomon.errors import Forbidden
+from gnomon.errors import Forbidden, GnomonError
 from gnomon.ingest.intake import Rule
 from gnomon.ingest.typerules import RuleBook
 from gnomon.query.books import projects_of
@@ -55,6 +55,8 @@ class Service:
         self._start_lock = threading.Lock()
         self._closed = False
         engine._before_close.append(self.close)  # nor when it ends
+        self._write_sums = partial(self.sums.write, all=True)
+        engine._hold.before_erasing.append(self._write_sums)
 
     # -- who comes in ----------------------------------------------------------------------------------------------
 
@@ -128,6 +130,7 @@ class Service:
         jobs_at = time.monotonic() + JOBS_SECONDS
         while not self._ending.wait(TICK_SECONDS):
             self._settle()
+            self._look_back()
             if self.settings.scheduler and time.monotonic() >= jobs_at:
                 self._run_jobs()
                 jobs_at = time.monotonic() + JOBS_SECONDS
@@ -143,6 +146,19 @@ class Service:
         except Exception as error:  # noqa: BLE001  as below
             log.warning("the jobs of some projects were left out: %s", type(error).__name__)
 
+    def _look_back(self) -> None:
+        """A step of one project's names that are in the store already."""
+        with self._rules_lock:
+            waiting = [names for _, names in self._rules.values() if not names.looked]
+        if not waiting:
+            return
+        try:
+            waiting[0].look_back(self.projects.home._own_or_refuse())
+        except GnomonError as error:  # another process owns the store, or it is not there at the moment
+            log.debug("the names in the store are looked at later: %s", error.code)
+        except Exception as error:  # noqa: BLE001  as below
+            log.warning("the names in the store are looked at later: %s", type(error).__name__)
+
     def _settle(self, *, all: bool = False) -> None:
         with self._rules_lock:
             known = [names for _, names in self._rules.values()]
@@ -157,6 +173,7 @@ class Service:
         if self._closed:
             return
         self._closed = True
+        self.projects.home._hold.before_erasing.remove(self._write_sums)
         self._ending.set()
         if self._thread is not None:
             self._thread.join()

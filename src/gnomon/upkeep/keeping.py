@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Person
+from gnomon.ingest.keptnames import forget_names
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store
@@ -126,6 +127,7 @@ class Keeping(Safekeeping):
             kept = timedelta(days=self.settings.backup_days) if self._has_backups() else None
             known = self._pseudonyms
             who = Traces((user_id,)) if known is None else Traces(known.ids(user_id), known.mentions(user_id))
+            forget_names(self._hold.journal, self.settings.project, {*who.ids, *who.texts})
             certificate = forget(store, writer, self._hold.journal, self.settings.project, who,
                                  delete=delete_events, now=self.clock(), remaining=files,
                                  backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
@@ -134,6 +136,8 @@ class Keeping(Safekeeping):
             self._policy.erased()
             self._reset_asking()
             self._erase_exports()  # a file may hold the person; whoever needs it exports it again
+        for settle in list(self._hold.before_erasing):
+            settle()
         self._audit.erase(self.settings.project, user_id)
         return certificate
 
