@@ -180,13 +180,17 @@ class Journal:
             db = self._writing()
             _guard(lambda: db.executescript("PRAGMA secure_delete=ON; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"))
 
-    def leaves(self, size: int) -> bool:
-        """Whether so many bytes more stay within its own limit; a write that fails then has met a full disk."""
+    def used_bytes(self) -> int:
+        """Bytes of the file that hold something, of those that its limit is about."""
         with self._lock:
             db = self._writing()
             names = ("page_count", "freelist_count", "page_size")
             pages, free, page_bytes = (_guard(lambda n=n: db.execute(f"PRAGMA {n}").fetchone()[0]) for n in names)
-        return bool((pages - free) * page_bytes + size <= self.max_bytes)
+        return int((pages - free) * page_bytes)
+
+    def leaves(self, size: int) -> bool:
+        """Whether so many bytes more stay within its own limit; a write that fails then has met a full disk."""
+        return self.used_bytes() + size <= self.max_bytes
 
     def file_bytes(self) -> int:
         """Bytes of the journal file itself."""

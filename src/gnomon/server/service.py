@@ -26,6 +26,7 @@ from gnomon.server.limits import Limiter
 from gnomon.server.names import KnownNames
 from gnomon.server.projects import Projects
 from gnomon.server.sums import IngestSums
+from gnomon.upkeep.alerts import Condition, Found, Sight
 from gnomon.upkeep.jobs import run_due
 
 log = logging.getLogger("gnomon.server")
@@ -54,9 +55,13 @@ class Service:
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._closed = False
+        self._refused_before = 0
         engine._before_close.append(self.close)  # nor when it ends
         self._write_sums = partial(self.sums.write, all=True)
         engine._hold.before_erasing.append(self._write_sums)
+        self._refusing = Condition("calls-refused", "the service answered 503 or 507", True, self._refused)
+        self._watch = engine._watch()
+        self._watch.extra.append(self._refusing)
 
     # -- who comes in ----------------------------------------------------------------------------------------------
 
@@ -143,8 +148,17 @@ class Service:
                 if project != home.settings.project and not self._ending.is_set():
                     with self.projects.using(project) as engine:
                         run_due(engine, whole_store=False)
+                        engine._look_for_alerts(whole_store=False)
         except Exception as error:  # noqa: BLE001  as below
             log.warning("the jobs of some projects were left out: %s", type(error).__name__)
+
+    def _refused(self, _sight: Sight) -> Found | None:
+        """Whether senders were sent away since the last look."""
+        before, self._refused_before = self._refused_before, self.figures.refused()
+        if self._refused_before == before:
+            return None
+        return Found("warning", f"{self._refused_before - before:,} calls were answered with 503 or 507 lately",
+                     "See `gnomon doctor`: the journal or the disk is full, or too much comes at once.")  # fmt: skip
 
     def _look_back(self) -> None:
         """A step of one project's names that are in the store already."""
@@ -174,6 +188,7 @@ class Service:
             return
         self._closed = True
         self.projects.home._hold.before_erasing.remove(self._write_sums)
+        self._watch.extra.remove(self._refusing)
         self._ending.set()
         if self._thread is not None:
             self._thread.join()

@@ -13,6 +13,7 @@ from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store
 from gnomon.timerange import resolve_range, to_us
+from gnomon.upkeep.alerting import Alerting
 from gnomon.upkeep.audit import Audit
 from gnomon.upkeep.safekeeping import Safekeeping
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from gnomon.upkeep.rollup import RollupReport
 
 
-class Keeping(Safekeeping):
+class Keeping(Safekeeping, Alerting):
     """Rollups, retention and the like. Mixed into the engine."""
 
     zone: ZoneInfo
@@ -98,14 +99,17 @@ class Keeping(Safekeeping):
         return report
 
     def run_jobs(self) -> dict[str, str]:
-        """Run the background work that is due (roll up, prune, prune the audit, backup) and say how each went.
+        """Run the background work that is due (roll up, prune, prune the audit, backup) and say how each went, then
+        look for alerts.
 
         With the setting `scheduler` a thread of the process that owns the store does it by itself.
         """
         from gnomon.upkeep.jobs import run_due
 
         self._own_or_refuse()
-        return run_due(self)
+        done = run_due(self)
+        self._look_for_alerts()
+        return done
 
     def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
         """Erase a person: their events stay as anonymous counts, or go with `delete_events`; every other trace goes.
