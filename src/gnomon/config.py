@@ -52,7 +52,7 @@ LISTS = (
     "trusted_proxies",
 )  #: parted by commas
 #: Secrets: no caller in another's name gets them.
-SECRETS = ("pseudonym_keys", "jwt_secret_key", "rate_limit_url")
+SECRETS = ("pseudonym_keys", "jwt_secret_key", "rate_limit_url", "alert_webhook", "alert_webhook_secret")
 SWITCHES = (
     "enabled",
     "sampling",
@@ -126,6 +126,9 @@ class Settings:
     metrics_retention_days: int | None = None
     scheduler: bool = False  #: run the jobs in the background, in the process that owns the store
     audit_days: int = 365  #: entries of the audit are kept at least so long
+
+    alert_webhook: str = field(default="", repr=False)  #: alerts are posted there; https, or http on loopback
+    alert_webhook_secret: str = field(default="", repr=False)  #: signs them; empty: they are not signed
 
     jwt_secret_key: tuple[str, ...] = field(default=(), repr=False)  #: of HS256; several for a rotation
     jwt_public_key_file: tuple[str, ...] = ()  #: PEM files of RS256, ES256 and EdDSA
@@ -214,7 +217,32 @@ def _checked(given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
         from gnomon.pseudonyms import check_keys  # deferred: most programs have none
 
         check_keys(checked["pseudonym_keys"])
+    if checked.get("alert_webhook"):
+        _check_webhook(checked["alert_webhook"])
     return checked
+
+
+def _check_webhook(url: str) -> None:
+    from urllib.parse import urlsplit  # deferred, as above
+
+    try:
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+        safe = safe and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        safe = False
+    if not safe:
+        raise InvalidValue("alert_webhook is neither https nor http on loopback", remedy="Give an https:// URL.",
+                           code="bad-config")  # fmt: skip
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address  # deferred, as above
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def without_keys(settings: Settings) -> Settings:

@@ -95,6 +95,10 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
             load_zone(name)
         thresholds_of(settings)
         pseudonyms_of(settings)
+        if settings.alert_webhook:
+            from gnomon.upkeep.webhook import check_packages  # deferred: most programs have none
+
+            check_packages()
         self._reset_asking()
         self._pid = os.getpid()
         self._before_close: list[Callable[[], None]] = []  #: of what is built on this engine and has to end before it
@@ -259,6 +263,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
         except GnomonError as error:
             log.error("events recorded while closing could not be made durable: %s", error)
         self._audit.close()
+        self._stop_watching()
         self._hold.release()
         _LIVE.discard(self)
 

@@ -64,7 +64,8 @@ WIRE_ALIASES = {"src": "source", "payload": "properties"}
 
 SAMPLE_KINDS = ("counter", "gauge", "histogram")
 #: The order in which a metric sample travels from the gate to the store.
-SAMPLE_ROW: tuple[str, ...] = ("ts", "received_at", "name", "kind", "value", "labels")
+SAMPLE_ROW: tuple[str, ...] = ("ts", "received_at", "name", "kind", "value", "labels", "id")
+SAMPLE_AT = {name: index for index, name in enumerate(SAMPLE_ROW)}
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -78,6 +79,7 @@ class Batch(msgspec.Struct, array_like=True):
     `replayed` that the batch was read back and may have been stored before. `sightings` are the people of events that
     sampling left out, as `(start of a quarter-hour in us, actor, type, source, application)`. `beats` are spans in
     which somebody was there to record, as `(first us, last us, live)`; those of imported files are not live.
+    A sample that an earlier version wrote ends before its id.
     """
 
     project: str

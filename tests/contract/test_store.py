@@ -248,6 +248,18 @@ def test_replayed_samples_are_not_kept_twice(store):
     assert len(select(store, "name", table="samples")) == 2
 
 
+def test_samples_with_an_id_are_kept_once(store):
+    first = (NOW, NOW, "m", "gauge", 1.5, None, "a")
+    later = (NOW + 5, NOW + 24 * 3_600_000_000, "m", "gauge", 1.5, None, "a")  # within a day of the first
+    fresh = (NOW + 5, NOW + 24 * 3_600_000_000 + 1, "m", "gauge", 1.5, None, "a")
+    store.write([(1, Batch("p", samples=[first, first, (*first[:-1], None), first[:-1]]))], "j")
+    store.write([(2, Batch("p", samples=[later])), (3, Batch("q", samples=[first]))], "j")
+    store.write([(4, Batch("p", samples=[fresh, first]))], "j")
+    assert [id_ for (id_,) in select(store, "id", table="samples")] == ["a", "a", None, None]
+    assert books(store, "sample") == {(None, "stored", ""): 4, (None, "duplicate", ""): 3}
+    assert books(store, "sample", "q") == {(None, "stored", ""): 1}
+
+
 def test_an_empty_batch_moves_the_position_only(store):
     store.write([(4, Batch("p"))], "j")
     assert store.position("j") == 4 and ids(store) == []

@@ -103,6 +103,7 @@ def hammer(service, events, threads, share=0.3):
         def work(number):
             for n in range(events // threads):
                 client.track("hammer", application=name, user_id=f"u{number}", properties={"n": n})
+                client.record_metric(name, n)
                 if n % 40 == 0:
                     time.sleep(0.002)
 
@@ -115,6 +116,8 @@ def hammer(service, events, threads, share=0.3):
         numbers = client.delivery()
         client.close()
         assert stored(service, application=name) == events
+        sampled = service.engine.query(["samples"], dataset="samples", filters=["is", "name", [name]])
+        assert sampled[0]["samples"] == events
         assert (numbers.acknowledged, numbers.waiting, numbers.refused, numbers.lost) == (events, 0, {}, {})
         assert numbers.closes() and told == []
         return proxy.done
@@ -123,7 +126,8 @@ def hammer(service, events, threads, share=0.3):
 def test_spoiled_answers_lose_and_double_nothing(service):
     done = hammer(service, 2_000, 8)
     assert all(done[fault] for fault in ("drop", "delay", "cut", "double", "none"))
-    assert service.engine.books().closes() and service.engine.books().duplicate
+    for kind in ("event", "sample"):
+        assert service.engine.books(kind).closes() and service.engine.books(kind).duplicate
 
 
 @pytest.mark.slow

@@ -119,6 +119,17 @@ def test_samples(service):
     assert service.engine.books("sample").stored == 1
 
 
+def test_samples_with_an_id_that_are_sent_again_count_once(service):
+    before = service.engine.books("sample")
+    for body in ([{"name": "depth", "value": 3, "id": "s1"}] * 2, {"name": "depth", "value": 3, "id": "s1"}):
+        assert service.post("/samples", body).status_code == 200
+        service.engine.flush()
+    after = service.engine.books("sample")
+    assert (after.stored - before.stored, after.duplicate - before.duplicate) == (1, 2) and after.closes()
+    answer = service.post("/samples", [{"name": "depth", "value": 3, "id": ""}, {"name": "depth", "value": 3}])
+    assert answer.json()["rejected"] == [{"index": 0, "id": "", "code": "empty-name"}]
+
+
 def test_projects_do_not_mix(service):
     assert service.post("/ingest", {"type": "far"}, claims={"project": "other"}).status_code == 200
     assert service.post("/ingest?project=other", {"type": "far"}).status_code == 403

@@ -624,10 +624,18 @@ def test_both_names_may_be_given_when_they_agree():
         (("m", 1, "gauge", None, 5), "bad-time"),
         (("m", 1, "gauge", None, NOW + timedelta(hours=2)), "time-out-of-range"),
         ((Text("m"), Real(1.5), Text("gauge"), {Text("a"): Text("b")}, None), None),
+        (("m", 1, "gauge", None, None, Text("0198")), None),
+        (("m", 1, "gauge", None, None, "i" * 200), None),
+        (("m", 1, "gauge", None, None, "é" * 101), "too-long"),
+        (("m", 1, "gauge", None, None, ""), "empty-name"),
+        (("m", 1, "gauge", None, None, 5), "wrong-type"),
+        (("m", 1, "gauge", None, None, "a\0b"), "nul-character"),
+        (("m", 1, "gauge", None, None, "\ud800"), "lone-surrogate"),
     ],
 )
 def test_samples(sample, code):
-    rows, refused = Gate(LIMITS, lambda: NOW_US).admit_samples([(*sample, NOW_US * 1_000)])
+    (*plain, id_) = sample if len(sample) == 6 else (*sample, None)
+    rows, refused = Gate(LIMITS, lambda: NOW_US).admit_samples([(*plain, NOW_US * 1_000, id_)])
     assert [item.code for item in refused] == ([] if code is None else [code])
     assert len(rows) == (code is None)
     for row in rows:

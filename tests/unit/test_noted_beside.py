@@ -39,7 +39,7 @@ def test_names_that_could_not_be_kept_are_kept_later(tmp_path):
         names = KnownNames(engine.settings, journal)
         names.vet({"type": "a", "properties": {"k": 1}})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(journal, "keep", refuse)
+            patch.setattr(journal, "keep_instead", refuse)
             with pytest.raises(DiskFull):
                 names.save(now=True)
         names.save(now=True)

@@ -13,7 +13,7 @@ import gnomon
 from gnomon import pseudonyms
 from gnomon.config import Settings, read_settings
 from gnomon.errors import GnomonError, InvalidValue
-from gnomon.event import AT
+from gnomon.event import AT, SAMPLE_AT
 from gnomon.ingest import gate as gates
 from gnomon.ingest.gate import CALL, Gate
 from gnomon.pseudonyms import Pseudonyms, key_name
@@ -140,8 +140,9 @@ def test_nested_values_keep_their_shape_and_nothing_else():
 
 
 def test_labels_of_samples():
-    rows, _ = Gate(ON, lambda: NOW).admit_samples([("m", 1, "gauge", {"email": "a@b.c", "q": "x"}, None, NOW * 1_000)])
-    found = json.loads(rows[0][-1])
+    sample = ("m", 1, "gauge", {"email": "a@b.c", "q": "x"}, None, NOW * 1_000, None)
+    rows, _ = Gate(ON, lambda: NOW).admit_samples([sample])
+    found = json.loads(rows[0][SAMPLE_AT["labels"]])
     assert found == {"email": made(project="default").values("email", "a@b.c")[1], "q": "x"}
 
 
@@ -198,7 +199,8 @@ def test_nor_does_it_for_what_is_no_event(sent):
 
 
 def test_a_refused_sample_names_nobody():
-    _, refused = Gate(ON, lambda: NOW).admit_samples([("m", "x", "gauge", {"email": "CANARY"}, None, NOW * 1_000)])
+    sample = ("m", "x", "gauge", {"email": "CANARY"}, None, NOW * 1_000, None)
+    _, refused = Gate(ON, lambda: NOW).admit_samples([sample])
     assert "CANARY" not in refused[0].text and "email" in refused[0].text
 
 

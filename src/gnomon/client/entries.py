@@ -47,7 +47,9 @@ def event_entry(fields: dict[str, Any], url: str | None = None) -> bytes:
 def sample_entry(fields: dict[str, Any]) -> bytes:
     """The JSON of one metric sample. Raises as `event_entry`."""
     told = {name: value for name, value in fields.items() if value is not None}
-    told["ts"] = _moment(told.get("ts"), time.time_ns())
+    now_ns = time.time_ns()
+    told.setdefault("id", new_id(now_ns))
+    told["ts"] = _moment(told.get("ts"), now_ns)
     return _checked(told)
 
 

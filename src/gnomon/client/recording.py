@@ -84,10 +84,10 @@ class Recording:
                   error_code=error_code, weight=weight, properties=properties, id=id, ts=ts)  # fmt: skip
 
     def record_metric(self, name: str, value: float, *, kind: str = "gauge", labels: Mapping[str, Any] | None = None,
-                      ts: datetime | str | None = None) -> None:  # fmt: skip
-        """Record one metric sample. Samples have no id: one that is sent again after a lost answer may count twice."""
+                      ts: datetime | str | None = None, id: str | None = None) -> None:  # fmt: skip
+        """Record one metric sample, as `AnalyticsEngine.record_metric`. Its id is made here, as that of an event."""
         try:
-            entry = sample_entry({"name": name, "value": value, "kind": kind, "labels": labels, "ts": ts})
+            entry = sample_entry({"name": name, "value": value, "kind": kind, "labels": labels, "ts": ts, "id": id})
         except Exception as error:  # noqa: BLE001  a value may raise from any of its own methods
             self._lose(self._samples, error)
         else:

@@ -135,8 +135,11 @@ class Collector:
             self._lost("recorder-fault", source)
 
     def record_metric(self, name: str, value: float, *, kind: str = "gauge", labels: Mapping[str, Any] | None = None,
-                      ts: datetime | str | None = None) -> None:  # fmt: skip
-        """Record one metric sample; `kind` is counter, gauge or histogram. Returns at once and never raises."""
+                      ts: datetime | str | None = None, id: str | None = None) -> None:  # fmt: skip
+        """Record one metric sample; `kind` is counter, gauge or histogram. Returns at once and never raises.
+
+        `id` makes repeats count once (default: none, every sample counts).
+        """
         if not self._settings.enabled:
             return
         try:
@@ -146,7 +149,7 @@ class Collector:
                 self._lost("buffer-full", None, kind="sample")
                 return
             copied = None if labels is None else {**labels}
-            self._append_sample((name, value, kind, copied, ts, self._now_ns()))
+            self._append_sample((name, value, kind, copied, ts, self._now_ns(), id))
         except Exception:
             if self.strict:
                 raise

@@ -158,21 +158,22 @@ class Gate:
         return out
 
     def admit_samples(self, samples: Sequence[Row]) -> tuple[list[Row], list[Refused]]:
-        """Check metric samples `(name, value, kind, labels, ts, at_ns)`; rows come back in `SAMPLE_ROW` order."""
+        """Check metric samples `(name, value, kind, labels, ts, at_ns, id)`; rows come back in `SAMPLE_ROW` order."""
         now = self._clock_us()
         rows: list[Row] = []
         refused: list[Refused] = []
-        for index, (name, value, kind, labels, ts, at_ns) in enumerate(samples):
+        for index, (name, value, kind, labels, ts, at_ns, id_) in enumerate(samples):
             try:
                 moment = at_ns // 1_000 if ts is None else _moment(ts, False)
-                text = check_sample(exact(name), exact(value), exact(kind), labels, self.settings)
+                text = check_sample(exact(name), exact(value), exact(kind), labels, exact(id_), self.settings)
                 if text and self.pseudonyms is not None:
                     text = encode_properties(self.pseudonyms.of_properties(labels))
                 text = text and bare_urls(text)
                 self._check_time(moment, now, False)
-                rows.append((moment, now, exact(name), exact(kind), float(value), text))
+                rows.append((moment, now, exact(name), exact(kind), float(value), text, exact(id_)))
             except Refusal as refusal:
-                shown = dict(zip(("name", "value", "kind", "labels"), (name, value, kind, labels), strict=True))
+                shown = {"name": name, "value": value, "kind": kind, "labels": labels}
+                shown |= {} if id_ is None else {"id": id_}
                 refused.append(self._refused(index, refusal, shown))
         return rows, refused
 

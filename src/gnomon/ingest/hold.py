@@ -15,9 +15,10 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
@@ -75,6 +76,9 @@ class Hold:
         self._next_try = 0.0
         self.collectors: weakref.WeakSet[Collector] = weakref.WeakSet()  #: of this process, for their heartbeats
         self._next_beat = 0.0
+        #: What has to be done before the audit of an erasure: names that wait in memory must be found by it.
+        self.before_erasing: list[Callable[[], object]] = []
+        self.watch: Any = None  #: of upkeep.alerts, once somebody looks for alerts
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._lock = OwnerLock(self.file.with_name(self.file.name + ".owner"))
         journal_file = self.file.with_name(self.file.name + ".journal")
@@ -229,7 +233,7 @@ class Hold:
         """Own connections to the journal; the store stays the parent's, and so does the temporary folder."""
         self._inherited = self._inherited or self.store is not None
         never_destroy(self.store, self.writer)
-        self.store = self.writer = None
+        self.store = self.writer = self.watch = None
         self._temporary = False
         self._taking = threading.Lock()
         self._lock.release()

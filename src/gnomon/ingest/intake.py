@@ -15,7 +15,7 @@ from gnomon.ingest.collector import Collector, batch_from, note_refused
 from gnomon.ingest.gate import CALL, CALL_USER, CALL_WEIGHT, ONE, Refused
 from gnomon.ingest.rules import Refusal
 
-_SAMPLE = ("name", "value", "kind", "labels", "ts")
+_SAMPLE = ("name", "value", "kind", "labels", "ts", "id")
 
 
 class WireCalls(list[Row]):
@@ -125,8 +125,8 @@ def take_samples(collector: Collector, samples: Sequence[Any]) -> Taken:
         if not isinstance(sample, dict) or not sample.keys() <= set(_SAMPLE):
             early.append(Refused(index, "unknown-field", "sample: has a field that no sample has", gate.shown(sample)))
             continue
-        kind = sample.get("kind", "gauge")
-        rows.append((sample.get("name"), sample.get("value"), kind, sample.get("labels"), sample.get("ts"), now_ns))
+        name, value, kind = sample.get("name"), sample.get("value"), sample.get("kind", "gauge")
+        rows.append((name, value, kind, sample.get("labels"), sample.get("ts"), now_ns, sample.get("id")))
         places.append(index)
     batch.samples, late = gate.admit_samples(rows)
     refused = early + [Refused(places[r.index], r.code, r.detail, r.text, r.source, r.id) for r in late]

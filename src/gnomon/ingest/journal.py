@@ -36,6 +36,7 @@ RESTORED = "restored"  #: the kept value that names the restore whose kept value
 
 Sealed: TypeAlias = tuple[int, bytes, bytes]  #: checksum, summary, body
 
+_KEEP_INSTEAD = "INSERT OR REPLACE INTO meta SELECT ?, ? WHERE (SELECT value FROM meta WHERE key = ?) IS ?"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Batch).decode
 _decode_counts = msgspec.json.Decoder(list[list[Any]]).decode
@@ -133,6 +134,14 @@ class Journal:
             db = self._writing()
             _guard(lambda: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"kept:{key}", value)))
 
+    def keep_instead(self, key: str, before: str | None, value: str) -> bool:
+        """Keep a value in the place of `before` (None: of nothing); False where another one is kept by now."""
+        name = f"kept:{key}"
+        with self._lock:
+            db = self._writing()
+            found = _guard(lambda: db.execute(_KEEP_INSTEAD, (name, value, name, before)))
+        return bool(found.rowcount)
+
     def kept(self, key: str) -> str | None:
         """The value kept under a key; None when there is none."""
         with self._reader_lock:
@@ -171,13 +180,17 @@ class Journal:
             db = self._writing()
             _guard(lambda: db.executescript("PRAGMA secure_delete=ON; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"))
 
-    def leaves(self, size: int) -> bool:
-        """Whether so many bytes more stay within its own limit; a write that fails then has met a full disk."""
+    def used_bytes(self) -> int:
+        """Bytes of the file that hold something, of those that its limit is about."""
         with self._lock:
             db = self._writing()
             names = ("page_count", "freelist_count", "page_size")
             pages, free, page_bytes = (_guard(lambda n=n: db.execute(f"PRAGMA {n}").fetchone()[0]) for n in names)
-        return bool((pages - free) * page_bytes + size <= self.max_bytes)
+        return int((pages - free) * page_bytes)
+
+    def leaves(self, size: int) -> bool:
+        """Whether so many bytes more stay within its own limit; a write that fails then has met a full disk."""
+        return self.used_bytes() + size <= self.max_bytes
 
     def file_bytes(self) -> int:
         """Bytes of the journal file itself."""

@@ -225,12 +225,15 @@ def _check_container(value: Any, level: int, settings: Settings) -> None:
 
 _SAMPLE_NAME = Field("name", "text", required=True)
 _SAMPLE_VALUE = Field("value", "real", required=True)
+_SAMPLE_ID = Field("id", "text")
 
 
-def check_sample(name: Any, value: Any, kind: Any, labels: Any, settings: Settings) -> str | None:
+def check_sample(name: Any, value: Any, kind: Any, labels: Any, id_: Any, settings: Settings) -> str | None:
     """Apply the rules to one metric sample; returns its labels as JSON text. Raises `Refusal`."""
     _check_text(_SAMPLE_NAME, name)
     _check_real(_SAMPLE_VALUE, value)
+    if id_ is not None:
+        _check_text(_SAMPLE_ID, id_)
     if not isinstance(kind, str) or kind not in SAMPLE_KINDS:
         raise Refusal("unknown-kind", "kind: not one of counter, gauge, histogram")
     if labels is None:

@@ -30,6 +30,7 @@ MOST_LISTED = 10
 #: Events of a period up to which its sessions are counted: that takes 0.1 to 0.2 s a million, as sessions are not in
 #: rollups, and a dashboard is looked at often.
 MOST_FOR_SESSIONS = 3_000_000
+LEAST_TO_ALERT = 20
 TOO_MANY = "too-many-rows"
 
 Answers: TypeAlias = Sequence[Result | InvalidValue | None]
@@ -131,6 +132,10 @@ def _next_midnight(span: DateRange, _: ZoneInfo) -> DateRange:
     return _midnight(span, span.zone)
 
 
+def _as_it_is(span: DateRange, _: ZoneInfo) -> DateRange:
+    return span
+
+
 def _own_midnight(span: DateRange, own: ZoneInfo) -> DateRange:
     return _midnight(span, own)
 
@@ -189,12 +194,30 @@ def _period(span: DateRange, answers: Answers) -> Period | InvalidValue:
     )
 
 
+def standing_now(inquiry: Inquiry, store: Store, zone: ZoneInfo, now: datetime) -> Standing:
+    """The health by the last 24 hours; fewer than `LEAST_TO_ALERT` events are no reason to wake anybody."""
+    whole = resolve_range(PERIODS[JUDGED], now=now, zone=zone)
+    for moved in (_as_it_is, *_STARTS):
+        query = Query.build(["events", "successes", "failures", "mean_duration_ms"], [], moved(whole, inquiry.zone))
+        (answer,) = inquiry.several([query], store)
+        if isinstance(answer, Result):
+            row = answer[0]
+            if row["events"] < LEAST_TO_ALERT:
+                break
+            return _standing(row["successes"], row["failures"], row["mean_duration_ms"])
+    return Standing("healthy")
+
+
 def standing(period: Summary | None) -> Standing:
     """The health of a period; one in which nothing is known to have failed or been slow is healthy."""
     if period is None:
         return Standing("healthy")
-    known = period.successes + period.failures
-    values = {"error_rate": period.failures / known if known else None, "mean_duration_ms": period.mean_duration_ms}
+    return _standing(period.successes, period.failures, period.mean_duration_ms)
+
+
+def _standing(successes: float, failures: float, mean_duration_ms: float | None) -> Standing:
+    known = successes + failures
+    values = {"error_rate": failures / known if known else None, "mean_duration_ms": mean_duration_ms}
     reasons = []
     for metric, (critical, warning) in THRESHOLDS.items():
         value = values[metric]

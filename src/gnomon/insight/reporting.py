@@ -16,7 +16,7 @@ from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone
 
 if TYPE_CHECKING:
-    from gnomon.insight.dashboard import Dashboard
+    from gnomon.insight.dashboard import Dashboard, Standing
     from gnomon.insight.person import UserReport
     from gnomon.insight.summary import Summary
     from gnomon.pseudonyms import Pseudonyms
@@ -101,3 +101,10 @@ class Reporting:
 
             zone = self.zone if timezone is None else load_zone(timezone)
             return dashboard(self._inquiry(), store, note, zone, self.clock())
+
+    def _standing(self) -> Standing:
+        """The health level for alerts: nobody asks, so nothing is audited."""
+        store = self._own_or_refuse()
+        from gnomon.insight.dashboard import standing_now
+
+        return standing_now(self._inquiry(), store, self.zone, self.clock())

@@ -39,6 +39,10 @@ _BACKUP = {"path": "backups/gnomon-usage-20260115T120000.000000Z.tar.zst", "byte
            "verified": True, "created_at": "2026-01-15T12:00:00+00:00", "seconds": 1.2, "paused_seconds": 0.1,
            "encrypted": False}  # fmt: skip
 
+_ALERT = {"alert": "disk-full", "state": "firing", "level": "warning", "project": None, "resolved": None,
+          "message": "200 MiB are free on the disk of the store", "remedy": "Free disk space.",
+          "since": "2026-01-15T12:00:00+00:00"}  # fmt: skip
+
 _KEY_ID = Path(pattern="^[0-9a-f]{12}$", description="The id of a key")
 
 
@@ -153,6 +157,11 @@ def _add_upkeep(routes: APIRouter) -> None:
     ) -> Response:
         """The newest refused events, with the reason and what was sent (cut)."""
         return json_answer({"events": here.engine.quarantine(limit, code)})
+
+    @routes.get("/admin/alerts", responses=answers({"alerts": [_ALERT]}))
+    def alerts(here: Access = needs("admin")) -> Response:
+        """What is wrong now with the store and the project, the oldest first; it is looked at for this call."""
+        return json_answer({"alerts": [alert.to_dict() for alert in here.engine.alerts()]})
 
     @routes.get("/admin/books", responses=answers({"event": _BOOKS, "sample": _BOOKS}))
     def books(here: Access = needs("read")) -> Response:

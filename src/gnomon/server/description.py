@@ -45,6 +45,7 @@ SAMPLE: dict[str, Any] = {
         "kind": {"enum": list(SAMPLE_KINDS)},
         "labels": {"type": ["object", "null"]},
         "ts": {"type": ["string", "null"], "format": "date-time"},
+        "id": {"type": ["string", "null"], "minLength": 1, "maxLength": 200},
     },
 }
 #: How a write key may be sent; tokens are described by the dependency that reads them.

@@ -92,9 +92,14 @@ class Figures:
         if self._thread is not None:
             self._thread.join()
 
+    def refused(self) -> int:
+        """How many calls that bring or change something were answered with 503 or 507."""
+        return sum(n for (method, status), n in list(self.answers.items()) if status in (503, 507) and method != "GET")
+
     def text(self, engines: Iterable[AnalyticsEngine]) -> str:
-        """Everything, with the books of the projects of these engines."""
-        lines = [*_books(engines), *self._journal()]
+        """Everything, with the books and alerts of the projects of these engines, and the alerts of the store."""
+        projects: set[str | None] = {None}
+        lines = [*_books(engines, projects), *self._alerts(projects), *self._journal()]
         lines += self.commits.lines("gnomon_commit_seconds", "Time of a durable commit to the journal.")
         lines += self.queryable.lines("gnomon_ingest_to_queryable_seconds", "From the commit until it can be asked.")
         lines += self.seconds.lines("gnomon_http_seconds", "Time of a call.")
@@ -105,6 +110,14 @@ class Figures:
         for (method, status), n in sorted(self.answers.items()):
             lines.append(f'gnomon_http_answers_total{{method="{method}",status="{status}"}} {n}')
         return "\n".join(lines) + "\n"
+
+    def _alerts(self, projects: set[str | None]) -> Iterator[str]:
+        yield "# HELP gnomon_alert_active Alerts that are on, by name: 1 a warning, 2 critical; no project: the store."
+        yield "# TYPE gnomon_alert_active gauge"
+        for alert in self._home._watch().active():
+            if alert.project in projects:
+                value = 2 if alert.level == "critical" else 1
+                yield f'gnomon_alert_active{{alert="{alert.name}",project="{_label(alert.project or "")}"}} {value}'
 
     def _journal(self) -> Iterator[str]:
         hold = self._home._hold
@@ -128,11 +141,12 @@ class Figures:
                 yield from (f"# HELP {name} {about}", f"# TYPE {name} gauge", f"{name} {value}")
 
 
-def _books(engines: Iterable[AnalyticsEngine]) -> Iterator[str]:
-    """The books of each engine, which is only used while it is at hand."""
+def _books(engines: Iterable[AnalyticsEngine], projects: set[str | None]) -> Iterator[str]:
+    """The books of each engine, which is only used while it is at hand; its project is added to `projects`."""
     names = {"event": "gnomon_events_total", "sample": "gnomon_samples_total"}
     lines: dict[str, list[str]] = {kind: [] for kind in names}
     for engine in engines:
+        projects.add(engine.settings.project)
         for kind, found in lines.items():
             try:
                 found += _account(names[kind], engine.settings.project, engine.books(kind))

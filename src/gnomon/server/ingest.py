@@ -44,7 +44,7 @@ def router() -> APIRouter:
 
     @routes.post("/samples", responses=about, openapi_extra=SAMPLES)
     async def samples(request: Request) -> Response:
-        """Take in one metric sample or a batch: `name`, `value`, and if wanted `kind`, `labels` and `ts`."""
+        """Take in one metric sample or a batch: `name`, `value`, and if wanted `kind`, `labels`, `ts` and `id`."""
         return await _take(request, samples=True)
 
     return routes

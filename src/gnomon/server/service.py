@@ -13,7 +13,7 @@ from functools import partial
 from fastapi import Request
 
 from gnomon.engine import AnalyticsEngine
-from gnomon.errors import Forbidden
+from gnomon.errors import Forbidden, GnomonError
 from gnomon.ingest.intake import Rule
 from gnomon.ingest.typerules import RuleBook
 from gnomon.query.books import projects_of
@@ -26,6 +26,7 @@ from gnomon.server.limits import Limiter
 from gnomon.server.names import KnownNames
 from gnomon.server.projects import Projects
 from gnomon.server.sums import IngestSums
+from gnomon.upkeep.alerts import Condition, Found, Sight
 from gnomon.upkeep.jobs import run_due
 
 log = logging.getLogger("gnomon.server")
@@ -54,7 +55,13 @@ class Service:
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._closed = False
+        self._refused_before = 0
         engine._before_close.append(self.close)  # nor when it ends
+        self._write_sums = partial(self.sums.write, all=True)
+        engine._hold.before_erasing.append(self._write_sums)
+        self._refusing = Condition("calls-refused", "the service answered 503 or 507", True, self._refused)
+        self._watch = engine._watch()
+        self._watch.extra.append(self._refusing)
 
     # -- who comes in ----------------------------------------------------------------------------------------------
 
@@ -128,6 +135,7 @@ class Service:
         jobs_at = time.monotonic() + JOBS_SECONDS
         while not self._ending.wait(TICK_SECONDS):
             self._settle()
+            self._look_back()
             if self.settings.scheduler and time.monotonic() >= jobs_at:
                 self._run_jobs()
                 jobs_at = time.monotonic() + JOBS_SECONDS
@@ -140,8 +148,30 @@ class Service:
                 if project != home.settings.project and not self._ending.is_set():
                     with self.projects.using(project) as engine:
                         run_due(engine, whole_store=False)
+                        engine._look_for_alerts(whole_store=False)
         except Exception as error:  # noqa: BLE001  as below
             log.warning("the jobs of some projects were left out: %s", type(error).__name__)
+
+    def _refused(self, _sight: Sight) -> Found | None:
+        """Whether senders were sent away since the last look."""
+        before, self._refused_before = self._refused_before, self.figures.refused()
+        if self._refused_before == before:
+            return None
+        return Found("warning", f"{self._refused_before - before:,} calls were answered with 503 or 507 lately",
+                     "See `gnomon doctor`: the journal or the disk is full, or too much comes at once.")  # fmt: skip
+
+    def _look_back(self) -> None:
+        """A step of one project's names that are in the store already."""
+        with self._rules_lock:
+            waiting = [names for _, names in self._rules.values() if not names.looked]
+        if not waiting:
+            return
+        try:
+            waiting[0].look_back(self.projects.home._own_or_refuse())
+        except GnomonError as error:  # another process owns the store, or it is not there at the moment
+            log.debug("the names in the store are looked at later: %s", error.code)
+        except Exception as error:  # noqa: BLE001  as below
+            log.warning("the names in the store are looked at later: %s", type(error).__name__)
 
     def _settle(self, *, all: bool = False) -> None:
         with self._rules_lock:
@@ -157,6 +187,8 @@ class Service:
         if self._closed:
             return
         self._closed = True
+        self.projects.home._hold.before_erasing.remove(self._write_sums)
+        self._watch.extra.remove(self._refusing)
         self._ending.set()
         if self._thread is not None:
             self._thread.join()

@@ -84,7 +84,7 @@ def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
         f"DELETE FROM people WHERE project = {me} AND {_any_of('actor', who)}",
         f"DELETE FROM sightings WHERE project = {me} AND {_any_of('actor', who)}",
         f"DELETE FROM quarantine WHERE {_quarantine(project, who)}",
-        f"UPDATE samples SET labels = NULL WHERE {_samples(project, who)}",
+        f"UPDATE samples SET labels = NULL, id = {_sample_id(who)} WHERE {_samples(project, who)}",
         f"UPDATE rolled SET endpoint = NULL WHERE project = {me} AND {_segment(who, 'endpoint')}",
     ]
     if delete:
@@ -169,7 +169,12 @@ def _unless(who: Traces, column: str, says: Callable[[Traces, str], str]) -> str
 
 
 def _samples(project: str, who: Traces) -> str:
-    return f"project = {quoted(project)} AND {_names(who, 'labels')}"
+    return f"project = {quoted(project)} AND ({_names(who, 'labels')} OR {_any_of('id', who)})"
+
+
+def _sample_id(who: Traces) -> str:
+    """A UUID says nothing and stays, so that a resend is found; any other id may be made of the person's."""
+    return f"CASE WHEN try_cast(id AS UUID)::VARCHAR = id AND NOT {_any_of('id', who)} THEN id END"
 
 
 def _quarantine(project: str, who: Traces) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import GnomonError, StoreBusy
 from gnomon.timerange import US_SECOND, to_us
+from gnomon.upkeep.alerts import watch_of
 
 if TYPE_CHECKING:
     from gnomon.upkeep.keeping import Keeping
@@ -53,9 +54,11 @@ def run_due(engine: Keeping, *, whole_store: bool = True) -> dict[str, str]:
     """
     journal, project = engine._hold.journal, engine.settings.project
     done: dict[str, str] = {}
+    watch = watch_of(engine._hold)
     for job in JOBS:
         if job.whole_store and not whole_store:
             continue
+        owner = None if job.whole_store else project
         key, now = f"job:{project}:{job.name}", to_us(engine.clock())
         last = journal.kept(key)
         if last is not None and now - int(last) < job.period * US_SECOND:
@@ -68,7 +71,13 @@ def run_due(engine: Keeping, *, whole_store: bool = True) -> dict[str, str]:
         except GnomonError as error:
             log.warning("the job %s failed and is tried again: %s", job.name, error)
             done[job.name] = error.code
+            watch.note_job(job.name, owner, error)
+        except Exception as error:
+            told = GnomonError(f"the job failed ({type(error).__name__})", remedy="See the log.", code="job-failed")
+            watch.note_job(job.name, owner, told)
+            raise
         else:
+            watch.note_job(job.name, owner, None)
             if job.period:
                 journal.keep(key, str(now))
             done[job.name] = "ok"
@@ -76,23 +85,30 @@ def run_due(engine: Keeping, *, whole_store: bool = True) -> dict[str, str]:
 
 
 class Scheduler:
-    """A thread that runs what is due until it is stopped, or its engine is gone."""
+    """A thread that runs what is due, and one that looks for alerts, which no long job may hold up.
+
+    They go on until they are stopped, or their engine is gone.
+    """
 
     def __init__(self, engine: Keeping) -> None:
         self._engine = weakref.ref(engine)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gnomon-jobs", daemon=True)
-        self._thread.start()
+        watch_of(engine._hold).scheduled = True
+        work = {"gnomon-jobs": run_due, "gnomon-watch": lambda found: found._look_for_alerts()}
+        self._threads = [threading.Thread(target=self._run, args=(do,), name=name, daemon=True)
+                         for name, do in work.items()]  # fmt: skip
+        for thread in self._threads:
+            thread.start()
 
-    def _run(self) -> None:
+    def _run(self, do: Callable[[Keeping], object]) -> None:
         while not self._stop.wait(LOOK_SECONDS):
             engine = self._engine()
             if engine is None:
                 return
             try:
-                run_due(engine)
+                do(engine)
             except StoreBusy:
-                continue  # its owner runs them
+                continue  # its owner does it
             except Exception:
                 log.exception("a job failed")
             del engine
@@ -100,5 +116,6 @@ class Scheduler:
     def stop(self) -> None:
         """End after the job that runs now."""
         self._stop.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Person
+from gnomon.ingest.keptnames import forget_names
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store
 from gnomon.timerange import resolve_range, to_us
+from gnomon.upkeep.alerting import Alerting
 from gnomon.upkeep.audit import Audit
 from gnomon.upkeep.safekeeping import Safekeeping
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from gnomon.upkeep.rollup import RollupReport
 
 
-class Keeping(Safekeeping):
+class Keeping(Safekeeping, Alerting):
     """Rollups, retention and the like. Mixed into the engine."""
 
     zone: ZoneInfo
@@ -97,14 +99,17 @@ class Keeping(Safekeeping):
         return report
 
     def run_jobs(self) -> dict[str, str]:
-        """Run the background work that is due (roll up, prune, prune the audit, backup) and say how each went.
+        """Run the background work that is due (roll up, prune, prune the audit, backup) and say how each went, then
+        look for alerts.
 
         With the setting `scheduler` a thread of the process that owns the store does it by itself.
         """
         from gnomon.upkeep.jobs import run_due
 
         self._own_or_refuse()
-        return run_due(self)
+        done = run_due(self)
+        self._look_for_alerts()
+        return done
 
     def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
         """Erase a person: their events stay as anonymous counts, or go with `delete_events`; every other trace goes.
@@ -126,6 +131,7 @@ class Keeping(Safekeeping):
             kept = timedelta(days=self.settings.backup_days) if self._has_backups() else None
             known = self._pseudonyms
             who = Traces((user_id,)) if known is None else Traces(known.ids(user_id), known.mentions(user_id))
+            forget_names(self._hold.journal, self.settings.project, {*who.ids, *who.texts})
             certificate = forget(store, writer, self._hold.journal, self.settings.project, who,
                                  delete=delete_events, now=self.clock(), remaining=files,
                                  backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
@@ -134,6 +140,8 @@ class Keeping(Safekeeping):
             self._policy.erased()
             self._reset_asking()
             self._erase_exports()  # a file may hold the person; whoever needs it exports it again
+        for settle in list(self._hold.before_erasing):
+            settle()
         self._audit.erase(self.settings.project, user_id)
         return certificate
 

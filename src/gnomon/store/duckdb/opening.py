@@ -16,7 +16,7 @@ from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.faults import REOPEN, translated
 from gnomon.store.duckdb.undo import undoable
 
-SCHEMA = 3
+SCHEMA = 4
 COMPACTED = ".compacted"  #: ending of the copy that takes the place of a file, until it does
 
 

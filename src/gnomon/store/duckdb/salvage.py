@@ -71,7 +71,8 @@ def _salvage_table(con: duckdb.DuckDBPyConnection, table: str, report: dict[str,
     for start in range(0, last + 1, group):
         try:
             con.execute(
-                f"INSERT INTO {table} SELECT * FROM damaged.{table} WHERE rowid BETWEEN {start} AND {start + group - 1}"
+                f"INSERT INTO {table} BY NAME SELECT * FROM damaged.{table} "  # an older schema has fewer columns
+                f"WHERE rowid BETWEEN {start} AND {start + group - 1}"
             )
         except duckdb.Error:
             lost += 1

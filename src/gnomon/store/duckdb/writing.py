@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from gnomon.event import AT, SAMPLE_ROW, Batch, Field, Row
+from gnomon.event import AT, SAMPLE_AT, SAMPLE_ROW, Batch, Field, Row
 from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, Span, addition, changed, folded, joined
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.staging import Staging, selected
@@ -24,8 +24,8 @@ QUARANTINE_ROWS = 100_000
 APPENDED_AT_ONCE = 500  #: rows converted in one call, which keeps the interpreter for about 1 ms
 
 _SAMPLE_STAGING = """CREATE TEMP TABLE sample_staging (
-  ts BIGINT, received_at BIGINT, name VARCHAR, kind VARCHAR, value DOUBLE, labels VARCHAR)"""
-assert SAMPLE_ROW == ("ts", "received_at", "name", "kind", "value", "labels")
+  ts BIGINT, received_at BIGINT, name VARCHAR, kind VARCHAR, value DOUBLE, labels VARCHAR, id VARCHAR)"""
+assert SAMPLE_ROW == ("ts", "received_at", "name", "kind", "value", "labels", "id")
 # A canonical UUID takes 16 bytes; any other id is text beside the UUID of its MD5, which only narrows the join.
 _CANONICAL = "(try_cast(id AS UUID)::VARCHAR IS NOT DISTINCT FROM id)"
 _KEY = f"CASE WHEN {_CANONICAL} THEN try_cast(id AS UUID) ELSE md5(id)::UUID END"
@@ -51,11 +51,23 @@ AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
 
 _EDGES = "SELECT project, type, epoch_us(before) FROM pruned WHERE kind = 'raw'"
 _NEVER = -(2**62)
-_INSERT_SAMPLES = """INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels)
-SELECT ?, ?, make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels FROM sample_staging s"""
+_INSERT_SAMPLES = """INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels, id)
+SELECT ?, ?, make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels, id FROM sample_staging s"""
 _NOT_KEPT_YET = """ WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND
 o.received_at = make_timestamp(s.received_at) AND o.version <= ? AND o.name = s.name AND o.kind = s.kind
-AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels)"""
+AND o.value = s.value AND o.labels IS NOT DISTINCT FROM s.labels
+AND s.id IS NULL)"""
+# As with events: the same id with the same ts, or with another one and received within a day.
+_SAMPLE_REPEATS = """SELECT s.id, s.ts FROM sample_staging s
+WHERE EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.id = s.id AND """
+_SAMPLES_IN_SPAN = (
+    _SAMPLE_REPEATS + "o.ts = make_timestamp(s.ts) AND o.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
+)
+_SAMPLES_RECENT = (
+    _SAMPLE_REPEATS
+    + f"""o.received_at >= make_timestamp(?)
+AND epoch_us(o.received_at) >= s.received_at - {RECENT_US})"""
+)
 
 
 class Writing:
@@ -115,8 +127,10 @@ class Writing:
             books += _booked(project, "stored", rows) + _booked(project, "duplicate", repeats)
         samples = [row for batch in batches for row in batch.samples]
         if samples:
-            books.append([project, "sample", None, "stored", "", len(samples)])
-            self._write_samples(project, samples, version, doubtful=any(batch.replayed for batch in batches))
+            doubtful = any(batch.replayed for batch in batches)
+            repeats_of_samples = self._write_samples(project, samples, version, doubtful=doubtful)
+            told = (("stored", len(samples) - repeats_of_samples), ("duplicate", repeats_of_samples))
+            books += [[project, "sample", None, outcome, "", n] for outcome, n in told if n]
         if books:
             self._append("books", [tuple(entry) for entry in books])
         seen = (tuple(row) for batch in batches for row in batch.sightings)
@@ -207,15 +221,36 @@ class Writing:
                 [project, min(moments), max(moments)],
             )
 
-    def _write_samples(self, project: str, samples: list[Row], version: int, *, doubtful: bool) -> None:
-        """Store samples. They have no id: only where a batch was replayed are equal ones taken for the same."""
-        self._append("sample_staging", samples)
+    def _write_samples(self, project: str, samples: list[Row], version: int, *, doubtful: bool) -> int:
+        """Store samples and return how many were repeats, which only those with an id can be.
+
+        Of those without one, equal ones are taken for the same where a batch was replayed.
+        """
+        rows = self._new_samples(project, [(*row, None) if len(row) <= SAMPLE_AT["id"] else row for row in samples])
+        self._append("sample_staging", rows)
         if doubtful:
             known = [project, version, project, version - 1]
             self._connection.execute(_INSERT_SAMPLES + _NOT_KEPT_YET, known)
         else:
             self._connection.execute(_INSERT_SAMPLES, [project, version])
         self._connection.execute("TRUNCATE sample_staging")
+        return len(samples) - len(rows)
+
+    def _new_samples(self, project: str, samples: list[Row]) -> list[Row]:
+        """Samples without those whose id is known already."""
+        at_id, at_ts = SAMPLE_AT["id"], SAMPLE_AT["ts"]
+        named = [row for row in samples if row[at_id] is not None]
+        if not named:
+            return samples
+        named, _ = _without_own_repeats(named, SAMPLE_AT)
+        self._append("sample_staging", named)
+        con, moments = self._connection, list(map(itemgetter(at_ts), named))
+        since = min(map(itemgetter(SAMPLE_AT["received_at"]), named)) - RECENT_US
+        known = set(con.execute(_SAMPLES_IN_SPAN, [project, min(moments), max(moments)]).fetchall())
+        known |= set(con.execute(_SAMPLES_RECENT, [project, max(0, since)]).fetchall())
+        con.execute("TRUNCATE sample_staging")
+        fresh = [row for row in named if (row[at_id], row[at_ts]) not in known]
+        return [row for row in samples if row[at_id] is None] + fresh
 
     def _append(self, table: str, rows: Sequence[Row]) -> None:
         appender = self._connection.appender(table)
@@ -224,17 +259,17 @@ class Writing:
         appender.flush()
 
 
-def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows and repeats within one group; the first of an id wins."""
-    ids = list(map(itemgetter(0), rows))
+def _without_own_repeats(rows: list[Row], at: dict[str, int] = AT) -> tuple[list[Row], list[Row]]:
+    """Rows and repeats within one group; the first of an id wins. `at` says where a row has what."""
+    at_id, at_ts, at_received = at["id"], at["ts"], at["received_at"]
+    ids = list(map(itemgetter(at_id), rows))
     if len(set(ids)) == len(ids):
         return rows, []
     kept: list[Row] = []
     repeats: list[Row] = []
     earlier: dict[str, list[Row]] = {}  # more than one of an id only where it came back after a day
-    at_ts, at_received = AT["ts"], AT["received_at"]
     for row in rows:
-        same = earlier.setdefault(row[0], [])
+        same = earlier.setdefault(row[at_id], [])
         if any(row[at_ts] == other[at_ts] or row[at_received] - other[at_received] <= RECENT_US for other in same):
             repeats.append(row)
         else:
