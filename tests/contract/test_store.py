@@ -19,7 +19,7 @@ from sqlglot import exp
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout
 from gnomon.event import AT, FIELDS, ROW, Batch
-from gnomon.store import Store, Table, open_store
+from gnomon.store import Repeated, Store, Table, open_store
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import Dialect
 
@@ -309,6 +309,21 @@ def test_several_statements_see_one_moment(store):
 
 def test_an_answer_has_its_columns(store):
     assert store.ask(["SELECT 1 AS a, 'x' AS b"], 20.0) == [Table(["a", "b"], [(1, "x")])]
+
+
+def test_a_repeated_statement_sees_what_was_written_since(store):
+    """What a plan took from the data at first, how large values are or that a condition always holds, must not stay."""
+    found = "SELECT source FROM events WHERE version <= {} AND ts >= $1 AND ts < $2 ORDER BY ts, source"
+    wide = (f"make_timestamp({NOW - 10**6})", f"make_timestamp({NOW + 10**13})")
+    store.write([(1, batch(*(row(f"a{n}", ts=NOW, source="s") for n in range(3))))], "j")
+    first = store.data_version()
+    old, none = Repeated(found.format(first), wide), Repeated(found.format(first), wide[1:] * 2)
+    every = Repeated(found.format(10**9), wide)
+    assert [len(table.rows) for table in store.ask([old, none, every], 20.0)] == [3, 0, 3]
+    long = "a source of a name far longer than any before"
+    store.write([(2, batch(*(row(f"b{n}", ts=NOW + 10**12 * n, source=long) for n in range(3))))], "j")
+    assert [len(table.rows) for table in store.ask([old, none], 20.0)] == [3, 0]
+    assert [name for (name,) in store.ask([every], 20.0)[0].rows] == [long] + ["s"] * 3 + [long] * 2
 
 
 def test_a_question_that_takes_too_long_is_ended(store, kind):

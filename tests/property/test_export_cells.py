@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from datetime import UTC, datetime
 
 import duckdb
@@ -58,9 +59,27 @@ def test_the_store_writes_the_cells_that_python_writes(con, text, number, flag):
     ):
         sql = f"SELECT {lines.row_text(form, words, 3)} FROM (SELECT ?::VARCHAR AS a, ?::BIGINT AS n, ?::BOOLEAN AS b)"
         assert con.execute(sql, [text, number, flag]).fetchall() == [(wanted,)]
-    json = con.execute(f"SELECT {lines.row_text('json', words)} FROM (SELECT ?::VARCHAR AS a, ?::BIGINT AS n, "
+    told = con.execute(f"SELECT {lines.row_text('json', words)} FROM (SELECT ?::VARCHAR AS a, ?::BIGINT AS n, "
                        "?::BOOLEAN AS b)", [text, number, flag]).fetchall()[0][0]  # fmt: skip
-    assert __import__("json").loads(json) == {"a": text, "n": number, "b": flag}
+    assert json.loads(told) == {"a": text, "n": number, "b": flag}
+
+
+@given(TEXTS.filter(bool) | st.uuids())
+@example("=1")
+def test_ids_are_written_as_texts_and_as_uuids(con, found):
+    kept = (
+        "NULL::VARCHAR AS id_text, ?::UUID AS id"
+        if not isinstance(found, str)
+        else "?::VARCHAR AS id_text, uuid() AS id"
+    )
+    words, text = [("id", "text", lines.ID_TEXT)], str(found)
+    for form, wanted in (
+        ("csv", cells.csv_cell(text)), ("xlsx", "<row>" + cells.sheet_cell(text, 3) + "</row>"),
+    ):  # fmt: skip
+        sql = f"SELECT {lines.row_text(form, words, 3, '|')} FROM (SELECT {kept})"
+        assert con.execute(sql, [text]).fetchall() == [(wanted + "|",)]
+    told = con.execute(f"SELECT {lines.row_text('json', words)} FROM (SELECT {kept})", [text]).fetchall()[0][0]
+    assert json.loads(told) == {"id": text}
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1)))

@@ -15,7 +15,7 @@ import msgspec
 
 from gnomon.export import Column, ColumnKind, Form
 from gnomon.query.extract import Extract, Span
-from gnomon.store import Columnar, Store
+from gnomon.store import Columnar, Statement, Store
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Source:
     timeout: float
     kinds: Sequence[Column]
 
-    def rows(self, statement: str) -> list[Any]:
+    def rows(self, statement: Statement) -> list[Any]:
         """Rows of Python values."""
         return self.store.ask([statement], self.timeout)[0].rows
 
-    def columns(self, statement: str) -> Any:
+    def columns(self, statement: Statement) -> Any:
         """A `pyarrow.Table`."""
         assert isinstance(self.store, Columnar)
         return self.store.columns(statement, self.timeout)

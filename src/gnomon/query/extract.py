@@ -16,6 +16,7 @@ from gnomon.errors import InvalidValue, unknown_name
 from gnomon.event import BY_NAME, ROW, Field, Kind
 from gnomon.query.filters import FilterWords, column, literal
 from gnomon.query.plan import Plan
+from gnomon.store import Repeated
 from gnomon.store.dialect import Dialect, quoted
 
 #: What a span may hold at most, by a rough count of bytes; and the pieces that a stretch of time is looked at in.
@@ -23,7 +24,7 @@ MOST_ROWS, MOST_BYTES, PIECES = 50_000, 8 * 1024**2, 512
 _PROJECT = Field("project", "text", required=True)
 _WIDE = ("domain", "endpoint", "properties")
 #: What a field takes in a text of each form, besides what it holds; and as a column.
-_FIELD_BYTES = {"csv": 15, "json": 30, "xlsx": 80}
+_FIELD_BYTES = {"csv": 9, "json": 21, "xlsx": 36}
 
 
 def event_fields(names: Sequence[str] | None) -> tuple[Field, ...]:
@@ -72,44 +73,48 @@ class Extract:
         size = " + ".join([str(_FIELD_BYTES[form] * len(self.words)), *wide])
         return (
             f"SELECT {piece}, count(*), CAST(sum({size}) AS BIGINT) FROM events "
-            f"WHERE {self._of(span)} GROUP BY 1 ORDER BY 1"
+            f"WHERE {self._of(span, *self._ends(span))} GROUP BY 1 ORDER BY 1"
         )
 
-    def texts(self, form: str, separator: str, span: Span, date_style: int) -> str:
+    def texts(self, form: str, separator: str, span: Span, date_style: int) -> Repeated:
         """One row: how many events, their texts in order, the last id, and the length of the longest text."""
         assert self.dialect.row_text is not None and self.dialect.longest is not None
-        line = self.dialect.row_text(form, self.words, date_style)
+        line = self.dialect.row_text(form, self.words, date_style, "")
         length = self.dialect.longest(self.words) if form == "xlsx" else "0"
         rows = (
             f"SELECT ts AS row_ts, {self.dialect.id_text} AS row_id, {line} AS line, {length} AS longest FROM events "
             f"WHERE {self._of(span)}{self._first(span)}"
         )
         text = f"string_agg(line, {quoted(separator)} ORDER BY row_ts, row_id)"
-        return f"SELECT count(*), {text}, max(row_id), max(longest) FROM ({rows}) AS r"
+        return Repeated(f"SELECT count(*), {text}, max(row_id), max(longest) FROM ({rows}) AS r", self._ends(span))
 
-    def lines(self, form: str, separator: str, span: Span, date_style: int) -> str:
+    def lines(self, form: str, separator: str, span: Span, date_style: int) -> Repeated:
         """Their texts in order, each with the separator behind it, and the length of each one's longest text."""
         assert self.dialect.row_text is not None and self.dialect.longest is not None
-        line = self.dialect.row_text(form, self.words, date_style)
+        line = self.dialect.row_text(form, self.words, date_style, separator)
         length = self.dialect.longest(self.words) if form == "xlsx" else "0"
-        return (
-            f"SELECT concat({line}, {quoted(separator)}) AS line, {length} AS longest FROM events "
-            f"WHERE {self._of(span)} ORDER BY ts, {self.dialect.id_text}"
+        return Repeated(
+            f"SELECT {line} AS line, {length} AS longest FROM events "
+            f"WHERE {self._of(span)} ORDER BY ts, {self.dialect.id_text}",
+            self._ends(span),
         )
 
-    def columns(self, span: Span) -> str:
+    def columns(self, span: Span) -> Repeated:
         """The events of a span in order, a column for each field and the id again behind them."""
         names = [f"{word} AS {name}" for name, _, word in self.words]
         key = self.dialect.id_text
-        return (
+        return Repeated(
             f"SELECT {', '.join(names)}, {key} AS last_key FROM events AS e WHERE {self._of(span)}"
-            f"{self._first(span) or f' ORDER BY e.ts, {key}'}"
+            f"{self._first(span) or f' ORDER BY e.ts, {key}'}",
+            self._ends(span),
         )
 
-    def _of(self, span: Span) -> str:
+    def _ends(self, span: Span) -> tuple[str, str]:
         moment = self.dialect.moment
-        parts = [self._where, f"ts >= {self._sql(moment(literal(span.start_us)))}",
-                 f"ts < {self._sql(moment(literal(span.end_us)))}"]  # fmt: skip
+        return self._sql(moment(literal(span.start_us))), self._sql(moment(literal(span.end_us)))
+
+    def _of(self, span: Span, start: str = "$1", end: str = "$2") -> str:
+        parts = [self._where, f"ts >= {start}", f"ts < {end}"]
         if span.behind is not None:
             parts.append(f"{self.dialect.id_text} > {quoted(span.behind)}")
         return " AND ".join(parts)

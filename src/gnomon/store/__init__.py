@@ -28,6 +28,18 @@ class Table:
     rows: list[tuple[Any, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A read-only statement that is asked again and again with other values, so that it is parsed once.
+
+    `values` are SQL expressions for `$1`, `$2` and so on in `text`.
+    """
+
+    text: str
+    values: tuple[str, ...]
+
+
+Statement: TypeAlias = str | Repeated
 Entry: TypeAlias = tuple[str, str | None, str, str, int]  #: of the books: project, source, outcome, reason, n
 
 
@@ -86,7 +98,7 @@ class Copying(Protocol):
 class Columnar(Protocol):
     """A store that can hand out an answer by columns, without making a Python object of every value."""
 
-    def columns(self, statement: str, timeout: float) -> Any:
+    def columns(self, statement: Statement, timeout: float) -> Any:
         """The answer to a read-only statement as a `pyarrow.Table`, within `timeout` seconds.
 
         Raises what `Store.ask` raises, and `MissingExtra` without pyarrow.
@@ -108,7 +120,7 @@ class Store(Protocol):
         Returns, by position, how many rows of a batch were not stored and why: `duplicate` or `sealed`.
         """
 
-    def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
+    def ask(self, statements: Sequence[Statement], timeout: float) -> list[Table]:
         """Answer read-only statements from one snapshot, at most `timeout` seconds each."""
 
     def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:

@@ -63,7 +63,7 @@ class Dialect:
     id_text: str
     real: str = "DOUBLE"
     integer: str = "BIGINT"
-    row_text: Callable[[str, Any, int], str] | None = None
+    row_text: Callable[[str, Any, int, str], str] | None = None
     longest: Callable[[Any], str] | None = None
 
 
@@ -98,7 +98,7 @@ DUCKDB = Dialect(
     count_if=_count_if,
     matches=lambda text, pattern: _call("regexp_matches", text, _literal(pattern), _literal("s")),
     contains=lambda text, part: _call("contains", text, _literal(part)),
-    id_text="coalesce(id_text, id::VARCHAR)",
+    id_text=lines.ID_TEXT,
     row_text=lines.row_text,
     longest=lines.longest,
 )

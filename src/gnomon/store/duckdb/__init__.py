@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import duckdb
 
@@ -22,7 +23,7 @@ from gnomon.config import Settings
 from gnomon.errors import GnomonError, MissingExtra, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
 from gnomon.files import sync_folder
-from gnomon.store import Table
+from gnomon.store import Repeated, Statement, Table
 from gnomon.store.aliveness import Change, slack_us
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB, quoted
@@ -54,6 +55,7 @@ class DuckDBStore:
         self._connection = connect(path, settings)
         self._version = 0
         self._cursors: list[duckdb.DuckDBPyConnection] = []
+        self._prepared: WeakKeyDictionary[duckdb.DuckDBPyConnection, str] = WeakKeyDictionary()
         self._deadlines = Deadlines()
         self._questions = threading.Condition()
         self._running, self._swapping = 0, False
@@ -314,17 +316,17 @@ class DuckDBStore:
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def ask(self, statements: Sequence[str], timeout: float) -> list[Table]:
+    def ask(self, statements: Sequence[Statement], timeout: float) -> list[Table]:
         """See `Store.ask`."""
         with self._counted():
             return self._answered(lambda cursor: self._in_snapshot(cursor, statements), timeout)
 
-    def columns(self, statement: str, timeout: float) -> Any:
+    def columns(self, statement: Statement, timeout: float) -> Any:
         """See `Columnar.columns`."""
         if find_spec("pyarrow") is None:
             raise MissingExtra("pyarrow", "arrow")
         with self._counted():
-            return self._answered(lambda cursor: cursor.sql(statement).to_arrow_table(), timeout)
+            return self._answered(lambda cursor: cursor.sql(self._sent(cursor, statement)).to_arrow_table(), timeout)
 
     def _answered(self, answer: Callable[[duckdb.DuckDBPyConnection], Answer], timeout: float) -> Answer:
         connection = self._connection
@@ -368,13 +370,22 @@ class DuckDBStore:
         except duckdb.Error as error:
             raise translated(error) from error
 
-    @staticmethod
-    def _in_snapshot(cursor: duckdb.DuckDBPyConnection, statements: Sequence[str]) -> list[Table]:
+    def _sent(self, cursor: duckdb.DuckDBPyConnection, statement: Statement) -> str:
+        """What is sent for a statement. A cursor keeps the last repeated one: to parse and bind that of a row of CSV
+        takes 8 ms, as long as to read 7,000 rows, and that of Excel 20."""
+        if not isinstance(statement, Repeated):
+            return statement
+        if self._prepared.get(cursor) != statement.text:
+            cursor.execute(f"PREPARE repeated AS {statement.text}").fetchall()
+            self._prepared[cursor] = statement.text
+        return f"EXECUTE repeated({', '.join(statement.values)})"
+
+    def _in_snapshot(self, cursor: duckdb.DuckDBPyConnection, statements: Sequence[Statement]) -> list[Table]:
         tables = []
         if len(statements) > 1:
             cursor.begin()
         for statement in statements:
-            cursor.execute(statement)
+            cursor.execute(self._sent(cursor, statement))
             tables.append(Table([column[0] for column in cursor.description or ()], cursor.fetchall()))
         if len(statements) > 1:
             cursor.commit()
