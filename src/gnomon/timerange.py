@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import cache, lru_cache
+from itertools import repeat
+from operator import floordiv, sub
 from zoneinfo import ZoneInfo, available_timezones
 
 from gnomon.errors import InvalidValue, RangeTooLarge, nearest, unknown_name
@@ -34,6 +36,11 @@ _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ](?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?"
     r"(?:Z|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
 )
+#: A moment in UTC with each digit as 0, and what `parse_moments` needs.
+_UTC_SHAPE = re.compile(rb"0000-00-00[T ]00:00:00(?:\.0{1,9})?(?:Z|\+00:00)")
+_DIGITS_AS_0 = bytes(48 if 48 <= code <= 57 else code for code in range(256))
+_MICROSECOND = timedelta(microseconds=1)
+FEW_TEXTS = 8  #: fewer are parsed one by one
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _SPAN = re.compile(r"([0-9]{1,9})(min|h|d|w)(?:@([0-9]{1,9})(min|h|d|w))?")
 _UNIT_US = {"min": US_MINUTE, "h": US_HOUR, "d": US_DAY, "w": 7 * US_DAY}
@@ -83,6 +90,28 @@ def parse_moment(value: str | datetime) -> int:
     except (ValueError, TypeError):
         pass
     raise InvalidValue("the time is not a date and time with a zone", code="bad-time", remedy=_MOMENT_REMEDY)
+
+
+def parse_moments(texts: Sequence[str]) -> list[int]:
+    """`parse_moment` of many texts, three times as fast where all are in UTC. Raises `InvalidValue` (bad-time)."""
+    parts, joined = list(texts), "\n".join(texts)
+    if len(parts) < FEW_TEXTS or not joined.isascii() or "T24" in joined or " 24" in joined:
+        return list(map(parse_moment, parts))
+    parts = joined.split("\n")  # plain texts, whatever they were
+    distinct = list(dict.fromkeys(parts))
+    shapes = set("\n".join(distinct).encode().translate(_DIGITS_AS_0).split(b"\n"))
+    if (len(parts) != len(texts) or not all(map(_UTC_SHAPE.fullmatch, shapes))
+            or joined.count("+") != joined.count("+00:00")):  # fmt: skip
+        return list(map(parse_moment, texts))
+    try:
+        since = map(sub, map(datetime.fromisoformat, distinct), repeat(_EPOCH))
+        found = list(map(floordiv, since, repeat(_MICROSECOND)))
+    except ValueError:
+        raise InvalidValue("the time is not a date and time with a zone", code="bad-time",
+                           remedy=_MOMENT_REMEDY) from None  # fmt: skip
+    if len(found) == len(parts):
+        return found
+    return list(map(dict(zip(distinct, found, strict=True)).__getitem__, parts))
 
 
 _zone_names = cache(lambda: frozenset(filter(_ZONE_NAME.fullmatch, available_timezones())))

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from gnomon.config import Settings
 from gnomon.event import AT, FIELDS, ROW, Batch
 from gnomon.ingest import gate as gates
+from gnomon.ingest import proof
 from gnomon.ingest.collector import batch_from
 from gnomon.ingest.gate import CALL, Gate
 from gnomon.ingest.journal import _sealed, open_sealed
+from gnomon.ingest.rules import WIDE
 from gnomon.store.duckdb import DuckDBStore
 
 NOW = datetime(2026, 1, 15, 12, 0, 0, 123456, tzinfo=UTC)
@@ -184,7 +186,7 @@ def allowed(one, *, imported=False):
 def exactly(calls, imported=False):
     """Each call alone through the exact rules."""
     slow = Gate(LIMITS, lambda: NOW_US)
-    slow._all_clean = lambda *_: False
+    slow._proven = lambda *_, **__: None
     rows, refused = [], []
     for index, one in enumerate(calls):
         found = slow.admit_calls([one], imported=imported)
@@ -540,17 +542,21 @@ def test_other_limits_are_obeyed_by_the_proof_too():
         assert [item.code for item in found.refused] == [code], changed
 
 
+def loose(field, kind):
+    return proof._columns_type("Loose", {**WIDE, field: kind})
+
+
 BROKEN = [
-    ("NARROW_ROWS", gates.PLAIN_ROWS, call(user_id="é" * 150)),
-    ("PLAIN_ROWS", list[tuple], call(status_code=99)),
-    ("FLAT_PROPERTIES", list[dict], call(properties={"a": INT64})),
+    ("NARROW_COLUMNS", proof.WIDE_COLUMNS, call(user_id="é" * 150)),
+    ("WIDE_COLUMNS", loose("status_code", int), call(status_code=99)),
+    ("WIDE_COLUMNS", loose("properties", dict), call(properties={"a": INT64})),
 ]
 
 
-@pytest.mark.parametrize(("name", "loose", "bad"), BROKEN, ids=[entry[0] for entry in BROKEN])
+@pytest.mark.parametrize(("name", "loose", "bad"), BROKEN, ids=["narrow", "bounds", "properties"])
 def test_a_proof_that_is_too_loose_is_found(monkeypatch, name, loose, bad):
     check_agreement([bad])
-    monkeypatch.setattr(gates, name, loose)
+    monkeypatch.setattr(proof, name, loose)
     with pytest.raises(AssertionError):
         check_agreement([bad])
 
@@ -791,6 +797,6 @@ def test_an_own_id_is_a_uuid_of_version_7_with_the_time_in_front(at_ns):
 
 
 def test_ids_without_randomness_would_be_found(monkeypatch):
-    monkeypatch.setattr(gates.os, "urandom", lambda n: b"\5" * n)
+    monkeypatch.setattr(proof.os, "urandom", lambda n: b"\5" * n)
     batches = make_ids(4, 2)
     assert len({text for ids in batches for text in ids}) < 20_000

@@ -14,8 +14,8 @@ from gnomon import pseudonyms
 from gnomon.config import Settings, read_settings
 from gnomon.errors import GnomonError, InvalidValue
 from gnomon.event import AT, SAMPLE_AT
-from gnomon.ingest import gate as gates
-from gnomon.ingest.gate import CALL, Gate
+from gnomon.ingest.calls import CALL, Call
+from gnomon.ingest.gate import Gate
 from gnomon.pseudonyms import Pseudonyms, key_name
 
 K1 = "kT5vX1mQ9wZr3LbYc7NdFhJ8PsRuA2eGi4oC6xQ0zV"
@@ -104,7 +104,7 @@ def test_values_are_apart_as_answers_keep_them_apart(one, other):
 def test_all_ways_in_make_the_same_of_it(user, device, session, email):
     fields = {"user_id": user, "device_id": device, "session_id": session, "properties": {"email": email, "page": user}}
     rows = [row(fields, way=way, imported=imported) for way in ("call", "fields", "wire") for imported in (False, True)]
-    rows.append(Gate(ON, lambda: NOW).admit_calls([gates.Call(*[fields.get(name) if name in fields else
+    rows.append(Gate(ON, lambda: NOW).admit_calls([Call(*[fields.get(name) if name in fields else
                 {"type": "t", "weight": 1.0, "at_ns": NOW * 1_000}.get(name) for name in CALL])]).rows[0])  # fmt: skip
     known = made(project="default")
     for found in rows:

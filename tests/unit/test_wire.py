@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import gnomon
 from gnomon.config import Settings
-from gnomon.ingest.intake import Sender, WireCalls, take_events
+from gnomon.ingest.calls import WireCalls
+from gnomon.ingest.intake import Sender, take_events
 from gnomon.server import wire
 from gnomon.server.names import KnownNames
 from gnomon.server.problems import Problem
@@ -75,7 +76,8 @@ def test_the_quick_way_and_the_exact_one_come_to_the_same(engine, body, subject)
 
 def test_a_usual_batch_goes_the_quick_way_and_others_do_not():
     usual = b'[{"type":"a","properties":{"k":1}},{"type":"b","id":"1"}]'
-    assert isinstance(wire.decoded(usual, LIMITS)[0], WireCalls)
+    for body in (usual, b'{"type":"a"}', b' [ { "type" : "a" } ] ', rb'[{"type":"a\"\\","id":"\u0022"}]'):
+        assert isinstance(wire.decoded(body, LIMITS)[0], WireCalls), body
     for body in (
         b'[{"type":"a","type":"b"}]',
         b'[{"type":"a","properties":{"k":1,"k":2}}]',
@@ -83,7 +85,10 @@ def test_a_usual_batch_goes_the_quick_way_and_others_do_not():
         b'[{"type":"a","nope":1}]',
         b'[{"type":"a","properties":{"k":[]}}]',
         b"[]",
-        b'{"type":"a"}',
+        b"{}",
+        b'{"type":"a","weight":1,"weight":2}',
+        b'{"type":"a","success":true,"success":false}',
+        b'{"type":"a","status_code":200.0}',
     ):
         assert not isinstance(wire.decoded(body, LIMITS)[0], WireCalls), body
 

@@ -18,7 +18,8 @@ from typing import Any
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed
 from gnomon.event import Batch, Row
-from gnomon.ingest.gate import Admitted, Call, Gate, Refused, source_of
+from gnomon.ingest.calls import Call
+from gnomon.ingest.gate import Admitted, Gate, Refused, source_of
 from gnomon.ingest.heartbeat import Heartbeat
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.sampling import Sampler
@@ -64,7 +65,7 @@ class Collector:
 
     def _reset(self) -> None:
         """Fresh buffers and locks: at the start, and in a forked child."""
-        self._buffer: deque[Any] = deque()  # of gate.Call
+        self._buffer: deque[Any] = deque()  # of calls.Call
         self._samples: deque[Row] = deque()
         self._append_sample = self._samples.append
         self._append = self._buffer.append if self._settings.enabled else _ignore

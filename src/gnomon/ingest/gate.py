@@ -6,12 +6,12 @@ the exact rules in `rules.py`, which name the reason. The gate refuses; it never
 
 from __future__ import annotations
 
-import os
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -29,43 +29,17 @@ from gnomon.ingest.addresses import (
     bare_urls,
     split_url,
 )
-from gnomon.ingest.rules import (
-    FLAT_PROPERTIES,
-    NARROW_ROWS,
-    PLAIN_ROWS,
-    Refusal,
-    check_event,
-    check_sample,
-    encode_properties,
-    exact,
-)
+from gnomon.ingest.calls import CALL, CALL_PROPERTIES, FROM_FIELDS, Columns, WireCalls, columns_of, plain
+from gnomon.ingest.proof import NewIds, Proof
+from gnomon.ingest.rules import Refusal, check_event, check_sample, encode_properties, exact
 from gnomon.pseudonyms import HIDDEN, Pseudonyms
 from gnomon.timerange import parse_moment
 
-#: The order of a keyword call as the collector buffers it; `at_ns` is the caller's clock, `url` is taken apart here.
-CALL: tuple[str, ...] = (
-    "type", "user_id", "device_id", "session_id", "source", "application", "domain", "endpoint", "method",
-    "status_code", "duration_ms", "bytes_sent", "bytes_received", "success", "error_code", "weight", "properties",
-    "id", "ts", "at_ns", "url",
-)  # fmt: skip
-CALL_SOURCE = CALL.index("source")
-CALL_PROPERTIES = CALL.index("properties")
-CALL_TYPE, CALL_USER, CALL_WEIGHT = CALL.index("type"), CALL.index("user_id"), CALL.index("weight")
-#: A keyword call in the buffer. Unlike a tuple it is nothing to the garbage collector, which would otherwise stop a
-#: caller for 90 us after every 700 calls, and look at every waiting call again in each full collection.
-Call = msgspec.defstruct("Call", [(name, Any) for name in CALL], gc=False)
-_FROM_FIELDS = tuple(name for name in CALL if name not in ("at_ns", "url"))
-#: The weight of an event that names none; told by identity from one that names 1.
-ONE = 1.0
-#: An event of wire JSON with fields of the row only, for batches that are clean: decoded so it becomes a call at once.
-Wire = msgspec.defstruct(
-    "Wire",
-    [(name, Any, ONE if name == "weight" else None) for name in _FROM_FIELDS],
-    forbid_unknown_fields=True,
-    gc=False,
-)
+_OF_PEOPLE = tuple(map(CALL.index, ("user_id", "device_id", "session_id", "properties")))
 _KNOWN = frozenset(GIVEN) | WIRE_ALIASES.keys()
 _SHOWN = _KNOWN | {"url", "name", "value", "kind", "labels"}
+#: Calls that are proven at once: enough that fixed costs do not matter, few enough for the processor's caches.
+AT_ONCE = 1_000
 _TS, _PROPERTIES = AT["ts"], AT["properties"]
 
 
@@ -115,21 +89,46 @@ class Gate:
         self.settings = settings
         self._clock_us = clock_us
         self.pseudonyms = pseudonyms_of(settings)
-        # Texts outside properties are at most 9 names and 2 addresses: about 6 KB.
-        self._limits_allow_proof = (
-            settings.max_event_bytes >= settings.max_string_bytes + 8_192
-            and settings.max_properties >= 256
-            and settings.max_nesting >= 2
-        )
+        self._proof = Proof(settings)
 
     def admit_calls(self, calls: Sequence[Row], *, imported: bool = False) -> Admitted:
         """Check keyword calls (tuples in `CALL` order)."""
-        now = self._clock_us()
+        now, new, parts = self._clock_us(), NewIds(), list[Admitted]()
+        for start in range(0, len(calls), AT_ONCE):
+            part = calls[start : start + AT_ONCE]
+            found = self._proven(columns_of(part), new, now, imported=imported)
+            parts.append(self._examined(part, new, now, imported, start) if found is None else found)
+        return _together(parts)
+
+    def admit_wire(self, calls: WireCalls) -> Admitted:
+        """Check events of wire JSON of which nothing is unusual so far."""
+        now, new = self._clock_us(), NewIds()
+        at_ns = now * 1_000
+        found = self._proven([*calls.columns, [at_ns] * len(calls), None], new, now, typed=True)
+        if found is not None:
+            return found
+        return self._examined([(*row, at_ns, None) for row in calls.rows()], new, now, False)
+
+    def _proven(self, columns: Columns, new: NewIds, now: int, *, typed: bool = False,
+                imported: bool = False) -> Admitted | None:  # fmt: skip
+        """The batch as rows if all of it is clean; None means «examine», not «bad»."""
+        if self.pseudonyms is not None:
+            try:
+                columns, typed = _replaced(self.pseudonyms, columns, imported), False
+            except Exception:  # noqa: BLE001  a value may raise from any of its own methods: the rules say what it is
+                return None
+        found = self._proof.of(columns, new, now, self._time_bounds(now, imported), typed=typed, imported=imported)
+        if found is None:
+            return None
+        return Admitted(found.rows, [], found.received, found.encoded, found.ids_given)
+
+    def _examined(self, calls: Sequence[Row], new: NewIds, now: int, imported: bool, start: int = 0) -> Admitted:
+        """Each event by the exact rules; the first of them has the place `start` in its batch."""
         out = Admitted()
-        rows, properties = self._normalise(calls, now, out, imported)
-        if rows and not self._all_clean(rows, properties, now, imported, out):
-            rows = self._examine(calls, rows, properties, now, imported, out)
-        out.rows = [row for row in rows if row is not None]
+        rows = self._normalise(calls, new, now, out, imported)
+        out.rows = self._examine(calls, rows, now, imported, out)
+        if start:
+            out.refused = [replace(refused, index=refused.index + start) for refused in out.refused]
         out.received = Counter(map(itemgetter(AT["source"]), out.rows))
         out.received.update(refused.source for refused in out.refused)
         return out
@@ -177,25 +176,19 @@ class Gate:
                 refused.append(self._refused(index, refusal, shown))
         return rows, refused
 
-    def _normalise(self, calls: Sequence[Row], now: int, out: Admitted,
-                   imported: bool) -> tuple[list[Row | None], list[Any]]:  # fmt: skip
-        """Calls as rows, None where one cannot be made a row. Long on purpose: a call less here is 0.1 us an event."""
+    def _normalise(self, calls: Sequence[Row], new: NewIds, now: int, out: Admitted,
+                   imported: bool) -> list[Row | None]:  # fmt: skip
+        """Calls as rows, None where one cannot be made a row."""
         rows: list[Row | None] = []
-        properties: list[Any] = []
-        middle, counter = _id_parts()
-        last_ms, head, pseudonyms = -1, "", self.pseudonyms
-        for index, call in enumerate(_plain(calls)):
+        pseudonyms = self.pseudonyms
+        for index, call in enumerate(plain(calls)):
             try:
                 (type_, user, device, session, source, application, domain, endpoint, method, status, duration, sent,
                  received, success, error, weight, props, id_, ts, at_ns, url) = call  # fmt: skip
                 if pseudonyms is not None:
                     user, device, session, props = pseudonyms.of_event(user, device, session, props, imported)
                 if id_ is None:
-                    ms = at_ns // 1_000_000
-                    if ms != last_ms:
-                        last_ms, head = ms, f"{(ms >> 16) & 0xFFFFFFFF:08x}-{ms & 0xFFFF:04x}{middle}"
-                    counter += 1
-                    id_ = f"{head}{counter:012x}"
+                    id_ = new.one(at_ns)
                 else:
                     out.checked_ids = True
                 moment = at_ns // 1_000 if ts is None else _moment(ts, imported)
@@ -215,7 +208,6 @@ class Gate:
                 if props is not None and props != {}:
                     text = encode_properties(props)
                     text = bare_urls(text) if "@" in text else text
-                    properties.append(props)
                 rows.append((id_, moment, now, type_, user, device, session, source, application, domain, endpoint,
                              method, status, duration, sent, received, success, error, weight, text))  # fmt: skip
             except Refusal as refusal:
@@ -224,57 +216,22 @@ class Gate:
             except TypeError:  # a URL that cannot be hashed
                 out.refused.append(self._refused_call(index, Refusal("wrong-type", "url: not text"), call))
                 rows.append(None)
-        return rows, properties
+        return rows
 
-    def _all_clean(self, rows: list[Row | None], properties: list[Any], now: int, imported: bool,
-                   out: Admitted) -> bool:  # fmt: skip
-        """True only if every rule holds for every row; False means «examine», not «bad»."""
-        whole = [row for row in rows if row is not None]
-        moments = [row[_TS] for row in whole]
-        if not moments:
-            return True
-        if not self._limits_allow_proof or (out.checked_ids and {type(row[0]) for row in whole} != {str}):
-            return False
-        low, high = self._time_bounds(now, imported)
-        if min(moments) < low or max(moments) > high:
-            return False
-        try:
-            msgspec.convert(whole, PLAIN_ROWS)
-            body = _encode_rows(whole)
-            if not body.isascii():
-                msgspec.convert(whole, NARROW_ROWS)
-            if properties:
-                msgspec.convert(properties, FLAT_PROPERTIES)
-        except (msgspec.ValidationError, TypeError, ValueError, OverflowError):
-            return False
-        if b"\\u0000" in body:
-            return False
-        if properties and not self._texts_clean([row[_PROPERTIES] for row in whole if row[_PROPERTIES] is not None]):
-            return False
-        out.encoded = body
-        return True
-
-    def _texts_clean(self, texts: list[str]) -> bool:
-        joined = "".join(texts)
-        bytes_each = 1 if joined.isascii() else 4
-        if max(map(len, texts)) * bytes_each > self.settings.max_string_bytes:
-            return False
-        return joined.count("{") + joined.count("[") == len(texts)  # flat
-
-    def _examine(self, calls: Sequence[Row], rows: list[Row | None], properties: list[Any], now: int,
-                 imported: bool, out: Admitted) -> list[Row | None]:  # fmt: skip
-        good: list[Row | None] = []
-        plain_calls = list(_plain(calls))
+    def _examine(self, calls: Sequence[Row], rows: list[Row | None], now: int, imported: bool,
+                 out: Admitted) -> list[Row]:  # fmt: skip
+        good: list[Row] = []
+        given = list(plain(calls))
         for index, row in enumerate(rows):
             if row is None:
                 continue
             try:
-                plain = tuple(map(exact, row))
-                check_event(plain, plain_calls[index][CALL_PROPERTIES], self.settings)
+                bare = tuple(map(exact, row))
+                check_event(bare, given[index][CALL_PROPERTIES], self.settings)
                 self._check_time(row[_TS], now, imported)
-                good.append(plain)
+                good.append(bare)
             except Refusal as refusal:
-                out.refused.append(self._refused_call(index, refusal, plain_calls[index]))
+                out.refused.append(self._refused_call(index, refusal, given[index]))
         out.refused.sort(key=lambda refused: refused.index)
         return good
 
@@ -305,6 +262,30 @@ class Gate:
         if not low <= moment <= high:
             past = "1970" if imported else f"{self.settings.max_past_days} days back"
             raise Refusal("time-out-of-range", f"ts: outside {past} .. {self.settings.max_future_seconds} s ahead")
+
+
+def _together(parts: list[Admitted]) -> Admitted:
+    """Parts of one batch as one."""
+    if len(parts) == 1:
+        return parts[0]
+    whole, encoded = Admitted(), [part.encoded for part in parts]
+    for part in parts:
+        whole.add(part)
+    if parts and None not in encoded:
+        whole.encoded = b"[" + b",".join(body[1:-1] for body in encoded if body is not None) + b"]"
+    return whole
+
+
+def _replaced(pseudonyms: Pseudonyms, columns: Columns, imported: bool) -> Columns:
+    """Columns with pseudonyms in the place of ids."""
+    of_people = [columns[place] for place in _OF_PEOPLE]
+    if not any(of_people):
+        return columns
+    found = map(pseudonyms.of_event, *(column or repeat(None) for column in of_people), repeat(imported))
+    columns = [*columns]
+    for place, column in zip(_OF_PEOPLE, zip(*found, strict=True), strict=True):
+        columns[place] = column if columns[place] is not None else None
+    return columns
 
 
 def pseudonyms_of(settings: Settings) -> Pseudonyms | None:
@@ -339,7 +320,7 @@ def _call_from_fields(event: Any, now_ns: int, vet: Vet | None = None) -> Row:
         vet(fields)
     if fields.get("weight") is None:
         fields["weight"] = 1.0
-    return (*map(fields.get, _FROM_FIELDS), now_ns, None)
+    return (*map(fields.get, FROM_FIELDS), now_ns, None)
 
 
 def _moment(ts: Any, imported: bool) -> int:
@@ -361,16 +342,6 @@ def _outcome(status: Any, error: Any) -> bool | None:
     return False if error is not None else None
 
 
-def _id_parts() -> tuple[str, int]:
-    """The middle and the first counter of a batch's ids: UUIDv7 texts (RFC 9562, 5.7) with the time in front.
-
-    Ids of one batch are consecutive, so a store compresses them well; 74 random bits keep batches apart.
-    """
-    noise = int.from_bytes(os.urandom(10), "big")
-    middle = f"-7{noise & 0xFFF:03x}-{0x8000 | (noise >> 12) & 0x3FFF:04x}-"
-    return middle, (noise >> 26) & 0x7FFF_FFFF_FFFF
-
-
 def source_of(value: Any) -> str | None:
     """The source under which an event is booked: as a row would hold it, unknown (None) if none could."""
     if not issubclass(type(value), str):  # not isinstance: that asks the value, and a proxy may raise
@@ -380,11 +351,6 @@ def source_of(value: Any) -> str | None:
         return value if 0 < len(value.encode()) <= NAME_BYTES and "\x00" not in value else None
     except UnicodeEncodeError:
         return None
-
-
-def _plain(calls: Sequence[Any]) -> Iterable[Row]:
-    """Calls as tuples in `CALL` order, one after the other."""
-    return map(msgspec.structs.astuple, calls) if calls and isinstance(calls[0], Call) else calls
 
 
 #: How the fields that may hold an address are shown in the quarantine.

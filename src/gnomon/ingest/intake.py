@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gnomon.event import Batch, Row
+from gnomon.ingest.calls import CALL_USER, CALL_WEIGHT, FROM_FIELDS, ONE, WireCalls
 from gnomon.ingest.collector import Collector, batch_from, note_refused
-from gnomon.ingest.gate import CALL, CALL_USER, CALL_WEIGHT, ONE, Refused
+from gnomon.ingest.gate import Refused
 from gnomon.ingest.rules import Refusal
 
 _SAMPLE = ("name", "value", "kind", "labels", "ts", "id")
-
-
-class WireCalls(list[Row]):
-    """A batch of wire JSON as calls (in `CALL` order, without its last two) of which nothing is unusual."""
 
 
 class Rule(Protocol):
@@ -29,7 +26,7 @@ class Rule(Protocol):
         """Raise `Refusal` for an event that does not; fields may be filled in."""
 
     def passed(self, calls: WireCalls) -> WireCalls | None:
-        """The calls as they go on; None: look at each event with `vet`. May raise TypeError for values."""
+        """The calls as they go on; None: look at each event with `vet`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +53,13 @@ class Sender:
         """The calls with the user filled in; None where one of them may have to be refused."""
         if self.weights:
             return calls
-        if any(call[CALL_WEIGHT] is not ONE for call in calls):
+        if any(weight is not ONE for weight in calls.given(CALL_WEIGHT)):
             return None
         if self.subject is None:
             return calls
-        users = {call[CALL_USER] for call in calls}
-        if not users <= {None, self.subject}:
+        if not {self.subject}.issuperset(calls.given(CALL_USER)):
             return None
-        if None in users:
-            before, mine = slice(0, CALL_USER), (self.subject,)
-            behind = slice(CALL_USER + 1, None)
-            return WireCalls(
-                call if call[CALL_USER] is not None else call[before] + mine + call[behind] for call in calls
-            )
-        return calls
+        return calls.with_column(CALL_USER, (self.subject,) * len(calls))
 
 
 @dataclass(slots=True)
@@ -82,7 +72,7 @@ class Taken:
     refused: list[Refused]
 
 
-def take_events(collector: Collector, events: Sequence[Any], rules: Sequence[Rule]) -> Taken:
+def take_events(collector: Collector, events: Sequence[Any] | WireCalls, rules: Sequence[Rule]) -> Taken:
     """A batch of events as they came in (objects, or `WireCalls`), thinned out by sampling as live ones are."""
 
     def vet(fields: dict[str, Any]) -> None:
@@ -92,10 +82,9 @@ def take_events(collector: Collector, events: Sequence[Any], rules: Sequence[Rul
     batch, gate = Batch(collector._project), collector._gate
     calls = _passed(events, rules) if isinstance(events, WireCalls) else None
     if calls is not None:
-        tail = (collector._clock_us() * 1_000, None)
-        admitted = gate.admit_calls([call + tail for call in calls])
+        admitted = gate.admit_wire(calls)
     else:
-        plain = map(_fields, events) if isinstance(events, WireCalls) else events
+        plain = map(_fields, events.rows()) if isinstance(events, WireCalls) else events
         admitted = gate.admit_fields(plain, vet=vet if rules else None)
     accepted = len(admitted.rows)
     batch_from(batch, admitted, collector._clock_us())
@@ -105,16 +94,13 @@ def take_events(collector: Collector, events: Sequence[Any], rules: Sequence[Rul
 
 def _passed(calls: WireCalls, rules: Sequence[Rule]) -> WireCalls | None:
     found: WireCalls | None = calls
-    try:
-        for rule in rules:
-            found = None if found is None else rule.passed(found)
-    except TypeError:  # a list or object where a name should be: the gate says which
-        return None
+    for rule in rules:
+        found = None if found is None else rule.passed(found)
     return found
 
 
 def _fields(call: Row) -> dict[str, Any]:
-    return {name: value for name, value in zip(CALL, call, strict=False) if value is not None}
+    return {name: value for name, value in zip(FROM_FIELDS, call, strict=True) if value is not None}
 
 
 def take_samples(collector: Collector, samples: Sequence[Any]) -> Taken:

@@ -1,7 +1,7 @@
 """The exact rules of the gate, one event at a time, each with a stable code; and the types that prove a batch clean.
 
-`PLAIN_ROWS`, `NARROW_ROWS` and `FLAT_PROPERTIES` are checked by msgspec in C. They are stricter than the rules, so that
-passing them proves an event good; failing them proves nothing.
+`WIDE` and `NARROW` are checked by msgspec in C (proof.py). They are stricter than the rules, so that passing them
+proves an event good; failing them proves nothing.
 """
 
 from __future__ import annotations
@@ -28,33 +28,23 @@ class Refusal(Exception):
         self.detail = detail
 
 
-def _row_type(name: str, share: int) -> type[msgspec.Struct]:
-    """The row as a msgspec type. `share` = 1 for ASCII batches, 4 where a character may take four bytes."""
-
-    def column(field: Field) -> Any:
-        plain: Any = {
-            "text": Annotated[str, Meta(min_length=1, max_length=field.max_bytes // share)],
-            "time": int,
-            "integer": Annotated[int, Meta(ge=int(field.low or 0), le=int(field.high or INT64_MAX))],
-            "real": Annotated[int, Meta(ge=int(field.low or 0), le=INT64_MAX)]
-            | Annotated[float, Meta(ge=field.low or 0.0, le=1.7976931348623157e308)],
-            "boolean": bool,
-            "json": str,
-        }[field.kind]
-        return plain if field.required else plain | None
-
-    return msgspec.defstruct(name, [(field.name, column(field)) for field in FIELDS], array_like=True, gc=False)
+def _column_type(field: Field, share: int) -> Any:
+    """The msgspec type of a field. `share` = 1 for ASCII batches, 4 where a character may take four bytes."""
+    return {
+        "text": Annotated[str, Meta(min_length=1, max_length=field.max_bytes // share)],
+        "integer": Annotated[int, Meta(ge=int(field.low or 0), le=int(field.high or INT64_MAX))],
+        "real": Annotated[int, Meta(ge=int(field.low or 0), le=INT64_MAX)]
+        | Annotated[float, Meta(ge=field.low or 0.0, le=1.7976931348623157e308)],
+        "boolean": bool,
+        "json": dict[Annotated[str, Meta(min_length=1, max_length=NAME_BYTES // 4)], _SCALAR],
+    }[field.kind]
 
 
-PLAIN_ROWS: Any = list[_row_type("PlainRow", 1)]  # type: ignore[misc]
-NARROW_ROWS: Any = list[_row_type("NarrowRow", 4)]  # type: ignore[misc]
-
-_Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES // 4)]
-_Value = (
-    None | bool | Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)] | Annotated[float, _FINITE] | str
-    | list[Any] | dict[str, Any]
-)  # fmt: skip
-FLAT_PROPERTIES: Any = list[Annotated[dict[_Name, _Value], Meta(max_length=256)]]
+_SCALAR = None | bool | Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)] | Annotated[float, _FINITE] | str
+#: The type of each field but times, as a clean batch has it: wide where all is ASCII. Properties are flat.
+WIDE: dict[str, Any] = {field.name: _column_type(field, 1) for field in FIELDS if field.kind != "time"}
+NARROW: dict[str, Any] = {field.name: _column_type(field, 4) for field in FIELDS if field.kind != "time"}
+MOST_PROPERTIES = 256  #: of an event in a batch that is proven
 
 _encode_strictly = msgspec.json.Encoder().encode
 

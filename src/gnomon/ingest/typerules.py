@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from gnomon.errors import GnomonError, InvalidValue, MissingExtra
-from gnomon.ingest.intake import WireCalls
+from gnomon.ingest.calls import WireCalls
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.rules import Refusal
 

@@ -19,7 +19,7 @@ from gnomon.errors import DiskFull, GnomonError, StoreUnavailable
 from gnomon.ingest.gate import Refused
 from gnomon.ingest.intake import Rule, Taken, keep, take_events, take_samples
 from gnomon.server.projects import Projects
-from gnomon.server.wire import decoded, unpacked
+from gnomon.server.wire import decoded, decoded_slowly, is_list, unpacked
 
 THREADS = 3  #: one decodes while another waits for the disk
 MOST_JOBS = 64  #: that share a commit
@@ -174,6 +174,11 @@ def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:
 
 
 def _taken(engine: AnalyticsEngine, job: Job) -> tuple[Taken, Outcome]:
-    events, alone = decoded(unpacked(job.body, job.encoding, engine.settings), engine.settings)
-    taken = take_samples(engine, events) if job.samples else take_events(engine, events, job.rules(engine))
+    body = unpacked(job.body, job.encoding, engine.settings)
+    if job.samples:
+        alone = not is_list(body)
+        taken = take_samples(engine, decoded_slowly(body, engine.settings))
+    else:
+        events, alone = decoded(body, engine.settings)
+        taken = take_events(engine, events, job.rules(engine))
     return taken, Outcome(taken.accepted, taken.refused, alone)

@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gnomon.config import Settings
-from gnomon.ingest.gate import CALL_PROPERTIES, CALL_TYPE
-from gnomon.ingest.intake import WireCalls
+from gnomon.ingest.calls import CALL_PROPERTIES, CALL_TYPE, WireCalls
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.keptnames import KeptNames, key_of, opened, sealed
 from gnomon.ingest.rules import Refusal
@@ -58,10 +57,8 @@ class KnownNames:
 
     def passed(self, calls: WireCalls) -> WireCalls | None:
         """The calls; None where one may bring a name."""
-        if not self._types.issuperset([call[CALL_TYPE] for call in calls]):
-            return None
-        given = [call[CALL_PROPERTIES] for call in calls if call[CALL_PROPERTIES]]
-        return calls if all(map(self._keys.issuperset, given)) else None
+        known = self._types.issuperset(calls.given(CALL_TYPE))
+        return calls if known and all(map(self._keys.issuperset, calls.given(CALL_PROPERTIES))) else None
 
     def _admit(self, type_: Any, keys: list[str]) -> None:
         fresh = [key for key in keys if key not in self._keys and 0 < len(key) <= 200]
