@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from gnomon.errors import InvalidValue
+from gnomon.errors import InvalidValue, MissingExtra
 from gnomon.event import Batch
 
 if TYPE_CHECKING:
@@ -136,19 +137,33 @@ class Store(Protocol):
 
 
 def open_store(url: str, settings: Settings) -> Store:
-    """Open the store that `url` names: a DuckDB path, `duckdb://path` or `:memory:`.
+    """Open the store that `url` names: a DuckDB path, `duckdb://path`, `:memory:` or `postgresql://...`.
 
     Raises `InvalidValue` for a scheme that this version does not know, `StoreBusy` when another process owns the
-    file, `StoreDamaged` when it cannot be read.
+    file, `StoreDamaged` when it cannot be read, `StoreUnavailable` when the database cannot be reached.
     """
     scheme, separator, rest = url.partition("://")
+    if served(url):
+        for package in ("psycopg", "psycopg_pool", "alembic"):
+            if find_spec(package) is None:
+                raise MissingExtra(package, "postgres")
+        from gnomon.store.postgres import PostgresStore
+
+        return PostgresStore(url, settings)
     if separator and scheme != "duckdb":
         raise InvalidValue(
-            "this version opens DuckDB files only", remedy="Give a path, duckdb://path or :memory:.", code="bad-store"
+            "this version opens DuckDB files and PostgreSQL databases only",
+            remedy="Give a path, duckdb://path, :memory: or postgresql://user:password@host/database.",
+            code="bad-store",
         )
     from gnomon.store.duckdb import DuckDBStore
 
     return DuckDBStore(rest if separator else url, settings)
+
+
+def served(url: str) -> bool:
+    """Whether a database server keeps the store, so that any number of processes may use it."""
+    return url.partition("://")[0] in ("postgresql", "postgres")
 
 
 def store_path(url: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gnomon.store import lines
@@ -102,6 +102,8 @@ DUCKDB = Dialect(
     row_text=lines.row_text,
     longest=lines.longest,
 )
+
+POSTGRES = replace(DUCKDB, name="postgresql", sqlglot="postgres", id_text="coalesce(id_text, id::text)")
 
 
 def quoted(text: str) -> str:
