@@ -109,6 +109,7 @@ class Settings:
 
     memory_limit: str = "1GB"  #: of the embedded store
     threads: int = 0  #: of the embedded store; 0 = one per core
+    database_connections: int = 8  #: to a database server for questions, at most; writing has one more
     query_timeout_seconds: float = 30.0
     cache_entries: int = 256
     cache_seconds: float = 300.0

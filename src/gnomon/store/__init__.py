@@ -144,7 +144,7 @@ def open_store(url: str, settings: Settings) -> Store:
     """
     scheme, separator, rest = url.partition("://")
     if served(url):
-        for package in ("psycopg", "psycopg_pool", "alembic"):
+        for package in ("psycopg", "alembic"):
             if find_spec(package) is None:
                 raise MissingExtra(package, "postgres")
         from gnomon.store.postgres import PostgresStore

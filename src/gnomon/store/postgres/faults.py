@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import psycopg
 from psycopg import errors
-from psycopg_pool import PoolTimeout, TooManyRequests
 
 from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
 
@@ -27,11 +26,6 @@ _HOST = ("no pg_hba.conf entry", "SSL", "certificate")
 
 def translated(error: Exception, *, writing: bool = False) -> GnomonError:
     """An error of the driver in our words. While `writing`, what is not the fault of a value is `StoreUnavailable`."""
-    if isinstance(error, PoolTimeout | TooManyRequests):
-        return StoreUnavailable(
-            "every connection to the database is in use", code="store-busy-connections",
-            remedy="Ask again in a moment; if it lasts, raise database_connections or ask less at once.",
-        )  # fmt: skip
     if isinstance(error, errors.DiskFull):
         return StoreUnavailable("the disk of the database is full", remedy="Free space there; it goes on by itself.")
     if isinstance(error, errors.InsufficientPrivilege):

@@ -38,12 +38,7 @@ def connect(address: Address) -> Connection:
     try:
         return psycopg.connect(**address.parameters, autocommit=True, prepare_threshold=None)
     except psycopg.Error as error:
-        raise of_connecting(error) from without_password(error)
-
-
-def without_password(error: psycopg.Error) -> None:
-    """The driver's message of a failed login is not chained: it may hold what the URL held."""
-    return
+        raise of_connecting(error) from None  # the driver's message may hold what the URL held
 
 
 def begin(address: Address, *, reading: bool, milliseconds: int, lock_milliseconds: int = 0) -> str:
@@ -54,7 +49,7 @@ def begin(address: Address, *, reading: bool, milliseconds: int, lock_millisecon
     )  # fmt: skip
     return (
         f"BEGIN {kind}; SET LOCAL search_path = {address.schema}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
-        f"SET LOCAL jit = off; SET LOCAL standard_conforming_strings = on; "
+        f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; SET LOCAL standard_conforming_strings = on; "
         f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}{durable}"
     )
 
@@ -109,7 +104,7 @@ def look(con: Connection, address: Address) -> Found | None:
         return None
     if ("state",) in there:
         place = sql.Identifier(address.schema, "state")
-        kept = dict(con.execute(sql.SQL("SELECT key, value FROM {}").format(place)).fetchall())
+        kept: dict[str, str] = dict(con.execute(sql.SQL("SELECT key, value FROM {}").format(place)).fetchall())
         if {"schema", "schema_least", "store_id"} <= kept.keys():
             return Found(int(kept["schema"]), int(kept["schema_least"]), kept["store_id"])
     raise InvalidValue(
