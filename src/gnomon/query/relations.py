@@ -106,7 +106,7 @@ def people_by_day(plan: Plan, version: int) -> str | None:
     at = f"make_timestamp(day * {US_DAY}) AS ts, COUNT(*) AS seen"
     return (
         f"SELECT {at} FROM active_days WHERE {me} AND ({there}) GROUP BY day UNION ALL "
-        f"SELECT {at} FROM (SELECT DISTINCT epoch_us(ts) // {US_DAY} AS day, person FROM ({rows}) AS late) AS o "
+        f"SELECT {at} FROM (SELECT DISTINCT divide(epoch_us(ts), {US_DAY}) AS day, person FROM ({rows}) AS late) AS o "
         f"WHERE NOT EXISTS (SELECT 1 FROM active_days AS a WHERE {me} AND ({there}) AND a.day = o.day "
         "AND a.person = o.person) GROUP BY day"
     )

@@ -204,8 +204,9 @@ def held_now(store: Store) -> tuple[list[Entry], list[tuple[str, str | None, int
     """The books of earlier restores, and how many events `(project, source, n)` the store holds."""
     kept, events = store.ask(
         [
-            "SELECT project, source, outcome, reason, sum(n)::BIGINT FROM books WHERE kind = 'restore' GROUP BY ALL",
-            "SELECT project, source, count(*) FROM events GROUP BY ALL",
+            "SELECT project, source, outcome, reason, sum(n)::BIGINT FROM books WHERE kind = 'restore' "
+            "GROUP BY 1, 2, 3, 4",
+            "SELECT project, source, count(*) FROM events GROUP BY 1, 2",
         ],
         600.0,
     )
