@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -94,6 +95,19 @@ class Columnar(Protocol):
         """
 
 
+@runtime_checkable
+class Served(Protocol):
+    """A store on a database server, which many processes may use at the same time."""
+
+    store_id: str  #: what tells it from every other one
+
+    def is_used(self) -> bool:
+        """Whether anything was ever written into it."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While no other process does upkeep on it. Raises `StoreUnavailable` when another one does for too long."""
+
+
 class Store(Protocol):
     """One open store. All methods may be called from any thread; `write`, `change` and `checkpoint` under
     the writer's lock only."""
@@ -144,9 +158,7 @@ def open_store(url: str, settings: Settings) -> Store:
     """
     scheme, separator, rest = url.partition("://")
     if served(url):
-        for package in ("psycopg", "alembic"):
-            if find_spec(package) is None:
-                raise MissingExtra(package, "postgres")
+        _need_driver()
         from gnomon.store.postgres import PostgresStore
 
         return PostgresStore(url, settings)
@@ -166,8 +178,23 @@ def served(url: str) -> bool:
     return url.partition("://")[0] in ("postgresql", "postgres")
 
 
+def served_name(url: str) -> str:
+    """A name for this host's files of a store on a server. Raises what `open_store` raises of a URL."""
+    _need_driver()
+    from gnomon.store.postgres.address import address_of
+
+    address = address_of(url)
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{address.database}.{address.schema}")
+
+
+def _need_driver() -> None:
+    for package in ("psycopg", "alembic"):
+        if find_spec(package) is None:
+            raise MissingExtra(package, "postgres")
+
+
 def store_path(url: str) -> str | None:
-    """The file of an embedded store, or None when it is in memory."""
+    """The file of an embedded store, or None when it is in memory; the URL of any other."""
     path = url.removeprefix("duckdb://")
     return None if path == ":memory:" else path
 

@@ -56,6 +56,7 @@ class PostgresStore:
         self._address = address_of(url)
         self._settings = settings
         self._found = migrate(self._address)
+        self.store_id = self._found.store_id
         self._asking = Connections(partial(connect, self._address), settings.database_connections)
         self._deadlines = Deadlines()
         self._months = Months(self._address)
@@ -66,10 +67,9 @@ class PostgresStore:
         self._seen = 0  #: the highest version that it has seen
         self._closed = False
 
-    @property
-    def store_id(self) -> str:
-        """What tells this store from every other one."""
-        return self._found.store_id
+    def is_used(self) -> bool:
+        """See `Served.is_used`."""
+        return bool(self._asked(["SELECT 1 FROM state WHERE key LIKE 'journal:%'"], 60.0)[0].rows)
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class PostgresStore:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """See `Shared.alone`."""
+        """See `Served.alone`."""
         try:
             con = connect(self._address)
             key = f"hashtextextended('gnomon upkeep {self._address.schema}', 0)"

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.types.numeric import NumericBinaryLoader
 
 from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.store.postgres.address import Address
@@ -36,9 +37,19 @@ class Found:
 def connect(address: Address) -> Connection:
     """A connection in autocommit mode: transactions are begun in words, see `begin`. Raises `StoreUnavailable`."""
     try:
-        return psycopg.connect(**address.parameters, autocommit=True, prepare_threshold=None)
+        con = psycopg.connect(**address.parameters, autocommit=True, prepare_threshold=None)
     except psycopg.Error as error:
         raise of_connecting(error) from None  # the driver's message may hold what the URL held
+    con.adapters.register_loader("numeric", _Number)
+    return con
+
+
+class _Number(NumericBinaryLoader):
+    """A sum of whole numbers is a whole number, as in every other store; money and the like stay decimal."""
+
+    def load(self, data: Any) -> Any:
+        found = super().load(data)
+        return int(found) if found.as_tuple().exponent == 0 else found
 
 
 def begin(address: Address, *, reading: bool, milliseconds: int, lock_milliseconds: int = 0) -> str:
