@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnomon import __version__, cli_serve
 from gnomon.cli_export import add_export
-from gnomon.config import Settings, read_settings
+from gnomon.config import Settings, read_settings, shown
 from gnomon.errors import GnomonError, InvalidValue
 from gnomon.log import logging_as
 
@@ -349,7 +349,8 @@ def _demo(args: argparse.Namespace) -> int:
         _report_commits(engine)
         books = engine.books()
         print(f"books of this project: {books.to_dict()}")
-    print(f"The store is {settings.database_url}. Ask it: gnomon query --store {settings.database_url} --project web "
+    store = shown(settings.database_url)
+    print(f"The store is {store}. Ask it: gnomon query --store {store} --project web "
           "--metrics requests --dimensions endpoint --limit 10")  # fmt: skip
     if os.environ.get("SERVE", "0") not in ("", "0"):
         from gnomon.cli_serve import serve

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -31,24 +32,32 @@ class Kind:
     """How to open one kind of store."""
 
     name: str
-    url: str  #: `{folder}` stands for an empty folder of the test
+    url: str  #: `{folder}` stands for an empty folder of the test, `{postgres}` for a schema that is named after it
     lasting: bool
     slow_query: str  #: a statement that runs for minutes
+    server: Any = None
 
     def open(self, folder) -> Store:
-        return open_store(self.url.format(folder=folder), SETTINGS)
+        served = self.server and self.server.url(f"t_{zlib.crc32(str(folder).encode())}")
+        return open_store(self.url.format(folder=folder, postgres=served), SETTINGS)
 
 
 _ENDLESS = "SELECT count(*) FROM range(10000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
+_PG_ENDLESS = "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 1000000) b WHERE a % 7 = b % 5"
 STORES = [
     Kind("duckdb file", "{folder}/store.duckdb", True, _ENDLESS),
     Kind("duckdb memory", ":memory:", False, _ENDLESS),
+    Kind("postgres", "{postgres}", True, _PG_ENDLESS),
 ]
+
+
+def _served(kind: Kind, request) -> Kind:
+    return replace(kind, server=request.getfixturevalue("postgres")) if "{postgres}" in kind.url else kind
 
 
 @pytest.fixture(params=STORES, ids=lambda kind: kind.name.replace(" ", "-"))
 def kind(request):
-    return request.param
+    return _served(request.param, request)
 
 
 @pytest.fixture
@@ -61,7 +70,7 @@ def store(kind, tmp_path):
 @pytest.fixture(scope="module", params=STORES, ids=lambda kind: kind.name.replace(" ", "-"))
 def shared(request, tmp_path_factory):
     """One store for the many small tests of its words."""
-    opened = request.param.open(tmp_path_factory.mktemp("shared"))
+    opened = _served(request.param, request).open(tmp_path_factory.mktemp("shared"))
     yield opened
     opened.close()
 
