@@ -43,16 +43,20 @@ def _put() -> list[str]:
 
 
 def _merge(project: str) -> list[str]:
-    there = "(rollup, tier, ts) {} (SELECT rollup, tier, ts FROM {})"
-    span = f"project = {quoted(project)} AND ts BETWEEN (SELECT min(ts) FROM fresh) AND (SELECT max(ts) FROM fresh)"
-    taken = f"DELETE FROM rolled WHERE {span} AND {there.format('IN', 'fresh')} RETURNING *"
-    known = f"SELECT {_COLUMNS} FROM fresh WHERE {there.format('IN', 'met')}"
+    """Only the buckets that were there already are looked at again; both sides of a join are counted before."""
+    same = "{0}.rollup = {1}.rollup AND {0}.tier = {1}.tier AND {0}.ts = {1}.ts"
+    taken = (
+        "DELETE FROM rolled AS r USING (SELECT DISTINCT rollup, tier, ts FROM fresh) AS f "
+        f"WHERE r.project = {quoted(project)} AND {same.format('r', 'f')} RETURNING r.*"
+    )
+    met = f"EXISTS (SELECT FROM met WHERE {same.format('met', 'fresh')})"
     return [
-        "ANALYZE fresh",
+        "ANALYZE fresh (rollup, tier, ts)",
         "CREATE TEMP TABLE met (LIKE rolled) ON COMMIT DROP",
         f"WITH taken AS ({taken}) INSERT INTO met SELECT * FROM taken",
-        _into("rolled", f"SELECT {_COLUMNS} FROM fresh WHERE {there.format('NOT IN', 'met')}"),
-        _into("rolled", _regrouped(f"SELECT {_COLUMNS} FROM met UNION ALL {known}")),
+        "ANALYZE met (rollup, tier, ts)",
+        _into("rolled", f"SELECT {_COLUMNS} FROM fresh WHERE NOT {met}"),
+        _into("rolled", _regrouped(f"SELECT {_COLUMNS} FROM met UNION ALL SELECT {_COLUMNS} FROM fresh WHERE {met}")),
         "DROP TABLE met",
         "DROP TABLE fresh",
     ]
@@ -161,13 +165,13 @@ def _note_people(project: str, where: str) -> list[str]:
     count = f"(SELECT COALESCE(max(number), 0) FROM people WHERE project = {me})"
     return [
         f"CREATE TEMP TABLE seen ON COMMIT DROP AS {seen}",
-        "ANALYZE seen",
+        "ANALYZE seen (day, actor)",
         f"INSERT INTO people (project, number, actor) SELECT {me}, {count} + row_number() OVER (), actor FROM "
         "(SELECT DISTINCT actor FROM seen) AS s WHERE NOT EXISTS (SELECT 1 FROM people AS p "
         f"WHERE p.project = {me} AND p.actor = s.actor)",
         f"CREATE TEMP TABLE numbered ON COMMIT DROP AS SELECT day, p.number AS person, {few}, weight, low, high "
         f"FROM seen JOIN people AS p ON p.project = {me} AND p.actor = seen.actor",
-        "ANALYZE numbered",
+        "ANALYZE numbered (day, person)",
         *_added(me, "activity", f"day, person, {few}"),
         *_added(me, "active_days", "day, person"),
         "DROP TABLE numbered",
