@@ -433,21 +433,26 @@ def test_words_of_json(shared, stored, key, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "kind_of"),
+    ("value", "text", "number", "key"),
     [
-        ("1", "number"),
-        ("-1", "number"),
-        ("1.5", "number"),
-        ("9223372036854775807", "number"),
-        ('"1"', "VARCHAR"),
-        ("true", "BOOLEAN"),
-        ("null", "NULL"),
+        ("1", None, 1.0, "1"),
+        ("-1", None, -1.0, "-1"),
+        ("1.5", None, 1.5, "1.5"),
+        ("1.0", None, 1.0, "1"),
+        ("-0.0", None, 0.0, "0"),
+        ("9223372036854775807", None, 2.0**63, "9223372036854775807"),
+        ('"1"', "1", None, '"1"'),
+        ('"a\\"b"', 'a"b', None, '"a\\"b"'),
+        ("true", None, None, "true"),
+        ("null", None, None, None),
+        ("[1]", None, None, "[1]"),
     ],
 )
-def test_types_of_json(shared, value, kind_of):
+def test_types_of_json(shared, value, text, number, key):
     project = alone(shared, row("a", properties=f'{{"k":{value}}}'))
-    ((found,),) = select(shared, shared.dialect.json_type(exp.column("properties"), "k"), project=project)
-    assert found in shared.dialect.json_number_types if kind_of == "number" else found == kind_of
+    column, dialect = exp.column("properties"), shared.dialect
+    words = [dialect.json_text(column, "k"), dialect.json_number(column, "k"), dialect.json_key(column, "k")]
+    assert select(shared, *words, project=project) == [(text, number, key)]
 
 
 @pytest.mark.parametrize(

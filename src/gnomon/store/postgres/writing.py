@@ -182,7 +182,9 @@ class Writing:
             return
         for words in (_SAME_MOMENT, self._lately(work)):
             if words:
-                self._con.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+                self._con.execute(
+                    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+                )  # one look for each row, whatever the statistics say
                 found = self._con.execute(words, [list(work.left_out)]).fetchall()
                 work.left_out.update((n, "duplicate") for (n,) in found)
         done = self._con.execute(_INSERT, [version, list(work.left_out)])
