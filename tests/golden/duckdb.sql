@@ -320,9 +320,7 @@ WHERE
         ELSE CAST(JSON_EXTRACT(properties, '/plan') AS TEXT)
       END IS NULL
       OR CASE WHEN JSON_TYPE(properties, '/plan') = 'VARCHAR' THEN JSON_EXTRACT_STRING(properties, '/plan') END IN ('pro')
-      OR (
-        JSON_TYPE(properties, '/plan') = 'BOOLEAN' AND CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) IN ('true')
-      )
+      OR CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) IN ('true')
       OR CASE
         WHEN JSON_TYPE(properties, '/plan') IN ('UBIGINT', 'BIGINT', 'DOUBLE')
         THEN TRY_CAST(CAST(JSON_EXTRACT(properties, '/plan') AS TEXT) AS DOUBLE)

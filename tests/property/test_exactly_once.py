@@ -175,7 +175,7 @@ def test_a_store_that_forgets_to_look_is_found(tmp_path, monkeypatch, broken, st
 
 
 def test_a_store_that_does_not_look_within_a_batch_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "_without_own_repeats", lambda rows: (rows, []))
+    monkeypatch.setattr(writing, "without_own_repeats", lambda rows: (rows, []))
     with pytest.raises(AssertionError):
         run(tmp_path / "x.duckdb", STORIES["in one batch"])
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from oracle import Oracle
 from rows import FAR_CLUSTERS, NOW, Event, access_events, commit_events, made_events, us_of
@@ -50,8 +51,13 @@ def feed(engine: AnalyticsEngine, events: Iterable[Event], project: str | None =
     engine.flush()
 
 
+def in_files(folder: Path) -> Callable[[str], dict[str, Any]]:
+    """What `gnomon.open` is told for the embedded store of a name."""
+    return lambda name: {"url": folder / f"{name}.duckdb"}
+
+
 @contextmanager
-def opened(folder: Path) -> Iterator[dict[str, World]]:
+def opened(place: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, World]]:
     """Three engines: `plain` with both files and made-up rows of weight 1, `weighted` with the log and made-up rows
     that stand for several, `far` with rows from before 1990."""
     access, commits = list(access_events()), list(commit_events())
@@ -60,9 +66,9 @@ def opened(folder: Path) -> Iterator[dict[str, World]]:
     old = list(made_events(3, weighted=True, clusters=FAR_CLUSTERS))
     clock = Clock()
     with (
-        gnomon.open(folder / "plain.duckdb", clock=clock) as plain,
-        gnomon.open(folder / "weighted.duckdb", clock=clock, project="weighted") as weighted,
-        gnomon.open(folder / "far.duckdb", clock=clock) as far,
+        gnomon.open(**place("plain"), clock=clock) as plain,
+        gnomon.open(**place("weighted"), clock=clock, project="weighted") as weighted,
+        gnomon.open(**place("far"), clock=clock) as far,
     ):
         feed(plain, [*access, *commits])
         feed(plain, itertools.chain(*heavy[:4]), project="a stranger")

@@ -62,7 +62,7 @@ def test_an_empty_plain_name_is_as_good_as_none():
 
 
 def test_names_that_are_read_elsewhere_are_no_settings():
-    assert read_settings({"GNOMON_DATA_DIR": "/x"}) == Settings(export_dir="/x")
+    assert read_settings({"GNOMON_DATA_DIR": "/x"}) == Settings(data_dir="/x", export_dir="/x")
 
 
 def test_every_alias_is_a_setting():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon.cli.command import declare, settings_of
 from gnomon.cli.importing import import_file
 from gnomon.cli.tables import print_table
+from gnomon.config import shown
 from gnomon.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def _demo(args: argparse.Namespace) -> int:
         report_commits(engine)
         books = engine.books()
         print(f"books of this project: {books.to_dict()}")
-    print(f"The store is {settings.database_url}. Ask it: gnomon query --store {settings.database_url} --project web "
+    store = shown(settings.database_url)
+    print(f"The store is {store}. Ask it: gnomon query --store {store} --project web "
           "--metrics requests --dimensions endpoint --limit 10")  # fmt: skip
     if os.environ.get("SERVE", "0") not in ("", "0"):
         from gnomon.cli.serving import serve

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from gnomon.cli.command import declare, settings_of
-from gnomon.config import Settings
+from gnomon.config import Settings, shown
 from gnomon.errors import InvalidValue
 from gnomon.timerange import system_clock
 
@@ -73,7 +73,7 @@ def serve(settings: Settings, host: str, port: int, *, dev: bool) -> None:
             app = create_app(engine)
             host, port = listening.getsockname()[:2]
             at = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            print(f"Gnomon serves {settings.database_url} at {at} (API: {at}/api/analytics/docs)", flush=True)
+            print(f"Gnomon serves {shown(settings.database_url)} at {at} (API: {at}/api/analytics/docs)", flush=True)
             if token:
                 print(f"For development, valid for a day and until the end of this run:\n{token}", flush=True)
             run(app, settings, listening)

@@ -2,6 +2,9 @@
 
 Engines of one process that open the same store share one hold. The first process to come owns the store until it
 ends, however it ends; then another one takes over, on its next question or when it next has something to store.
+
+What is owned of a store on a database server is the folder with the journal: its owner drains it, and any process may
+ask. While the server cannot be reached, recording goes on into the journal, also right from the start.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +31,7 @@ from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
 from gnomon.ingest.writer import Writer
-from gnomon.store import Store, store_path
+from gnomon.store import Served, Store, open_store, served, served_name, store_path
 
 if TYPE_CHECKING:
     from gnomon.ingest.collector import Collector
@@ -36,6 +40,9 @@ log = logging.getLogger("gnomon.hold")
 
 #: How often a process that only records looks whether the owner is gone.
 TAKE_OVER_SECONDS = 2.0
+POLL_SECONDS = 0.05  #: how often a process that does not drain looks whether its own events have arrived
+DATA_DIR = "gnomon-data"  #: in the working directory: what lies beside a store that is no file
+KEPT_STORE = "store"  #: the kept value of a journal that names the database it belongs to
 
 _HELD: dict[Path, Hold] = {}
 _ALL: weakref.WeakSet[Hold] = weakref.WeakSet()
@@ -51,7 +58,7 @@ def take_hold(settings: Settings) -> Hold:
     with _OPENING:
         if path is None:
             return Hold(settings, None)
-        file = _checked(path)
+        file = _beside_server(settings) if served(path) else _checked(path)
         shared = _HELD.get(file)
         if shared is None:
             shared = _HELD[file] = Hold(settings, file)
@@ -67,7 +74,8 @@ class Hold:
         self.settings = settings
         self.users = 1
         self._temporary = file is None
-        self._target = ":memory:" if file is None else str(file)
+        self.served = served(settings.database_url)  #: whether a database server keeps the store
+        self._target = settings.database_url if self.served else ":memory:" if file is None else str(file)
         self.file = file or Path(tempfile.mkdtemp(prefix="gnomon-")) / "memory.duckdb"
         self.store: Store | None = None
         self.writer: Writer | None = None
@@ -80,6 +88,8 @@ class Hold:
         self.before_erasing: list[Callable[[], object]] = []
         self.watch: Any = None  #: of upkeep.alerts, once somebody looks for alerts
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
+        self._asking: Store | None = None  #: for questions only, where another process drains
+        self._waiting: Waiting | None = None  #: for a server that could not be reached yet
         self._lock = OwnerLock(self.file.with_name(self.file.name + ".owner"))
         journal_file = self.file.with_name(self.file.name + ".journal")
         fresh = not journal_file.exists()
@@ -120,10 +130,14 @@ class Hold:
         if self.store is None:
             with self._taking:
                 if self.store is None:
+                    if self._waiting is not None:
+                        raise self._waiting.error
                     if self._inherited or not self._lock.acquire():
-                        raise self._busy()
+                        return self._to_ask()
                     self._open_store()
-        assert self.store is not None
+        if self.store is None:
+            assert self._waiting is not None
+            raise self._waiting.error
         if self.writer is not None and self.writer.catching_up:
             raise StoreUnavailable(
                 "the store fell back to its last checkpoint and is being filled again from the journal",
@@ -131,14 +145,38 @@ class Hold:
             )
         return self.store
 
+    def _to_ask(self) -> Store:
+        """A store for questions only. Raises `StoreBusy` where just one process may have it open."""
+        if not self.served:
+            raise self.busy()
+        if self._asking is None:
+            self._asking = open_store(self._target, self.settings)
+        return self._asking
+
+    def drained(self, position: int, timeout: float) -> bool:
+        """Wait until the store has everything up to a position of the journal; True at once where only the process
+        that drains it can tell."""
+        if self.writer is not None:
+            return self.writer.wait_for(position, timeout)
+        until = time.monotonic() + timeout
+        while self.served:
+            with suppress(StoreUnavailable):
+                if self.own().position(self.journal.id) >= position:
+                    break
+            if time.monotonic() > until:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
     def durable(self, positions: list[int], batches: list[Batch]) -> None:
         """Batches of this process are in the journal: hand them to the writer, here or wherever it is."""
         if self.writer is not None:
             self.writer.offer(positions, batches)
-        elif not self._inherited and time.monotonic() >= self._next_try:
+        elif not self._inherited and self._waiting is None and time.monotonic() >= self._next_try:
             self._next_try = time.monotonic() + TAKE_OVER_SECONDS
             try:
-                self.own()
+                if not self.served or self._lock.acquire():
+                    self.own()
             except StoreBusy:
                 pass
             except GnomonError as error:
@@ -171,10 +209,13 @@ class Hold:
                 return
             if _HELD.get(self.file) is self:
                 del _HELD[self.file]
+            if self._waiting is not None:
+                self._waiting.stop()
             if self.writer is not None:
                 self.writer.stop()
-            if self.store is not None:
-                self.store.close()
+            for store in (self.store, self._asking):
+                if store is not None:
+                    store.close()
             self.journal.close()
             self._lock.release()
             _ALL.discard(self)
@@ -188,14 +229,30 @@ class Hold:
                 self._start()
             except StoreDamaged:  # in a block that only the replay has read: the store noted it, now it is rebuilt
                 self._start()
+            except StoreUnavailable as error:
+                if not self.served or error.code != StoreUnavailable.code:
+                    raise
+                log.warning("recording goes on into the journal: %s", error)
+                self._waiting = Waiting(self._start_late, error)
         except BaseException:
             self._lock.release()
             raise
 
+    def _start_late(self) -> None:
+        with self._taking:
+            self._start()
+            self._waiting = None
+        log.warning("the database is back, and takes what waits in the journal")
+
     def _start(self) -> None:
         sweep(self.file)
-        store = open_or_rebuild(self._target, self.settings, self.journal)
+        if self.served:
+            store = open_store(self._target, self.settings)
+        else:
+            store = open_or_rebuild(self._target, self.settings, self.journal)
         try:
+            if isinstance(store, Served):
+                _check_same(store, self.journal)
             settle_restore(store, self.journal)
             self.journal.continue_after(store.position(self.journal.id))
             writer = Writer(store, self.journal, self.settings, self.beat)
@@ -206,7 +263,8 @@ class Hold:
         self.store, self.writer = store, writer
         writer.start()
 
-    def _busy(self) -> StoreBusy:
+    def busy(self) -> StoreBusy:
+        """Why this process can only record, or only record and ask."""
         if self._inherited:
             return StoreBusy(
                 "this process was forked from one that owns the store, so it can only record",
@@ -214,6 +272,11 @@ class Hold:
             )
         holder = self._lock.holder()
         who = f"process {holder}" if holder else "another process"
+        if self.served:
+            return StoreBusy(
+                f"{who} drains the journal in this data_dir, so only it may change the store; asking works here",
+                remedy="Do it in that process, or end it; or give this one a data_dir of its own.",
+            )
         return StoreBusy(
             f"{who} owns this store, so only it can answer; recording works here as usual",
             remedy="Ask in that process, or end it: the store is then taken over.",
@@ -232,18 +295,71 @@ class Hold:
     def after_fork_in_child(self) -> None:
         """Own connections to the journal; the store stays the parent's, and so does the temporary folder."""
         self._inherited = self._inherited or self.store is not None
-        never_destroy(self.store, self.writer)
-        self.store = self.writer = self.watch = None
+        never_destroy(self.store, self.writer, self._asking, self._waiting)
+        self.store = self.writer = self.watch = self._asking = self._waiting = None
         self._temporary = False
         self._taking = threading.Lock()
         self._lock.release()
         never_destroy(*self.journal.after_fork())
 
 
+class Waiting:
+    """A thread that tries to open a store until it can be reached. `error` says why it could not be, lately."""
+
+    def __init__(self, open_it: Callable[[], None], error: GnomonError) -> None:
+        self.error = error
+        self._open_it = open_it
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gnomon-waiting", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        wait = 0.5
+        while not self._stop.wait(wait):
+            try:
+                self._open_it()
+                return
+            except GnomonError as error:
+                if error.code != self.error.code:
+                    log.error("the store cannot be opened, recording goes on into the journal: %s", error)
+                self.error, wait = error, min(5.0, wait * 2)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join()
+
+
+def _beside_server(settings: Settings) -> Path:
+    """The name of the files that belong to a store on a server; they lie in `data_dir`."""
+    folder = Path(os.path.realpath(settings.data_dir or DATA_DIR))
+    name = served_name(settings.database_url)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable("data_dir cannot be made", remedy="Make it, or set another data_dir.") from error
+    return folder / name
+
+
+def _check_same(store: Served, journal: Journal) -> None:
+    """What waits in a journal goes into no other database than the one it was recorded for, unless that is new."""
+    known = journal.kept(KEPT_STORE)
+    if known not in (None, store.store_id) and store.is_used():
+        raise InvalidValue(
+            "the files in data_dir belong to another database than the store's URL names",
+            remedy="Set another data_dir (GNOMON_DATA_DIR), or correct the URL.",
+            code="other-store",
+        )
+    if known != store.store_id:
+        journal.keep(KEPT_STORE, store.store_id)
+
+
 def _checked(path: str) -> Path:
     if "://" in path:
         raise InvalidValue(
-            "this version opens DuckDB files only", remedy="Give a path, duckdb://path or :memory:.", code="bad-store"
+            "this version opens DuckDB files and PostgreSQL databases only",
+            remedy="Give a path, duckdb://path, :memory: or postgresql://user:password@host/database.",
+            code="bad-store",
         )
     file = Path(os.path.realpath(path))
     if not file.parent.is_dir():

@@ -231,7 +231,10 @@ class Writer:
         known = self._journal.id
         self._journal.positions(self._position, 1)
         if self._in_doubt or self._journal.id != known:
-            self._position = self._store.position(self._journal.id)
+            position = self._store.position(self._journal.id)
+            with self._changed:  # a commit whose answer was lost may have brought what somebody waits for
+                self._position = position
+                self._changed.notify_all()
             self._in_doubt = False
             self._let_go()
         if self._journal.id != known:

@@ -101,8 +101,11 @@ class Compiler:
 
     def _grouped(self, own: dict[int, exp.Expr], *, errors: bool = True) -> exp.Select:
         """A select of some of the metrics, with half widths; what is not its own is null."""
-        dims, metrics = self._dims(), [named(own.get(i, exp.null()), name) for i, name in enumerate(self._names("m"))]
-        words = [named(self._interval_word(name) if errors else exp.null(), name) for name in self._names("e")]
+        dims, metrics = (
+            self._dims(),
+            [named(own.get(i) or self._no_number(), name) for i, name in enumerate(self._names("m"))],
+        )
+        words = [named(self._interval_word(name) if errors else self._no_number(), name) for name in self._names("e")]
         select = exp.select(*dims, *metrics, *words, copy=False)
         if dims:
             select.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims))], copy=False)
@@ -110,7 +113,10 @@ class Compiler:
 
     def _interval_word(self, name: str) -> exp.Expr:
         variance = self._variance(self.plan.query.metrics[int(name[1:])].expression) if name[0] == "e" else None
-        return exp.null() if variance is None else intervals.half_width(variance)
+        return self._no_number() if variance is None else intervals.half_width(variance)
+
+    def _no_number(self) -> exp.Expr:
+        return exp.Var(this=self.dialect.no_number)
 
     def _sums(self, cursor: Cursor | None) -> str | None:
         """Everything but the percentiles; every group is there, also those that have none."""
@@ -145,7 +151,9 @@ class Compiler:
         select = exp.select(*self._dims(), named(value, "x"), named(column("weight"), "w"), copy=False)
         rows = select.from_(table(self.plan.query.data.name), copy=False)
         rows.where(exp.and_(*parts, copy=False), copy=False)
-        return percentiles(self._text(rows), self._names("d"), [*self._names("m"), *self._names("e")], asked)
+        return percentiles(
+            self._text(rows), self._names("d"), [*self._names("m"), *self._names("e")], asked, self.dialect
+        )
 
     def _text(self, tree: exp.Expr) -> str:
         return tree.sql(dialect=self.dialect.sqlglot, copy=False)
@@ -224,7 +232,7 @@ class Compiler:
 
     def _mean(self, node: Mean, value: exp.Expr) -> exp.Expr:
         if self.weight is None:
-            return self._filtered(exp.Avg(this=value), node.where)
+            return self.dialect.average(self._filtered(exp.Avg(this=value), node.where))
         present = exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))
         above = self._filtered(exp.Sum(this=self._weighted(value)), node.where)
         below = self._filtered(exp.Sum(this=self.weight.copy()), node.where, present)

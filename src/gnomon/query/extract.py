@@ -68,7 +68,7 @@ class Extract:
     def counts(self, span: Span, width_us: int, form: str = "csv") -> str:
         """`(piece, rows, bytes)` of the pieces of a span, numbered from its start, in order; bytes are a rough sum."""
         since = exp.Paren(this=exp.Sub(this=self.dialect.epoch_us(column("ts")), expression=literal(span.start_us)))
-        piece = self._sql(exp.IntDiv(this=since, expression=literal(width_us)))
+        piece = self._sql(self.dialect.divided(since, width_us))
         wide = [f"coalesce(length({name}), 0)" for name, _, _ in self.words if name in _WIDE]
         size = " + ".join([str(_FIELD_BYTES[form] * len(self.words)), *wide])
         return (

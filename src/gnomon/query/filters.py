@@ -114,22 +114,14 @@ class FilterWords:
             inside = exp.In(this=self._text(dimension), expressions=[literal(text) for text in texts])
             parts.append(inside)
         if flags:
-            raw = self._json(self.dialect.json_at, dimension)
-            words = [exp.Literal.string("true" if flag else "false") for flag in flags]
-            parts.append(
-                exp.And(
-                    this=self._type_in(dimension, ("BOOLEAN",)),
-                    expression=exp.In(this=_as_text(raw), expressions=words),
-                )
-            )
+            words = [literal("true" if flag else "false") for flag in flags]
+            parts.append(exp.In(this=self._json(self.dialect.json_at, dimension), expressions=words))
         large = [
             str(n) for n in numbers if isinstance(n, int) and abs(n) >= 2**53
         ]  # a double would take its neighbours
         if large:
-            exactly = exp.In(
-                this=_as_text(self._json(self.dialect.json_at, dimension)), expressions=[literal(n) for n in large]
-            )
-            parts.append(exp.And(this=self._type_in(dimension, self.dialect.json_integer_types), expression=exactly))
+            digits = [literal(n) for n in large]  # only an integer is written so
+            parts.append(exp.In(this=self._json(self.dialect.json_at, dimension), expressions=digits))
         small = [float(n) for n in numbers if not isinstance(n, int) or abs(n) < 2**53]
         if small:
             parts.append(exp.In(this=self.number_of(dimension), expressions=[literal(n) for n in small]))
@@ -150,7 +142,7 @@ class FilterWords:
         if dimension.column == "actor":
             return exp.Coalesce(this=column("user_id"), expressions=[column("device_id")])
         if dimension.column == "status_class":
-            hundreds = exp.IntDiv(this=column("status_code"), expression=literal(100))
+            hundreds = self.dialect.divided(column("status_code"), 100)
             names = [exp.If(this=literal(n), true=literal(f"{n}xx")) for n in range(1, 6)]
             return exp.Case(
                 this=hundreds, ifs=names
@@ -161,31 +153,10 @@ class FilterWords:
         """What to group by. A JSON key groups by canonical JSON text, so types stay apart; JSON null is null.
         A status class groups by its first digit; `gnomon.query.answer` writes the rest of its name."""
         if dimension.column == "status_class":
-            return exp.IntDiv(this=column("status_code"), expression=literal(100))
+            return self.dialect.divided(column("status_code"), 100)
         if dimension.kind != "json":
             return self.plain(dimension)
         return exp.Var(this=_json_group_key(self, dimension))  # written once: it is a third of the time of compiling
-
-    def json_group_key(self, dimension: Dimension) -> exp.Expr:
-        """The group key of a JSON key."""
-        raw = _as_text(self._json(self.dialect.json_at, dimension))
-        number = exp.TryCast(this=raw.copy(), to=typed("DOUBLE"))
-        whole = exp.Cast(this=number.copy(), to=typed("BIGINT"))
-        is_whole = exp.and_(
-            self._type_in(dimension, ("DOUBLE",)),
-            exp.LT(this=exp.Abs(this=number.copy()), expression=literal(2**53)),
-            exp.EQ(this=exp.Floor(this=number.copy()), expression=number.copy()),
-            copy=False,
-        )
-        rare = exp.Case(
-            ifs=[
-                exp.If(this=exp.EQ(this=raw.copy(), expression=literal("null")), true=exp.null()),
-                exp.If(this=is_whole, true=_as_text(whole)),
-            ],
-            default=raw.copy(),
-        )
-        # A text begins with a quotation mark, which stands before all that JSON values of other types begin with.
-        return exp.Case(ifs=[exp.If(this=exp.GTE(this=raw.copy(), expression=literal("#")), true=rare)], default=raw)
 
     def identity(self, data: Dataset, name: str) -> exp.Expr:
         """What tells values apart, null where there is none: for unique counts."""
@@ -202,37 +173,26 @@ class FilterWords:
 
     def number_of(self, dimension: Dimension) -> exp.Expr:
         """The number at a JSON key, null for other types."""
-        value = exp.TryCast(this=_as_text(self._json(self.dialect.json_at, dimension)), to=typed("DOUBLE"))
-        return exp.Case(ifs=[exp.If(this=self._type_in(dimension, self.dialect.json_number_types), true=value)])
+        return self._json(self.dialect.json_number, dimension)
 
     def _text(self, dimension: Dimension) -> exp.Expr:
         if dimension.kind != "json":
             return self.plain(dimension)
-        text = self._json(self.dialect.json_text, dimension)
-        return exp.Case(ifs=[exp.If(this=self._type_in(dimension, ("VARCHAR",)), true=text)])
+        return self._json(self.dialect.json_text, dimension)
 
     def _json(self, word: Any, dimension: Dimension) -> exp.Expr:
         found: exp.Expr = word(column(dimension.column), dimension.json_key)
         return found
 
-    def _type_in(self, dimension: Dimension, types: tuple[str, ...]) -> exp.Expr:
-        found = self._json(self.dialect.json_type, dimension)
-        if len(types) == 1:
-            return exp.EQ(this=found, expression=literal(types[0]))
-        return exp.In(this=found, expressions=[literal(name) for name in types])
-
 
 @lru_cache(maxsize=1_000)
 def _json_group_key(words: FilterWords, dimension: Dimension) -> str:
-    return words.json_group_key(dimension).sql(dialect=words.dialect.sqlglot, copy=False)
+    found = words.dialect.json_key(column(dimension.column), dimension.json_key or "")
+    return found.sql(dialect=words.dialect.sqlglot, copy=False)
 
 
 def _any(parts: list[exp.Expr]) -> exp.Expr:
     return parts[0] if len(parts) == 1 else exp.Paren(this=exp.or_(*parts, copy=False))
-
-
-def _as_text(value: exp.Expr) -> exp.Expr:
-    return exp.Cast(this=value, to=typed("VARCHAR"))
 
 
 def _is_not_null(value: exp.Expr) -> exp.Expr:

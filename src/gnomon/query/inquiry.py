@@ -187,7 +187,7 @@ class Inquiry:
         sql = f"SELECT epoch_us(min(ts)) FROM {table} WHERE {me}"
         if table == "events":  # raw rows may be gone
             hours, days = (f"(SELECT min(ts) FROM rolled WHERE {me} AND tier {tier})" for tier in _TIERS)
-            rolled = f"CASE WHEN {hours} < {days} + INTERVAL 36 HOURS THEN {hours} ELSE {days} END"
+            rolled = f"CASE WHEN {hours} < {days} + INTERVAL '36 hours' THEN {hours} ELSE {days} END"
             seen = f"SELECT epoch_us(min(ts)) FROM sightings WHERE {me}"
             sql = f"SELECT least(({sql}), ({seen}), epoch_us({rolled}))"
         found: int | None = store.ask([sql], self._settings.query_timeout_seconds)[0].rows[0][0]
@@ -259,4 +259,4 @@ class AnswerCache:
 def _spans_sql(me: str) -> str:
     """Both kinds of spans in one statement: another one would cost as much as the shortest question (0.2 ms)."""
     weighted = f"SELECT 'weighted', epoch_us(first_ts), epoch_us(last_ts) FROM weighted WHERE project = {me}"
-    return f"{weighted} UNION ALL SELECT 'alive', * FROM ({ALIVE.format(me)})"
+    return f"{weighted} UNION ALL SELECT 'alive', * FROM ({ALIVE.format(me)}) AS alive"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from gnomon.metrics import Quantile
 from gnomon.query import intervals
+from gnomon.store.dialect import Dialect
 
 #: Where fewer rows than this that stand for others are to be expected on one side of a percentile, the normal
 #: distribution promises too much, and there are no bounds. They are counted as (sum of w(w-1))^2 / sum of (w(w-1))^2
@@ -29,7 +30,8 @@ _BINS = 32
 _NEAR, _NEARER = 1e-12, 1e-11
 
 
-def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: Sequence[tuple[int, Quantile]]) -> str:
+def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: Sequence[tuple[int, Quantile]],
+                dialect: Dialect) -> str:  # fmt: skip
     """A select of `dims` and `columns`: of the percentile in place i `m<i>`, and the bounds `l<i>` and `h<i>` if they
     are among the columns; the others are null.
 
@@ -46,7 +48,7 @@ def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: S
     same = "".join(f" AND near.{name} IS NOT DISTINCT FROM marked.{name}" for name in dims)
     within = ", ".join([*(f"near.{name}" for name in dims), "near.bin"])
     steps = {
-        "near": f"SELECT *, CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE))) * {_BINS}) AS INT) AS bin "
+        "near": f"SELECT *, CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS {dialect.real}))) * {_BINS}) AS INT) AS bin "
                 f"FROM ({rows}) AS kept",
         "bins": f"SELECT {keys}bin, SUM(w) AS w, SUM(w * (w - 1)) AS v, "
                 f"SUM(POWER(w * (w - 1), 2)) AS u FROM near GROUP BY {keys}bin",
@@ -60,7 +62,7 @@ def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: S
                  f"ORDER BY near.x) AS so_far FROM near JOIN marked ON near.bin = marked.bin{same}",
     }  # fmt: skip
     found = {name: f"MIN(CASE WHEN {at} * {1 - _NEARER!r} <= so_far THEN x END)" for name, at in levels.items()}
-    answer = ", ".join([*dims, *(f"{found.get(name, 'NULL')} AS {name}" for name in columns)])
+    answer = ", ".join([*dims, *(f"{found.get(name, dialect.no_number)} AS {name}" for name in columns)])
     with_ = ", ".join(f"{name} AS {'MATERIALIZED ' * (name == 'near')}({text})" for name, text in steps.items())
     return f"(WITH {with_} SELECT {answer} FROM close{grouped})"
 

@@ -108,7 +108,7 @@ def people_by_day(plan: Plan, version: int) -> str | None:
     if not others:
         return whole
     return (
-        f"{whole} UNION ALL SELECT {at} FROM (SELECT DISTINCT epoch_us(ts) // {US_DAY} AS day, person FROM "
+        f"{whole} UNION ALL SELECT {at} FROM (SELECT DISTINCT divide(epoch_us(ts), {US_DAY}) AS day, person FROM "
         f"({' UNION ALL '.join(others)}) AS late) AS o WHERE NOT EXISTS (SELECT 1 FROM active_days AS a WHERE {me} AND "
         f"({there}) AND a.day = o.day AND a.person = o.person) GROUP BY day"
     )

@@ -93,8 +93,8 @@ class _StateCompiler(Compiler):
         names = ", ".join(self._names("d"))
         over = f"PARTITION BY {names}" if names else ""
         read = {i: value_of(f"MIN(CASE WHEN reached >= {q.q * (1 - 1e-12)!r} * total THEN bin END)") for i, q in asked}
-        columns = [f"{read.get(i, 'NULL')} AS {name}" for i, name in enumerate(self._names("m"))]
-        columns += [f"NULL AS {name}" for name in self._names("e")]
+        columns = [f"{read.get(i, self.dialect.no_number)} AS {name}" for i, name in enumerate(self._names("m"))]
+        columns += [f"{self.dialect.no_number} AS {name}" for name in self._names("e")]
         run = f"SELECT *, SUM(w) OVER ({over} ORDER BY bin) AS reached, SUM(w) OVER ({over}) AS total FROM bins"
         answer = f"SELECT {', '.join([*self._names('d'), *columns])} FROM run{' GROUP BY ' + names if names else ''}"
         return f"(WITH state AS ({rows}), bins AS ({self._text(bins)}), run AS ({run}) {answer})"
@@ -111,7 +111,7 @@ class _StateCompiler(Compiler):
             return exp.Div(this=real, expression=exp.Nullif(this=below, expression=literal(0)), typed=False, safe=False)
         if isinstance(node, Sum):
             total = self._filtered(exp.Sum(this=column(f"{node.field}_sum")), node.where)
-            kind = "DOUBLE" if node.field == "duration_ms" or self.plan.weighted else "INT128"
+            kind = "DOUBLE" if node.field == "duration_ms" or self.plan.weighted else self.dialect.huge
             return exp.Coalesce(this=exp.Cast(this=total, to=exp.DataType.build(kind)), expressions=[literal(0)])
         part = "min" if isinstance(node, Min) else "max"
         assert isinstance(node, Min | Max)

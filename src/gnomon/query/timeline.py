@@ -48,7 +48,7 @@ def statements(project: str, ids: Sequence[str], recent: int) -> list[str]:
     own = f"(user_id IN ({who}) OR (user_id IS NULL AND device_id IN ({who})))"
     edges = f"(SELECT type, before FROM pruned WHERE {me} AND kind = 'raw')"
     general = f"(SELECT max(before) FROM {edges} AS g WHERE type IS NULL)"
-    edge = f"COALESCE(p.before, {general}, make_timestamp({-(2**61)}))"
+    edge = f"COALESCE(p.before, {general}, make_timestamp(0))"
     version = f"COALESCE((SELECT max(version) FROM rolled_up WHERE {me}), -1)"
     mine = f"SELECT ts, type, version, weight, success, duration_ms FROM events WHERE {me} AND {own}"
     raw = f"(SELECT e.*, ts >= {edge} OR version > {version} AS kept FROM ({mine}) AS e LEFT JOIN {edges} AS p"

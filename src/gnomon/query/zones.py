@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from sqlglot import exp
 
 from gnomon.query.filters import column, literal
-from gnomon.store.dialect import DUCKDB, Dialect
+from gnomon.store.dialect import Dialect
 from gnomon.timerange import US_DAY, US_HOUR, US_MINUTE, DateRange, OffsetPiece, offset_pieces
 
 _WIDTH = {"minute": US_MINUTE, "hour": US_HOUR}
@@ -32,8 +32,8 @@ class TimeWords:
         if grain in _WIDTH:
             return self._clock(_WIDTH[grain])
         if grain == "hour_of_day":
-            return _mod(_div(self._local(), US_HOUR), 24)
-        days = _div(self._local(), US_DAY)
+            return _mod(self._div(self._local(), US_HOUR), 24)
+        days = self._div(self._local(), US_DAY)
         if grain == "day_of_week":
             return exp.Add(
                 this=_mod(exp.Paren(this=exp.Add(this=days, expression=literal(3))), 7), expression=literal(1)
@@ -41,11 +41,11 @@ class TimeWords:
         if grain == "day":
             return self._lowered(days, self.lift)
         if grain == "week":
-            return self._lowered(_div(exp.Add(this=days, expression=literal(3)), 7), self.lift // 7)
+            return self._lowered(self._div(exp.Add(this=days, expression=literal(3)), 7), self.lift // 7)
         return self._calendar(grain)
 
     def _clock(self, width: int) -> exp.Expr:
-        start: exp.Expr = exp.Mul(this=_div(self._local(), width), expression=literal(width))
+        start: exp.Expr = exp.Mul(this=self._div(self._local(), width), expression=literal(width))
         if not _is_zero(offset := self._offset()):
             start = exp.Sub(this=start, expression=exp.Paren(this=offset))
         aligned = all((piece.start_us + piece.offset_us) % width == 0 for piece in self.pieces[1:])
@@ -61,11 +61,14 @@ class TimeWords:
             return year
         month = exp.Sub(this=self.dialect.month(local.copy()), expression=literal(1))
         if grain == "quarter":
-            return exp.Add(this=exp.Mul(this=year, expression=literal(4)), expression=_div(month, 3))
+            return exp.Add(this=exp.Mul(this=year, expression=literal(4)), expression=self._div(month, 3))
         return exp.Add(this=exp.Mul(this=year, expression=literal(12)), expression=month)
 
     def _lowered(self, number: exp.Expr, by: int) -> exp.Expr:
         return exp.Sub(this=number, expression=literal(by)) if by else number
+
+    def _div(self, value: exp.Expr, by: int) -> exp.Expr:
+        return self.dialect.divided(exp.Paren(this=value), by)
 
     def _us(self) -> exp.Expr:
         return self.dialect.epoch_us(column("ts"))
@@ -92,19 +95,15 @@ class TimeWords:
         return exp.Case(ifs=ifs, default=found[-1])
 
 
-def local_day(zone: ZoneInfo, first_us: int, last_us: int) -> str:
+def local_day(dialect: Dialect, zone: ZoneInfo, first_us: int, last_us: int) -> str:
     """The SQL of the local day number of `ts`, for rows within the given span (UTC microseconds)."""
     pieces = offset_pieces(zone, first_us - US_DAY, last_us + US_DAY)
-    words = TimeWords(DUCKDB, DateRange(first_us - US_DAY, last_us + US_DAY, zone), pieces)
-    return words.bucket("day").sql(dialect=DUCKDB.sqlglot)
+    words = TimeWords(dialect, DateRange(first_us - US_DAY, last_us + US_DAY, zone), pieces)
+    return words.bucket("day").sql(dialect=dialect.sqlglot)
 
 
 def _is_zero(value: exp.Expr) -> bool:
     return isinstance(value, exp.Literal) and value.this == "0"
-
-
-def _div(value: exp.Expr, by: int) -> exp.Expr:
-    return exp.IntDiv(this=exp.Paren(this=value), expression=literal(by))
 
 
 def _mod(value: exp.Expr, by: int) -> exp.Expr:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from gnomon.errors import InvalidValue
+from gnomon.errors import InvalidValue, MissingExtra
 from gnomon.event import Batch
 
 if TYPE_CHECKING:
@@ -105,6 +107,19 @@ class Columnar(Protocol):
         """
 
 
+@runtime_checkable
+class Served(Protocol):
+    """A store on a database server, which many processes may use at the same time."""
+
+    store_id: str  #: what tells it from every other one
+
+    def is_used(self) -> bool:
+        """Whether anything was ever written into it."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While no other process does upkeep on it. Raises `StoreUnavailable` when another one does for too long."""
+
+
 class Store(Protocol):
     """One open store. All methods may be called from any thread; `write`, `change` and `checkpoint` under
     the writer's lock only."""
@@ -148,23 +163,50 @@ class Store(Protocol):
 
 
 def open_store(url: str, settings: Settings) -> Store:
-    """Open the store that `url` names: a DuckDB path, `duckdb://path` or `:memory:`.
+    """Open the store that `url` names: a DuckDB path, `duckdb://path`, `:memory:` or `postgresql://...`.
 
     Raises `InvalidValue` for a scheme that this version does not know, `StoreBusy` when another process owns the
-    file, `StoreDamaged` when it cannot be read.
+    file, `StoreDamaged` when it cannot be read, `StoreUnavailable` when the database cannot be reached.
     """
     scheme, separator, rest = url.partition("://")
+    if served(url):
+        _need_driver()
+        from gnomon.store.postgres import PostgresStore
+
+        return PostgresStore(url, settings)
     if separator and scheme != "duckdb":
         raise InvalidValue(
-            "this version opens DuckDB files only", remedy="Give a path, duckdb://path or :memory:.", code="bad-store"
+            "this version opens DuckDB files and PostgreSQL databases only",
+            remedy="Give a path, duckdb://path, :memory: or postgresql://user:password@host/database.",
+            code="bad-store",
         )
     from gnomon.store.duckdb import DuckDBStore
 
     return DuckDBStore(rest if separator else url, settings)
 
 
+def served(url: str) -> bool:
+    """Whether a database server keeps the store, so that any number of processes may use it."""
+    return url.partition("://")[0] in ("postgresql", "postgres")
+
+
+def served_name(url: str) -> str:
+    """A name for this host's files of a store on a server. Raises what `open_store` raises of a URL."""
+    _need_driver()
+    from gnomon.store.postgres.address import address_of
+
+    address = address_of(url)
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{address.database}.{address.schema}")
+
+
+def _need_driver() -> None:
+    for package in ("psycopg", "alembic"):
+        if find_spec(package) is None:
+            raise MissingExtra(package, "postgres")
+
+
 def store_path(url: str) -> str | None:
-    """The file of an embedded store, or None when it is in memory."""
+    """The file of an embedded store, or None when it is in memory; the URL of any other."""
     path = url.removeprefix("duckdb://")
     return None if path == ":memory:" else path
 
@@ -201,8 +243,9 @@ def held_now(store: Store) -> tuple[list[Entry], list[tuple[str, str | None, int
     """The books of earlier restores, and how many events `(project, source, n)` the store holds."""
     kept, events = store.ask(
         [
-            "SELECT project, source, outcome, reason, sum(n)::BIGINT FROM books WHERE kind = 'restore' GROUP BY ALL",
-            "SELECT project, source, count(*) FROM events GROUP BY ALL",
+            "SELECT project, source, outcome, reason, sum(n)::BIGINT FROM books WHERE kind = 'restore' "
+            "GROUP BY 1, 2, 3, 4",
+            "SELECT project, source, count(*) FROM events GROUP BY 1, 2",
         ],
         600.0,
     )

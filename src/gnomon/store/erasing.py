@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gnomon.event import FIELDS
 from gnomon.store.dialect import quoted
 from gnomon.store.pruning import only_type
-from gnomon.store.rollups import NOTHING_FRESH, Days, again, counted, stage
+from gnomon.store.rollups import Days, Rollups
 from gnomon.timerange import US_DAY
 
 _BLANK = ("user_id", "device_id", "session_id", "domain", "endpoint", "error_code", "properties")
@@ -47,7 +47,7 @@ def foreign_rows(project: str, who: Traces) -> str:
 def touched_days(project: str, who: Traces) -> str:
     """The UTC days of everything that will be changed."""
     both = f"({own_rows(project, who)}) OR ({foreign_rows(project, who)})"
-    return f"SELECT DISTINCT epoch_us(ts) // {US_DAY} FROM events WHERE {both} ORDER BY 1"
+    return f"SELECT DISTINCT divide(epoch_us(ts), {US_DAY}) FROM events WHERE {both} ORDER BY 1"
 
 
 def counts(project: str, who: Traces) -> str:
@@ -75,7 +75,7 @@ def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
     )
     rows = others if delete else f"{anonymous} UNION ALL {others}"
     steps = [
-        f"CREATE OR REPLACE TEMP TABLE anonymous AS {rows}",
+        f"CREATE TEMP TABLE anonymous AS {rows}",
         f"DELETE FROM events WHERE ({own}) OR ({foreign})",
         f"INSERT INTO events ({names}properties) SELECT * FROM anonymous",
         "DROP TABLE anonymous",
@@ -112,27 +112,26 @@ def any_weights(project: str, where: str) -> str:
     return f"SELECT count(*) > 0 FROM events WHERE project = {quoted(project)} AND {where} AND weight <> 1"
 
 
-def rebuild_hours(project: str, width: int, rollups: Sequence[str], day: int, until_us: int, version: int,
-                  only: str, *, weighted: bool) -> list[str]:  # fmt: skip
+def rebuild_hours(words: Rollups, project: str, width: int, rollups: Sequence[str], day: int, until_us: int,
+                  version: int, only: str, *, weighted: bool) -> list[str]:  # fmt: skip
     """Make the hours of one UTC day again, of the raw rows below the watermark, for the types that `only` admits."""
     span = _span(day * US_DAY, min((day + 1) * US_DAY, until_us))
     return [
-        *stage(project, width, rollups, raw_of_day(day, until_us, version, only), weighted=weighted),
+        *words.stage(project, width, rollups, raw_of_day(day, until_us, version, only), weighted=weighted),
         f"DELETE FROM rolled WHERE project = {quoted(project)} AND tier = 'hour' AND {span} AND {only}",
-        f"INSERT INTO rolled BY NAME FROM {counted('fresh')}",
-        "DROP TABLE fresh",
+        *words.put(),
     ]
 
 
-def rebuild_day(project: str, rollups: Sequence[str], days: Days, start_us: int, end_us: int) -> list[str]:
+def rebuild_day(
+    words: Rollups, project: str, rollups: Sequence[str], days: Days, start_us: int, end_us: int
+) -> list[str]:
     """Make one local day again, of its hours."""
     hours = f"project = {quoted(project)} AND {_span(start_us, end_us)}"
     return [
-        *NOTHING_FRESH,
-        *(again(rollup, hours, days) for rollup in rollups),
+        *words.again(rollups, hours, days),
         f"DELETE FROM rolled WHERE {hours} AND tier = {quoted(days.tier)}",
-        f"INSERT INTO rolled BY NAME FROM {counted('fresh')}",
-        "DROP TABLE fresh",
+        *words.put(),
     ]
 
 
@@ -140,7 +139,7 @@ def _span(start_us: int, end_us: int) -> str:
     return f"ts >= make_timestamp({start_us}) AND ts < make_timestamp({end_us})"
 
 
-_ID = "CASE WHEN id_text IS NULL THEN id ELSE uuid() END"
+_ID = "CASE WHEN id_text IS NULL THEN id ELSE gen_random_uuid() END"
 
 
 def _any_of(column: str, who: Traces) -> str:
@@ -172,9 +171,15 @@ def _samples(project: str, who: Traces) -> str:
     return f"project = {quoted(project)} AND ({_names(who, 'labels')} OR {_any_of('id', who)})"
 
 
+_IS_UUID = " AND ".join([
+    "length(id) = 36", "translate(id, '0123456789abcdef', '') = '----'",
+    *(f"substr(id, {place}, 1) = '-'" for place in (9, 14, 19, 24)),
+])  # fmt: skip
+
+
 def _sample_id(who: Traces) -> str:
     """A UUID says nothing and stays, so that a resend is found; any other id may be made of the person's."""
-    return f"CASE WHEN try_cast(id AS UUID)::VARCHAR = id AND NOT {_any_of('id', who)} THEN id END"
+    return f"CASE WHEN {_IS_UUID} AND NOT {_any_of('id', who)} THEN id END"
 
 
 def _quarantine(project: str, who: Traces) -> str:

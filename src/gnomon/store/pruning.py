@@ -17,7 +17,7 @@ def edges(project: str, kind: str) -> str:
 def raw_days(project: str, before_us: int, only: str) -> str:
     """`(UTC day, rows)` of raw rows before a moment."""
     return (
-        f"SELECT epoch_us(ts) // {US_DAY}, count(*) FROM events WHERE project = {quoted(project)} AND "
+        f"SELECT divide(epoch_us(ts), {US_DAY}), count(*) FROM events WHERE project = {quoted(project)} AND "
         f"ts < make_timestamp({before_us}) AND {only} GROUP BY 1 ORDER BY 1"
     )
 

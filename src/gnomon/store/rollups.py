@@ -7,11 +7,11 @@ g = (1 + a) / (1 - a), and a value is told from its bucket within the relative e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from gnomon.store.dialect import quoted
+from gnomon.store.texts import quoted
 from gnomon.timerange import US_DAY, US_HOUR
 
 ERROR = 0.0099  #: relative error of a value read from a histogram; the promise is 1 %
@@ -303,7 +303,7 @@ def days_with_rows(project: str, since_us: int, until_us: int, version: int) -> 
     """`(UTC day, rows, whether any has a weight other than 1)` of what is not rolled up yet."""
     span = f"ts >= make_timestamp({since_us}) AND ts < make_timestamp({until_us}) AND version <= {version}"
     return (
-        f"SELECT epoch_us(ts) // {US_DAY} AS day, count(*), bool_or(weight <> 1) {_both(project, span)} "
+        f"SELECT divide(epoch_us(ts), {US_DAY}) AS day, count(*), bool_or(weight <> 1) {_both(project, span)} "
         "GROUP BY 1 ORDER BY 1"
     )
 
@@ -324,5 +324,36 @@ def _both(project: str, span: str) -> str:
     where = f"project = {quoted(project)} AND {span}"
     return (
         f"FROM (SELECT ts, weight FROM events WHERE {where} UNION ALL SELECT ts, 1 AS weight FROM sightings "
-        f"WHERE {where})"
+        f"WHERE {where}) AS there"
     )
+
+
+# -- the words of a store -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rollups:
+    """The statements that stores differ in too much to share them. Each is to be run in the transaction of the others.
+
+    stage: make the temporary table `fresh` of the raw rows that a condition names, every rollup's buckets and their
+    days. again: make it of days, from the hours in `rolled` that a condition names. put: move it into `rolled`, where
+    nothing of its buckets is; merge: make buckets that are there already one with it. note_people: number the people
+    of raw rows and sightings, and add their activity to what is known of it.
+    """
+
+    stage: Callable[..., list[str]]
+    again: Callable[[Sequence[str], str, Days], list[str]]
+    put: Callable[[], list[str]]
+    merge: Callable[[str], list[str]]
+    note_people: Callable[[str, str], list[str]]
+
+
+def _days_again(rollups: Sequence[str], where: str, days: Days) -> list[str]:
+    return [*NOTHING_FRESH, *(again(rollup, where, days) for rollup in rollups)]
+
+
+def _put() -> list[str]:
+    return [f"INSERT INTO rolled BY NAME FROM {counted('fresh')}", "DROP TABLE fresh"]
+
+
+DUCKDB = Rollups(stage, _days_again, _put, merge, note_people)

@@ -75,15 +75,17 @@ def _rebuilds(store: Store, project: str, days: list[int]) -> Iterator[list[str]
         if only is not None:
             asked = sql.any_weights(project, sql.raw_of_day(day, until, version, only))
             weighted = store.ask([asked], 600.0)[0].rows[0][0]
-            yield sql.rebuild_hours(project, width, rollups, day, until, version, only, weighted=weighted)
+            yield sql.rebuild_hours(
+                store.dialect.rollups, project, width, rollups, day, until, version, only, weighted=weighted
+            )
     for name in zones.split(","):
         zone = load_zone(name)
         numbers = {period_number(Grain.DAY, day * US_DAY + at, zone) for day in days for at in (0, US_DAY - 1)}
         for number in sorted(numbers):
             start, end = (period_start_us(Grain.DAY, each, zone) for each in (number, number + 1))
             if hours_gone.get(None, start) <= start < end:
-                local = rolled.Days(name, local_day(zone, start, end), [(number, start)])
-                yield sql.rebuild_day(project, rollups, local, start, end)
+                local = rolled.Days(name, local_day(store.dialect, zone, start, end), [(number, start)])
+                yield sql.rebuild_day(store.dialect.rollups, project, rollups, local, start, end)
 
 
 def _edges(store: Store, project: str, kind: str) -> dict[str | None, int]:

@@ -43,7 +43,8 @@ class Keeping(Safekeeping, Alerting):
     def _owned(self) -> tuple[Store, Writer]:
         """The store and its writer. Raises `StoreBusy` where another process owns them."""
         store, writer = self._own_or_refuse(), self._hold.writer
-        assert writer is not None
+        if writer is None:
+            raise self._hold.busy()
         return store, writer
 
     def trigger_aggregation(self, time_range: Any = None) -> RollupReport:

@@ -31,7 +31,8 @@ from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
 from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, remove
 from gnomon.store.duckdb.undo import mend, undoable
-from gnomon.store.duckdb.writing import QUARANTINE_ROWS, Writing
+from gnomon.store.duckdb.writing import Writing
+from gnomon.store.incoming import QUARANTINE_ROWS
 
 Answer = TypeVar("Answer")
 

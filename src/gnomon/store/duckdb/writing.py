@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
 
 import duckdb
 
@@ -18,9 +17,8 @@ from gnomon.event import AT, SAMPLE_AT, SAMPLE_ROW, Batch, Field, Row
 from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, Span, addition, changed, folded, joined
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.staging import Staging, selected
+from gnomon.store.incoming import EDGES, QUARANTINE_ROWS, RECENT_US, Edges, booked, sealed_entries, without_own_repeats
 
-RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
-QUARANTINE_ROWS = 100_000
 APPENDED_AT_ONCE = 500  #: rows converted in one call, which keeps the interpreter for about 1 ms
 
 _SAMPLE_STAGING = """CREATE TEMP TABLE sample_staging (
@@ -49,8 +47,6 @@ AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
 )
 
 
-_EDGES = "SELECT project, type, epoch_us(before) FROM pruned WHERE kind = 'raw'"
-_NEVER = -(2**62)
 _INSERT_SAMPLES = """INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels, id)
 SELECT ?, ?, make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels, id FROM sample_staging s"""
 _NOT_KEPT_YET = """ WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND
@@ -77,7 +73,7 @@ class Writing:
         self._connection = connection
         self._slack_us = slack_us
         self._staging = Staging()
-        self._sealed: dict[tuple[str, str | None], int] | None = None
+        self._sealed: Edges | None = None
         self._alive: dict[str, list[Span]] = {}  #: the spans of projects that had a beat lately
         self._unfolded = False
         connection.register("staging", self._staging)
@@ -95,36 +91,22 @@ class Writing:
         self._sealed = None
         self._alive.clear()
 
-    def _part_sealed(self, project: str, rows: list[Row]) -> tuple[list[Row], list[Row]]:
-        """Rows that may be stored, and those of pruned time, which could not be told from repeats any more."""
+    def _edges(self) -> Edges:
         if self._sealed is None:
-            found = self._connection.execute(_EDGES).fetchall()
-            self._sealed = {(owner, type_): before for owner, type_, before in found}
-        if not self._sealed:
-            return rows, []
-        at_ts, at_type = AT["ts"], AT["type"]
-        late = [row[at_ts] < self._edge(project, row[at_type]) for row in rows]
-        if not any(late):
-            return rows, []
-        parted: tuple[list[Row], list[Row]] = ([], [])
-        for row, is_late in zip(rows, late, strict=True):
-            parted[is_late].append(row)
-        return parted
-
-    def _edge(self, project: str, type_: str) -> int:
-        edges = self._sealed or {}
-        return edges.get((project, type_), edges.get((project, None), _NEVER))
+            self._sealed = Edges(self._connection.execute(EDGES).fetchall())
+        return self._sealed
 
     def write(self, project: str, batches: list[Batch], version: int) -> dict[str, list[Row]]:
         """Store one project's batches; returns the rows that were not stored, `duplicate` and `sealed` ones."""
         rows = [row for batch in batches for row in batch.rows]
-        rows, sealed = self._part_sealed(project, rows)
+        edges = self._edges()
+        rows, sealed = edges.part(project, rows)
         books = [[project, *count] for batch in batches for count in batch.counts]
-        books += _booked(project, "rejected", sealed, "sealed")
+        books += booked(project, "rejected", sealed, "sealed")
         repeats: list[Row] = []
         if rows:
             rows, repeats = self._write_events(project, rows, batches, version)
-            books += _booked(project, "stored", rows) + _booked(project, "duplicate", repeats)
+            books += booked(project, "stored", rows) + booked(project, "duplicate", repeats)
         samples = [row for batch in batches for row in batch.samples]
         if samples:
             doubtful = any(batch.replayed for batch in batches)
@@ -134,12 +116,11 @@ class Writing:
         if books:
             self._append("books", [tuple(entry) for entry in books])
         seen = (tuple(row) for batch in batches for row in batch.sightings)
-        sightings = dict.fromkeys(row for row in seen if row[0] >= self._edge(project, row[2]))
+        sightings = dict.fromkeys(row for row in seen if row[0] >= edges.of(project, row[2]))
         if sightings:
             self._append("sightings", [(project, version, _moment(ts), *rest) for ts, *rest in sightings])
         refused = [(project, *entry) for batch in batches for entry in batch.refused]
-        refused += [(project, row[AT["received_at"]], "sealed", "ts: that time was pruned", row[AT["source"]], row[0],
-                     repr(row)[:2_000]) for row in sealed[:QUARANTINE_ROWS]]  # fmt: skip
+        refused += sealed_entries(project, sealed)
         if refused:
             self._connection.executemany(
                 "INSERT INTO quarantine VALUES (?, make_timestamp(?), ?, ?, ?, ?, ?)", refused[:QUARANTINE_ROWS]
@@ -188,7 +169,7 @@ class Writing:
         con = self._connection
         checked_ids = any(batch.checked_ids for batch in batches)
         doubtful = checked_ids or any(batch.replayed for batch in batches)
-        rows, repeats = _without_own_repeats(rows) if doubtful else (rows, [])
+        rows, repeats = without_own_repeats(rows) if doubtful else (rows, [])
         self._staging.put(rows)
         known = self._repeats(project, rows, checked_ids) if doubtful else set()
         if known:
@@ -242,7 +223,7 @@ class Writing:
         named = [row for row in samples if row[at_id] is not None]
         if not named:
             return samples
-        named, _ = _without_own_repeats(named, SAMPLE_AT)
+        named, _ = without_own_repeats(named, SAMPLE_AT)
         self._append("sample_staging", named)
         con, moments = self._connection, list(map(itemgetter(at_ts), named))
         since = min(map(itemgetter(SAMPLE_AT["received_at"]), named)) - RECENT_US
@@ -259,32 +240,6 @@ class Writing:
         appender.flush()
 
 
-def _without_own_repeats(rows: list[Row], at: dict[str, int] = AT) -> tuple[list[Row], list[Row]]:
-    """Rows and repeats within one group; the first of an id wins. `at` says where a row has what."""
-    at_id, at_ts, at_received = at["id"], at["ts"], at["received_at"]
-    ids = list(map(itemgetter(at_id), rows))
-    if len(set(ids)) == len(ids):
-        return rows, []
-    kept: list[Row] = []
-    repeats: list[Row] = []
-    earlier: dict[str, list[Row]] = {}  # more than one of an id only where it came back after a day
-    for row in rows:
-        same = earlier.setdefault(row[at_id], [])
-        if any(row[at_ts] == other[at_ts] or row[at_received] - other[at_received] <= RECENT_US for other in same):
-            repeats.append(row)
-        else:
-            same.append(row)
-            kept.append(row)
-    return kept, repeats
-
-
 @lru_cache(maxsize=64)
 def _moment(us: int) -> datetime:
     return datetime(1970, 1, 1) + timedelta(microseconds=us)
-
-
-def _booked(project: str, outcome: str, rows: list[Row], reason: str = "") -> list[list[Any]]:
-    counts: dict[str | None, int] = {}
-    for source in map(itemgetter(AT["source"]), rows):
-        counts[source] = counts.get(source, 0) + 1
-    return [[project, "event", source, outcome, reason, n] for source, n in counts.items()]

@@ -1,0 +1,281 @@
+"""The PostgreSQL store: any number of processes write into one database, one after the other, and ask it.
+
+Everything one write brings, and the journal position it came from, is one transaction. Whoever changes the store holds
+the lock of its version row until the commit, so versions are handed out in the order in which they can be seen. What
+the server keeps is durable when it is committed; a checkpoint only tidies up.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
+
+import psycopg
+
+from gnomon.config import Settings
+from gnomon.errors import EngineClosed, QueryTimeout, StoreUnavailable
+from gnomon.event import AT, Batch
+from gnomon.store import Repeated, Statement, Table
+from gnomon.store.aliveness import slack_us
+from gnomon.store.deadline import Deadlines
+from gnomon.store.dialect import POSTGRES, quoted
+from gnomon.store.postgres.address import address_of
+from gnomon.store.postgres.compacting import compact_touched, note_touched
+from gnomon.store.postgres.connections import Connections, close, cut
+from gnomon.store.postgres.describing import described
+from gnomon.store.postgres.faults import MET, translated
+from gnomon.store.postgres.months import Months
+from gnomon.store.postgres.opening import Connection, begin, connect, migrate
+from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
+from gnomon.store.postgres.writing import SET_STATE, Work, Writing
+
+log = logging.getLogger("gnomon.store.postgres")
+
+Answer = TypeVar("Answer")
+
+TRIES = 5  #: of a transaction that met another one
+LOCK_SECONDS = 30.0  #: how long a change waits for one of another process
+WRITE_SECONDS = 300.0  #: the longest that one write may take
+MERCY_SECONDS = 5.0  #: a server that has not ended a statement so long after its time-out is hung up on
+
+
+class PostgresStore:
+    """See `gnomon.store.Store`. `url` is `postgresql://user:password@host:port/database?schema=gnomon`."""
+
+    dialect = POSTGRES
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._address = address_of(url)
+        self._settings = settings
+        self._found = migrate(self._address)
+        self.store_id = self._found.store_id
+        self._asking = Connections(partial(connect, self._address), settings.database_connections)
+        self._deadlines = Deadlines()
+        self._months = Months(self._address)
+        self._changes = threading.RLock()  # of the one connection that writes
+        self._writer: Connection | None = None
+        self._alone: Connection | None = None
+        self._reached: dict[str, int] = {}  #: positions that this process has seen committed
+        self._seen = 0  #: the highest version that it has seen
+        self._closed = False
+
+    def is_used(self) -> bool:
+        """See `Served.is_used`."""
+        return bool(self._asked(["SELECT 1 FROM state WHERE key LIKE 'journal:%'"], 60.0)[0].rows)
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def position(self, journal_id: str) -> int:
+        """See `Store.position`."""
+        key = quoted(f"journal:{journal_id}")
+        rows = self._asked([f"SELECT value::bigint FROM state WHERE key = {key}"], 60.0)[0].rows
+        self._reached[journal_id] = rows[0][0] if rows else 0
+        return self._reached[journal_id]
+
+    def data_version(self) -> int:
+        """See `Store.data_version`; always even, as a version is seen together with what it brought."""
+        ((version,),) = self._asked(["SELECT value::bigint FROM state WHERE key = 'version'"], 60.0)[0].rows
+        self._seen = max(self._seen, version)
+        return int(version)
+
+    def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, Counter[str]]:
+        """See `Store.write`."""
+        moments = [row[AT["ts"]] for _, batch in work for row in batch.rows]
+        return self._changed(partial(self._write, work, journal_id), WRITE_SECONDS, moments)
+
+    def _write(self, work: Sequence[tuple[int, Batch]], journal_id: str, con: Connection) -> dict[int, Counter[str]]:
+        writing, found = Writing(con, slack_us(self._settings)), Work(work)
+        con.execute(f"{STAGING}; {SAMPLE_STAGING}")
+        writing.stage(found)
+        version = writing.lock()
+        state = writing.state(f"journal:{journal_id}")
+        self._check_position(journal_id, int(state.get(f"journal:{journal_id}", "0")), work[0][0])
+        spans = writing.look_alive(work)
+        writing.note_alive(spans)
+        if not all(batch.only_beats for _, batch in work) or not all(change.quiet for change in spans):
+            version = max(version, self._seen) + 2  # never one that was seen before a fall back (a lost primary)
+            writing.write(found, version)
+            con.execute(SET_STATE, ["version", str(version)])
+        con.execute(SET_STATE, [f"journal:{journal_id}", str(work[-1][0])])
+        con.execute("COMMIT")
+        self._seen, self._reached[journal_id] = max(self._seen, version), work[-1][0]
+        return found.told()
+
+    def _check_position(self, journal_id: str, kept: int, first: int) -> None:
+        """A commit whose answer was lost may have come through after the caller looked; a database that was restored,
+        or whose standby took over, may have gone back."""
+        if not self._reached.get(journal_id, 0) <= kept < first:
+            raise StoreUnavailable(
+                "the database is at another position of the journal than it was", code="store-moved",
+                remedy="It goes on from there by itself.",
+            )  # fmt: skip
+
+    def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:
+        """See `Store.change`."""
+        return self._changed(partial(self._change, statements), timeout)
+
+    def _change(self, statements: Sequence[str], con: Connection) -> list[Table]:
+        writing = Writing(con, slack_us(self._settings))
+        version = max(writing.lock(), self._seen) + 2
+        writing.state()
+        tables = [_table(con, statement) for statement in statements]
+        note_touched(con)
+        con.execute(SET_STATE, ["version", str(version)])
+        if self._alone is not None:
+            self._alone.execute("SELECT 1")  # still held: a connection that broke has let go of its lock
+        con.execute("COMMIT; DISCARD TEMP")
+        self._seen = version
+        return tables
+
+    def checkpoint(self, *, compact: bool = False) -> None:
+        """See `Store.checkpoint`; also folds the books and the spans, and bounds the quarantine."""
+
+        def fold(con: Connection) -> None:
+            writing = Writing(con, slack_us(self._settings))
+            writing.lock()
+            writing.state()
+            writing.fold()
+            con.execute("COMMIT")
+
+        self._changed(fold, WRITE_SECONDS)
+        with self._changes:
+            try:
+                with self._writing_connection() as con:
+                    self._months.settle(con)
+                    if compact:
+                        compact_touched(con, self._address)
+            except psycopg.Error as error:
+                raise translated(error, writing=True) from error
+
+    def _changed(self, run: Callable[[Connection], Answer], seconds: float, moments: Sequence[int] = ()) -> Answer:
+        """Run a transaction on the connection that writes; `run` commits it. Again where it met another one."""
+        milliseconds, lock = int(seconds * 1_000), int(LOCK_SECONDS * 1_000)
+        words = begin(self._address, reading=False, milliseconds=milliseconds, lock_milliseconds=lock)
+        with self._changes:
+            for tries in count(1):
+                try:
+                    with self._writing_connection() as con, self._within(seconds + LOCK_SECONDS, con):
+                        self._months.provide(con, moments)
+                        con.execute(words)
+                        return run(con)
+                except MET as error:
+                    if tries == TRIES:
+                        raise translated(error, writing=True) from error
+                    time.sleep(random.uniform(0.01, 0.1))  # a deadlock or a conflict: the others go first
+                except psycopg.Error as error:
+                    raise translated(error, writing=True) from error
+        raise AssertionError
+
+    def _within(self, seconds: float, con: Connection) -> AbstractContextManager[None]:
+        return self._deadlines.limit(seconds + MERCY_SECONDS, partial(cut, con))
+
+    @contextmanager
+    def _writing_connection(self) -> Iterator[Connection]:
+        """The connection that writes, afterwards without a transaction: what was not committed is undone."""
+        if self._closed:
+            raise EngineClosed("the store is closed", remedy="Open the engine again.")
+        if self._writer is None or self._writer.closed:
+            self._writer = connect(self._address)
+        try:
+            yield self._writer
+        except BaseException:
+            try:
+                self._writer.execute("ROLLBACK")
+            except (psycopg.Error, OSError):
+                close(self._writer)
+                self._writer = None
+                self._asking.drop_idle()
+            raise
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """See `Served.alone`."""
+        try:
+            con = connect(self._address)
+            key = f"hashtextextended('gnomon upkeep {self._address.schema}', 0)"
+            con.execute(f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SELECT pg_advisory_xact_lock({key})")
+        except psycopg.Error as error:
+            close(con)
+            raise translated(error, writing=True) from error
+        try:
+            self._alone = con
+            yield
+        finally:
+            self._alone = None
+            close(con)
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def ask(self, statements: Sequence[Statement], timeout: float) -> list[Table]:
+        """See `Store.ask`."""
+        return self._asked(statements, timeout)
+
+    def _asked(self, statements: Sequence[Statement], timeout: float) -> list[Table]:
+        words = begin(self._address, reading=True, milliseconds=max(1, int(timeout * 1_000)))
+        most, started = timeout * len(statements), time.monotonic()
+        while True:
+            with self._asking.one() as (con, kept):
+                try:
+                    with self._within(most, con):
+                        con.execute(words)
+                        tables = [_table(con, statement) for statement in statements]
+                        con.execute("COMMIT")
+                        return tables
+                except psycopg.Error as error:
+                    lost = con.closed or isinstance(error, psycopg.errors.AdminShutdown)
+                    with suppress(psycopg.Error):
+                        con.execute("ROLLBACK")
+                    if isinstance(error, psycopg.errors.QueryCanceled) or time.monotonic() - started > most:
+                        raise _too_long(timeout) from error
+                    if not (lost and kept):
+                        raise translated(error) from error
+            self._asking.drop_idle()  # the database was restarted: every kept connection is dead
+
+    def describe(self) -> dict[str, Any]:
+        """See `Store.describe`."""
+        return described(self.ask, self._found.schema)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._closed = True
+        self._asking.close()
+        self._deadlines.close()
+        con, self._writer = self._writer, None
+        if con is not None:
+            close(con)
+
+
+def _too_long(timeout: float) -> QueryTimeout:
+    return QueryTimeout(
+        f"the question took longer than {timeout:g} s",
+        remedy="Ask a shorter range or fewer dimensions, or raise query_timeout_seconds.",
+    )
+
+
+_REPEATED = map("gnomon_{}".format, count())
+
+
+def _table(con: Connection, statement: Statement) -> Table:
+    """Run one statement, and no second one hidden behind it."""
+    if isinstance(statement, Repeated):
+        # Kept for this one time, as the next transaction may be of another connection behind a pooler.
+        name = next(_REPEATED)
+        con.execute(f"PREPARE {name} AS {statement.text}")
+        try:
+            return _table(con, f"EXECUTE {name} ({', '.join(statement.values)})")
+        finally:
+            with suppress(psycopg.Error):  # not in a transaction that has failed: its connection keeps a name more
+                con.execute(f"DEALLOCATE {name}")
+    with con.cursor(binary=True) as cursor:
+        cursor.execute(statement)
+        if cursor.description is None:
+            return Table(["Count"], [(cursor.rowcount,)])
+        return Table([column.name for column in cursor.description], cursor.fetchall())

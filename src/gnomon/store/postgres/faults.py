@@ -1,0 +1,80 @@
+"""PostgreSQL's errors in our words. Its messages may quote data or a password, so they stay in the chained exception.
+
+What a batch is to blame for is told from what the database is: only the first may cost the batch its place.
+"""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors
+
+from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
+
+REFUSED = "store-refused"
+#: What another try may well get done: two transactions met, and one of them had to give way.
+MET = (errors.SerializationFailure, errors.DeadlockDetected)
+#: Texts of a login that fails, as libpq gives no codes for them.
+_LOGIN = (
+    "password authentication failed",
+    "no password supplied",
+    "authentication failed",
+    "is not permitted to log in",
+)
+_MISSING = ("does not exist",)
+_HOST = ("no pg_hba.conf entry", "SSL", "certificate")
+
+
+def translated(error: Exception, *, writing: bool = False) -> GnomonError:
+    """An error of the driver in our words. While `writing`, what is not the fault of a value is `StoreUnavailable`."""
+    if isinstance(error, errors.DiskFull):
+        return StoreUnavailable("the disk of the database is full", remedy="Free space there; it goes on by itself.")
+    if isinstance(error, errors.InsufficientPrivilege):
+        return StoreUnavailable(
+            "the database user lacks a right on Gnomon's schema", code="store-rights",
+            remedy="Give it the rights that docs/postgresql.md lists.",
+        )  # fmt: skip
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return StoreUnavailable(
+            "the database takes no changes (a standby, or a read-only one)", code="store-read-only",
+            remedy="Give the address of the primary, for example with target_session_attrs=read-write.",
+        )  # fmt: skip
+    if isinstance(error, errors.LockNotAvailable):
+        return StoreUnavailable(
+            "another process is changing the database for longer than this one waits",
+            remedy="It is tried again by itself; see pg_stat_activity for who holds it up.",
+        )
+    if isinstance(error, errors.InvalidRegularExpression):
+        return InvalidValue(
+            "the pattern is not a valid regular expression", remedy="Use RE2 syntax.", code="bad-pattern"
+        )
+    of_a_value = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+    of_a_statement = isinstance(error, psycopg.ProgrammingError | psycopg.NotSupportedError) and not writing
+    if of_a_value or of_a_statement:
+        return GnomonError(f"the store refused a statement ({type(error).__name__})", code=REFUSED)
+    return StoreUnavailable(
+        f"the database failed or cannot be reached ({type(error).__name__})",
+        remedy="Check that it runs and can be reached; it is tried again by itself.",
+    )
+
+
+def of_connecting(error: psycopg.Error) -> StoreUnavailable:
+    """Why no connection came about. Codes other than `store-unavailable` do not go away by waiting."""
+    text = str(error)
+    if any(sign in text for sign in _LOGIN):
+        return StoreUnavailable(
+            "the database refuses the user or the password", code="store-login",
+            remedy="Check the user and password in the store's URL.",
+        )  # fmt: skip
+    if "FATAL" in text and any(sign in text for sign in _MISSING):
+        return StoreUnavailable(
+            "the database or the user of the store's URL does not exist", code="store-login",
+            remedy="Create it, see docs/postgresql.md, or correct the URL.",
+        )  # fmt: skip
+    if any(sign in text for sign in _HOST):
+        return StoreUnavailable(
+            "the database does not let this host in as it asks", code="store-login",
+            remedy="See pg_hba.conf of the database, and sslmode in the store's URL.",
+        )  # fmt: skip
+    return StoreUnavailable(
+        "the database cannot be reached", remedy="Check that it runs and can be reached; it is tried again by itself."
+    )

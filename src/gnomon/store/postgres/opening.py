@@ -1,0 +1,208 @@
+"""Opening a PostgreSQL store: what the server must be and allow, and the schema, brought up to date by Alembic.
+
+Every setting that matters is made for one transaction at a time, so that a pooler between (PgBouncer, also one that
+shares connections by transaction) changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.types.numeric import NumericBinaryLoader
+
+from gnomon.errors import InvalidValue, StoreUnavailable
+from gnomon.store.postgres.address import Address
+from gnomon.store.postgres.faults import of_connecting, translated
+
+KNOWN = 2  #: the newest schema that this version knows
+OLDEST_SERVER = 150_000  #: PostgreSQL 15: the first that takes NULLS NOT DISTINCT
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a store is, as its `state` table says."""
+
+    schema: int
+    least: int  #: the oldest version of the schema whose programs may go on using it
+    store_id: str
+
+
+def connect(address: Address) -> Connection:
+    """A connection in autocommit mode: transactions are begun in words, see `begin`. Raises `StoreUnavailable`."""
+    try:
+        con = psycopg.connect(**address.parameters, autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        raise of_connecting(error) from None  # the driver's message may hold what the URL held
+    con.adapters.register_loader("numeric", _Number)
+    return con
+
+
+class _Number(NumericBinaryLoader):
+    """A sum of whole numbers is a whole number, as in every other store; money and the like stay decimal."""
+
+    def load(self, data: Any) -> Any:
+        found = super().load(data)
+        return int(found) if found.as_tuple().exponent == 0 else found
+
+
+def begin(address: Address, *, reading: bool, milliseconds: int, lock_milliseconds: int = 0) -> str:
+    """The words that begin a transaction: one snapshot for reading, what is committed for writing."""
+    kind = "ISOLATION LEVEL REPEATABLE READ READ ONLY" if reading else "ISOLATION LEVEL READ COMMITTED READ WRITE"
+    durable = "" if reading else (
+        "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+    )  # fmt: skip
+    return (
+        f"BEGIN {kind}; SET LOCAL search_path = {address.schema}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
+        f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; SET LOCAL standard_conforming_strings = on; "
+        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}{durable}"
+    )
+
+
+def migrate(address: Address) -> Found:
+    """Look at the server and bring the schema up to date; many processes may come at once.
+
+    Raises `StoreUnavailable`, `InvalidValue` with code `newer-schema` or `foreign-file`.
+    """
+    with connect(address) as con:
+        _check_server(con)
+        try:
+            found = look(con, address)
+            if found is None or found.schema < KNOWN or _words_of(con, address) != _digest():
+                found = _upgrade(con, address)
+        except psycopg.Error as error:
+            raise translated(error, writing=True) from error
+    return checked(found)
+
+
+def checked(found: Found) -> Found:
+    """The same. Raises `InvalidValue` when this version is too old for it."""
+    if found.least > KNOWN:
+        raise InvalidValue(
+            f"the store has schema {found.schema}, this version knows {KNOWN}",
+            remedy="Upgrade gnomon.",
+            code="newer-schema",
+        )
+    return found
+
+
+def _check_server(con: Connection) -> None:
+    if con.info.server_version < OLDEST_SERVER:
+        raise StoreUnavailable(
+            f"the database is PostgreSQL {con.info.server_version // 10_000}, and Gnomon needs 15 or newer",
+            remedy="Upgrade the database.", code="store-too-old",
+        )  # fmt: skip
+    if con.execute("SHOW server_encoding").fetchone() != ("UTF8",):
+        raise StoreUnavailable(
+            "the database does not keep its texts in UTF-8", code="store-encoding",
+            remedy="Create one with ENCODING 'UTF8' TEMPLATE template0.",
+        )  # fmt: skip
+
+
+def look(con: Connection, address: Address) -> Found | None:
+    """What is there; None where there is nothing yet. Raises `InvalidValue` with code `foreign-file`."""
+    there = con.execute(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = %s AND c.relkind IN ('r', 'p')", [address.schema],
+    ).fetchall()  # fmt: skip
+    if not there:
+        return None
+    if ("state",) in there:
+        place = sql.Identifier(address.schema, "state")
+        kept: dict[str, str] = dict(con.execute(sql.SQL("SELECT key, value FROM {}").format(place)).fetchall())
+        if {"schema", "schema_least", "store_id"} <= kept.keys():
+            return Found(int(kept["schema"]), int(kept["schema_least"]), kept["store_id"])
+    raise InvalidValue(
+        "the schema of the database holds tables that Gnomon did not make",
+        remedy="Name another one in the store's URL: ?schema=...",
+        code="foreign-file",
+    )
+
+
+def _words_of(con: Connection, address: Address) -> str | None:
+    place = sql.Identifier(address.schema, "state")
+    row = con.execute(sql.SQL("SELECT value FROM {} WHERE key = 'words'").format(place)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _words() -> str:
+    return resources.files("gnomon.store.migrations").joinpath("postgres_words.sql").read_text("utf-8")
+
+
+def _digest() -> str:
+    return hashlib.sha256(_words().encode()).hexdigest()
+
+
+def _upgrade(con: Connection, address: Address) -> Found:
+    con.execute(begin(address, reading=False, milliseconds=0, lock_milliseconds=60_000))
+    try:
+        con.execute("SELECT pg_advisory_xact_lock(hashtextextended('gnomon schema ' || %s, 0))", [address.schema])
+        found = look(con, address)  # another process may have been quicker
+        if found is None:
+            _make_schema(con, address)
+        if found is None or found.schema < KNOWN:
+            _run_alembic(con, address)
+            found = look(con, address)
+        assert found is not None
+        if found.schema == KNOWN:  # newer words than these are left as they are
+            con.execute(_words())
+            con.execute("INSERT INTO state VALUES ('words', %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                        [_digest()])  # fmt: skip
+        con.execute("COMMIT")
+    except BaseException:
+        if not con.closed:
+            con.execute("ROLLBACK")
+        raise
+    return found
+
+
+def _make_schema(con: Connection, address: Address) -> None:
+    try:
+        con.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(address.schema)))
+    except errors.InsufficientPrivilege as error:
+        raise StoreUnavailable(
+            "the database user may not create Gnomon's schema", code="store-rights",
+            remedy=f"Run CREATE SCHEMA {address.schema} AUTHORIZATION <user> as the owner of the database.",
+        ) from error  # fmt: skip
+
+
+def _run_alembic(con: Connection, address: Address) -> None:
+    """Alembic's steps on this connection, within its transaction."""
+    from alembic import command  # deferred: half a second, needed when the schema changes only
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import StaticPool
+
+    config = Config()
+    folder = resources.files("gnomon.store.migrations").joinpath("postgres")
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    engine = create_engine("postgresql+psycopg://", creator=lambda: _Within(con), poolclass=StaticPool,
+                           pool_reset_on_return=None, _initialize=False)  # fmt: skip
+    with engine.connect() as bound:
+        config.attributes.update(connection=bound, schema=address.schema)
+        command.upgrade(config, "head")
+
+
+class _Within:
+    """A connection whose transaction belongs to somebody else: who uses it can neither end nor begin one."""
+
+    def __init__(self, con: Connection) -> None:
+        self._con = con
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._con, name)
+
+    def commit(self) -> None:
+        """Left to the owner of the transaction."""
+
+    def rollback(self) -> None:
+        """Left to the owner of the transaction."""
+
+    def close(self) -> None:
+        """Left to the owner of the transaction."""

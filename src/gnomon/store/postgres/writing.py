@@ -1,0 +1,315 @@
+"""Writing batches inside one transaction: rows without repeats, samples, books, quarantine, sightings, spans.
+
+Rows are staged first. Then the transaction takes the lock of the store (the row of `version`), so that whatever it
+looks at stays as it is and versions are handed out in the order of the commits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from operator import itemgetter
+from typing import Any
+
+from gnomon.errors import StoreUnavailable
+from gnomon.event import AT, SAMPLE_AT, Batch, Row
+from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, addition, changed, folded
+from gnomon.store.dialect import quoted
+from gnomon.store.incoming import (
+    EDGES,
+    QUARANTINE_ROWS,
+    RECENT_US,
+    Edges,
+    booked,
+    sealed_entries,
+    without_own_repeats,
+)
+from gnomon.store.postgres.months import months_of
+from gnomon.store.postgres.opening import KNOWN, Connection
+from gnomon.store.postgres.rows import COLUMNS, EPOCH_US, copy_in, stage, stage_samples
+
+US_HOUR = 3_600_000_000
+
+_SAME_MOMENT = """SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 0 AND s.n <> ALL(%s) AND EXISTS (
+SELECT 1 FROM events e WHERE e.project = s.project AND e.id = s.id AND e.ts = s.ts
+AND e.id_text IS NOT DISTINCT FROM s.id_text)"""
+_LATELY = f"""SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 1 AND s.n <> ALL(%s) AND EXISTS (
+SELECT 1 FROM events e WHERE e.project = s.project AND e.id = s.id AND e.id_text IS NOT DISTINCT FROM s.id_text
+AND e.received_at >= s.received_at - {RECENT_US} * interval '1 microsecond' AND ({{}}))"""
+_INSERT = (
+    f"INSERT INTO events ({COLUMNS}, version) SELECT {COLUMNS}, %s FROM pg_temp.staging WHERE n <> ALL(%s) ORDER BY n"
+)
+_SAMPLES = "project, ts, received_at, name, kind, value, labels, id"
+#: As with events: the same id with the same moment, or with another one and received within a day.
+_SAMPLES_KNOWN = f"""SELECT s.n FROM pg_temp.sample_staging s WHERE s.id IS NOT NULL AND EXISTS (
+SELECT 1 FROM samples o WHERE o.project = s.project AND o.id = s.id
+AND (o.ts = s.ts OR o.received_at >= s.received_at - {RECENT_US} * interval '1 microsecond'))"""
+_INSERT_SAMPLES = f"""INSERT INTO samples ({_SAMPLES}, version)
+SELECT {_SAMPLES}, %s FROM pg_temp.sample_staging s WHERE n <> ALL(%s)
+AND NOT (s.doubtful AND EXISTS (SELECT 1 FROM samples o WHERE o.project = s.project AND o.ts = s.ts
+AND o.received_at = s.received_at AND o.name = s.name AND o.kind = s.kind AND o.value = s.value
+AND o.labels IS NOT DISTINCT FROM s.labels))"""
+#: Who wrote first had the lock before; here nobody else has written since.
+_LOCK = "SELECT value::bigint FROM state WHERE key = 'version' FOR UPDATE"
+_STATE = "SELECT key, value FROM state WHERE key = ANY(%s)"
+_MONTHS = "SELECT month FROM months WHERE last_received >= %s"
+_NOTE_MONTHS = """INSERT INTO months VALUES (%s, %s) ON CONFLICT (month)
+DO UPDATE SET last_received = greatest(months.last_received, excluded.last_received)"""
+SET_STATE = "INSERT INTO state VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+FOLD_BOOKS = """WITH several AS (SELECT project, kind, source, outcome, reason FROM books
+GROUP BY project, kind, source, outcome, reason HAVING count(*) > 1),
+gone AS (DELETE FROM books b USING several s WHERE b.project = s.project AND b.kind = s.kind
+AND b.source IS NOT DISTINCT FROM s.source AND b.outcome = s.outcome AND b.reason = s.reason RETURNING b.*)
+INSERT INTO books SELECT project, kind, source, outcome, reason, sum(n)::bigint FROM gone
+GROUP BY project, kind, source, outcome, reason"""
+BOUND_QUARANTINE = "DELETE FROM quarantine WHERE place <= (SELECT max(place) FROM quarantine) - %s"
+
+
+@dataclass
+class Work:
+    """The rows of batches with their numbers, and what becomes of those that are not stored."""
+
+    batches: Sequence[tuple[int, Batch]]
+    rows: list[Row] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)  #: the project of each row
+    doubts: list[int] = field(default_factory=list)
+    left_out: dict[int, str] = field(default_factory=dict)
+    by_project: dict[str, list[Row]] = field(default_factory=dict)
+    numbers: dict[int, list[int]] = field(default_factory=dict)  #: by `id` of a row, which may be there twice
+    samples: list[tuple[str, bool, Row]] = field(default_factory=list)  #: project, whether it is replayed, the sample
+    samples_left_out: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        checked = {batch.project for _, batch in self.batches if batch.checked_ids}
+        replayed = {batch.project for _, batch in self.batches if batch.replayed}
+        for _, batch in self.batches:
+            doubt = 2 if batch.project in checked else 1 if batch.project in replayed else 0
+            self.rows += batch.rows
+            self.owners += [batch.project] * len(batch.rows)
+            self.doubts += [doubt] * len(batch.rows)
+            self.by_project.setdefault(batch.project, []).extend(batch.rows)
+            self.samples += [(batch.project, batch.replayed, _with_id(row)) for row in batch.samples]
+        self.doubtful = checked | replayed
+        for n, row in enumerate(self.rows):
+            self.numbers.setdefault(id(row), []).append(n)
+        self._leave_out_own_repeats()
+
+    def _leave_out_own_repeats(self) -> None:
+        """Samples of an id that is among them twice."""
+        named: dict[str, list[Row]] = {}
+        for project, _, row in self.samples:
+            if row[SAMPLE_AT["id"]] is not None:
+                named.setdefault(project, []).append(row)
+        kept = Counter(id(row) for rows in named.values() for row in without_own_repeats(rows, SAMPLE_AT)[0])
+        for n, (_, _, row) in enumerate(self.samples):
+            if row[SAMPLE_AT["id"]] is not None:
+                kept[id(row)] -= 1  # the very same row may be there twice
+                if kept[id(row)] < 0:
+                    self.samples_left_out.add(n)
+
+    def leave_out(self, rows: list[Row], reason: str) -> None:
+        """These rows are not stored."""
+        self.left_out.update((self.numbers[id(row)].pop(), reason) for row in rows)
+
+    def told(self) -> dict[int, Counter[str]]:
+        """What `Store.write` returns."""
+        found: dict[int, Counter[str]] = {}
+        n = 0
+        for position, batch in self.batches:
+            reasons = Counter(self.left_out[k] for k in range(n, n + len(batch.rows)) if k in self.left_out)
+            n += len(batch.rows)
+            if reasons:
+                found[position] = reasons
+        return found
+
+
+class Writing:
+    """One transaction that writes; begun already, and ended by the caller."""
+
+    def __init__(self, con: Connection, slack_us: int) -> None:
+        self._con = con
+        self._slack_us = slack_us
+
+    def stage(self, work: Work) -> None:
+        """Bring rows and samples to the server. Needs no lock."""
+        if work.rows:
+            stage(self._con, zip(range(len(work.rows)), work.doubts, work.owners, work.rows, strict=True))
+        if work.samples:
+            numbered = enumerate(work.samples)
+            # Those with an id are told by it.
+            stage_samples(self._con, ((n, project, replayed and row[SAMPLE_AT["id"]] is None, row)
+                                      for n, (project, replayed, row) in numbered))  # fmt: skip
+
+    def lock(self) -> int:
+        """Wait until nobody else changes the store; returns its version."""
+        row = self._con.execute(_LOCK).fetchone()
+        if row is None:
+            raise StoreUnavailable(
+                "the tables of the store are gone or not complete", code="store-foreign",
+                remedy="Restore the database, or open the store again to make a new one.",
+            )  # fmt: skip
+        return int(row[0])
+
+    def state(self, *keys: str) -> dict[str, str]:
+        """Values of the state. Raises `StoreUnavailable` where a newer version has changed the schema meanwhile."""
+        found: dict[str, str] = dict(self._con.execute(_STATE, [[*keys, "schema_least"]]).fetchall())
+        if int(found["schema_least"]) > KNOWN:
+            raise StoreUnavailable(
+                "a newer version of Gnomon has changed the store", remedy="Upgrade gnomon.", code="newer-schema"
+            )
+        return found
+
+    def look_alive(self, batches: Sequence[tuple[int, Batch]]) -> list[Change]:
+        """What the beats of these batches change, by project."""
+        beats: dict[str, list[tuple[int, int, bool]]] = {}
+        for _, batch in batches:
+            if batch.beats:
+                beats.setdefault(batch.project, []).extend(batch.beats)
+        found = []
+        for project, told in beats.items():
+            spans = [(first, last) for first, last in self._con.execute(ALIVE.format(quoted(project))).fetchall()]
+            found.append(changed(project, spans, told, self._slack_us))
+        return [change for change in found if change is not None]
+
+    def note_alive(self, changes: list[Change]) -> None:
+        """Store what `look_alive` found."""
+        if changes:
+            self._con.execute(addition([(change.project, *span) for change in changes for span in change.new]))
+
+    def write(self, work: Work, version: int) -> None:
+        """Store everything but spans, position and version. The lock is held."""
+        edges = Edges(self._con.execute(EDGES).fetchall())
+        books: Counter[tuple[Any, ...]] = Counter()
+        refused: list[tuple[Any, ...]] = []
+        for _, batch in work.batches:
+            refused += [(batch.project, *told) for told in batch.refused]
+        for project, rows in work.by_project.items():
+            kept, sealed = edges.part(project, rows)
+            work.leave_out(sealed, "sealed")
+            refused += sealed_entries(project, sealed)
+            _add(books, booked(project, "rejected", sealed, "sealed"))
+            if project in work.doubtful:
+                work.leave_out(without_own_repeats(kept)[1], "duplicate")
+        self._insert_events(work, version)
+        self._insert_samples(work, version)
+        self._book(work, books)
+        self._insert_beside(work, edges, version)
+        if refused:
+            quarantine = "quarantine (project, received_at, code, detail, source, id, event)"
+            entries = ((project, us - EPOCH_US, *rest) for project, us, *rest in refused[:QUARANTINE_ROWS])
+            copy_in(self._con, quarantine, ["text", "int8", *["text"] * 5], entries)
+
+    def _insert_events(self, work: Work, version: int) -> None:
+        if not work.rows:
+            return
+        for words in (_SAME_MOMENT, self._lately(work)):
+            if words:
+                self._con.execute(
+                    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+                )  # one look for each row, whatever the statistics say
+                found = self._con.execute(words, [list(work.left_out)]).fetchall()
+                work.left_out.update((n, "duplicate") for (n,) in found)
+        done = self._con.execute(_INSERT, [version, list(work.left_out)])
+        assert done.rowcount == len(work.rows) - len(work.left_out)
+        kept = [row for n, row in enumerate(work.rows) if n not in work.left_out]
+        self._note_months(kept)
+        weighted: dict[str, list[int]] = {}
+        for n, row in enumerate(work.rows):
+            if row[AT["weight"]] != 1 and n not in work.left_out:
+                weighted.setdefault(work.owners[n], []).append(row[AT["ts"]])
+        for project, moments in weighted.items():
+            self._con.execute(
+                "INSERT INTO weighted VALUES (%s, make_timestamp(%s), make_timestamp(%s))",
+                [project, min(moments), max(moments)],
+            )
+
+    def _insert_samples(self, work: Work, version: int) -> None:
+        if not work.samples:
+            return
+        if any(row[SAMPLE_AT["id"]] is not None for _, _, row in work.samples):
+            work.samples_left_out.update(n for (n,) in self._con.execute(_SAMPLES_KNOWN).fetchall())
+        self._con.execute(_INSERT_SAMPLES, [version, list(work.samples_left_out)])
+
+    def _lately(self, work: Work) -> str | None:
+        """The search for ids that came with another moment, in the months that had rows since."""
+        received = [row[AT["received_at"]] for row, doubt in zip(work.rows, work.doubts, strict=True) if doubt > 1]
+        if not received:
+            return None
+        found = self._con.execute(_MONTHS, [_moment(min(received) - RECENT_US)]).fetchall()
+        if not found:
+            return None
+        spans = " OR ".join(
+            f"(e.ts >= '{first}' AND e.ts < '{after}')" for first, after in _runs([m for (m,) in found])
+        )
+        return _LATELY.format(spans)
+
+    def _note_months(self, rows: list[Row]) -> None:
+        latest: dict[datetime, int] = {}
+        newest = max(map(itemgetter(AT["received_at"]), rows), default=0)
+        for month in months_of(map(itemgetter(AT["ts"]), rows)):
+            latest[month] = -(-newest // US_HOUR) * US_HOUR
+        known: dict[datetime, datetime] = (
+            dict(self._con.execute("SELECT month, last_received FROM months").fetchall()) if latest else {}
+        )
+        for month, us in latest.items():
+            if known.get(month, datetime.min) < _moment(us):
+                self._con.execute(_NOTE_MONTHS, [month, _moment(us)])
+
+    def _book(self, work: Work, books: Counter[tuple[Any, ...]]) -> None:
+        for _, batch in work.batches:
+            _add(books, [[batch.project, *count] for count in batch.counts])
+        for n, (project, _, _) in enumerate(work.samples):
+            books[project, "sample", None, "duplicate" if n in work.samples_left_out else "stored", ""] += 1
+        for n, (project, row) in enumerate(zip(work.owners, work.rows, strict=True)):
+            outcome = work.left_out.get(n, "stored")
+            if outcome != "sealed":
+                books[project, "event", row[AT["source"]], outcome, ""] += 1
+        if books:
+            types = ["text"] * 5 + ["int8"]
+            copy_in(self._con, "books", types, ((*entry, n) for entry, n in books.items()))
+
+    def _insert_beside(self, work: Work, edges: Edges, version: int) -> None:
+        seen = ((batch.project, tuple(row)) for _, batch in work.batches for row in batch.sightings)
+        sightings = dict.fromkeys(pair for pair in seen if pair[1][0] >= edges.of(pair[0], pair[1][2]))
+        if sightings:
+            types = ["text", "int8", "int8", *["text"] * 4]
+            rows = ((project, version, ts - EPOCH_US, *rest) for project, (ts, *rest) in sightings)
+            copy_in(self._con, "sightings", types, rows)
+
+    def fold(self) -> None:
+        """Leave one row for each line of the books and for each span, and the newest of the quarantine."""
+        self._con.execute(FOLD_BOOKS)
+        rows = [(project, first, last) for project, first, last in self._con.execute(EVERYBODY).fetchall()]
+        kept = folded(rows, self._slack_us)
+        if len(kept) < len(rows):
+            self._con.execute("DELETE FROM alive")
+            self._con.execute(addition(kept))
+        self._con.execute(BOUND_QUARANTINE, [QUARANTINE_ROWS])
+
+
+def _add(books: Counter[tuple[Any, ...]], entries: list[list[Any]]) -> None:
+    for *entry, n in entries:
+        books[tuple(entry)] += n
+
+
+def _with_id(sample: Row) -> Row:
+    """A sample that an earlier version put into the journal ends before its id."""
+    return sample if len(sample) > SAMPLE_AT["id"] else (*sample, None)
+
+
+def _moment(us: int) -> datetime:
+    return datetime(1970, 1, 1) + timedelta(microseconds=us)
+
+
+def _runs(months: list[datetime]) -> list[tuple[datetime, datetime]]:
+    """Months that follow each other as one span."""
+    spans: list[tuple[datetime, datetime]] = []
+    for month in sorted(months):
+        after = (month + timedelta(days=31)).replace(day=1)
+        if spans and spans[-1][1] == month:
+            spans[-1] = (spans[-1][0], after)
+        else:
+            spans.append((month, after))
+    return spans
