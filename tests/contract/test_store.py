@@ -20,7 +20,7 @@ from sqlglot import exp
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout
 from gnomon.event import AT, FIELDS, ROW, Batch
-from gnomon.store import Repeated, Store, Table, open_store
+from gnomon.store import Repeated, Store, Table, names, open_store
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import Dialect
 
@@ -530,3 +530,16 @@ def test_a_store_that_drops_a_row_would_be_found(store, monkeypatch):
     )
     with pytest.raises(AssertionError):
         test_rows_books_and_position_come_together(store)
+
+
+def test_the_names_that_rows_bring(shared):
+    project = alone(shared, row("a", type="order", properties='{"b":1,"a":{"c":2}}'), row("b", type="view"))
+    (((first, last),), types, keys) = (
+        table.rows
+        for table in shared.ask(
+            [names.span(project), names.types(project, 0, 10**9, 9), names.keys(project, 0, 10**9, 9)], 60.0
+        )
+    )
+    assert first == last and sorted(types) == [("order",), ("view",)] and sorted(keys) == [("a",), ("b",)]
+    later = shared.ask([names.keys(project, last + 1, last + 9, 9), names.rolled_types(project, 9)], 60.0)
+    assert [table.rows for table in later] == [[], []]

@@ -32,3 +32,6 @@ CREATE OR REPLACE FUNCTION json_number(text, text) RETURNS double precision LANG
 CREATE OR REPLACE FUNCTION json_key(text, text) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
   RETURN nullif(regexp_replace(($1::json -> $2)::text, 
     '^(?:-(?=0\.0$))?(-?(?:[0-9]{1,15}|[0-8][0-9]{15}|900[0-6][0-9]{12}))\.0$', '\1'), 'null');
+-- The keys of a JSON object that is kept as text.
+CREATE OR REPLACE FUNCTION json_keys(text) RETURNS text[] LANGUAGE sql STABLE PARALLEL SAFE
+  RETURN ARRAY(SELECT json_object_keys($1::json));
