@@ -1,6 +1,7 @@
 """The SQL of erasure: one person's traces in every table, and the rollups of the days on which there were some.
 
-A trace is a row of the person, or their id as a whole JSON text or a whole segment of a path in somebody else's row.
+A trace is a row of the person, or their id as a whole JSON text, a whole segment of a path or a whole name (of a type,
+source and the like) in any row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from gnomon.timerange import US_DAY
 
 _BLANK = ("user_id", "device_id", "session_id", "domain", "endpoint", "error_code", "properties")
 _KEPT = [field.name for field in FIELDS if field.name not in (*_BLANK, "id")]
+#: What a row of anybody may be called by, in the tables that have it; a type or a name of a sample cannot be missing.
+_NAMES = ("type", "source", "application", "domain", "method", "error_code")
+_OF_ACTIVITY = ("type", "source", "application")
+_MUST = ("type", "name")
+FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ def foreign_rows(project: str, who: Traces) -> str:
     return (
         f"project = {quoted(project)} AND NOT {_any_of('coalesce(user_id, device_id)', who)} AND "
         f"({_names(who, 'properties')} OR {_segment(who, 'endpoint')} OR {_any_of('device_id', who)} "
-        f"OR {_any_of('session_id', who)} OR {_any_of('id_text', who)})"
+        f"OR {_any_of('session_id', who)} OR {_any_of('id_text', who)} OR {_called(who, _NAMES)})"
     )
 
 
@@ -67,10 +73,12 @@ def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
     kept = ", ".join(_KEPT)
     names = f"project, id, id_text, version, {kept}, device_id, session_id, user_id, domain, endpoint, error_code, "
     blank = ", ".join(["NULL"] * len(_BLANK))
-    anonymous = f"SELECT project, {_ID}, NULL, version, {kept}, {blank} FROM events WHERE {own}"
+    told = ", ".join(_renamed(who, name) if name in _NAMES else name for name in _KEPT)
+    anonymous = f"SELECT project, {_ID}, NULL, version, {told}, {blank} FROM events WHERE {own}"
     others = (
-        f"SELECT project, {_ID}, NULL, version, {kept}, {_unless(who, 'device_id', _is)}, "
-        f"{_unless(who, 'session_id', _is)}, user_id, domain, {_unless(who, 'endpoint', _segment)}, error_code, "
+        f"SELECT project, {_ID}, NULL, version, {told}, {_unless(who, 'device_id', _is)}, "
+        f"{_unless(who, 'session_id', _is)}, user_id, {_renamed(who, 'domain')}, "
+        f"{_unless(who, 'endpoint', _segment)}, {_renamed(who, 'error_code')}, "
         f"{_unless(who, 'properties', _names)} FROM events WHERE {foreign}"
     )
     rows = others if delete else f"{anonymous} UNION ALL {others}"
@@ -84,8 +92,13 @@ def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
         f"DELETE FROM people WHERE project = {me} AND {_any_of('actor', who)}",
         f"DELETE FROM sightings WHERE project = {me} AND {_any_of('actor', who)}",
         f"DELETE FROM quarantine WHERE {_quarantine(project, who)}",
-        f"UPDATE samples SET labels = NULL, id = {_sample_id(who)} WHERE {_samples(project, who)}",
+        f"UPDATE samples SET labels = NULL, id = {_sample_id(who)}, name = {_renamed(who, 'name')} "
+        f"WHERE {_samples(project, who)}",
         f"UPDATE rolled SET endpoint = NULL WHERE project = {me} AND {_segment(who, 'endpoint')}",
+        _rename("rolled", project, who, _NAMES),
+        _rename("activity", project, who, _OF_ACTIVITY),
+        _rename("sightings", project, who, _OF_ACTIVITY),
+        _rename("books", project, who, ("source",)),
     ]
     if delete:
         booked = f"SELECT {me}, 'event', source, 'erased', '', count(*) FROM events WHERE {own} GROUP BY source"
@@ -159,8 +172,23 @@ def _names(who: Traces, column: str) -> str:
 
 
 def _segment(who: Traces, column: str) -> str:
-    found = " OR ".join(f"contains({column} || '/', {quoted('/' + text + '/')})" for text in who.ids)
+    found = " OR ".join(f"contains('/' || {column} || '/', {quoted('/' + text + '/')})" for text in who.ids)
     return f"coalesce({found}, false)"
+
+
+def _called(who: Traces, columns: Sequence[str]) -> str:
+    return " OR ".join(_any_of(column, who) for column in columns)
+
+
+def _renamed(who: Traces, column: str) -> str:
+    """The column, without a name that is the person's id."""
+    instead = quoted(FORGOTTEN) if column in _MUST else "NULL"
+    return f"CASE WHEN {_any_of(column, who)} THEN {instead} ELSE {column} END"
+
+
+def _rename(table: str, project: str, who: Traces, columns: Sequence[str]) -> str:
+    changes = ", ".join(f"{column} = {_renamed(who, column)}" for column in columns)
+    return f"UPDATE {table} SET {changes} WHERE project = {quoted(project)} AND ({_called(who, columns)})"
 
 
 def _unless(who: Traces, column: str, says: Callable[[Traces, str], str]) -> str:
@@ -168,7 +196,7 @@ def _unless(who: Traces, column: str, says: Callable[[Traces, str], str]) -> str
 
 
 def _samples(project: str, who: Traces) -> str:
-    return f"project = {quoted(project)} AND ({_names(who, 'labels')} OR {_any_of('id', who)})"
+    return f"project = {quoted(project)} AND ({_names(who, 'labels')} OR {_called(who, ('id', 'name'))})"
 
 
 _IS_UUID = " AND ".join([
@@ -184,4 +212,4 @@ def _sample_id(who: Traces) -> str:
 
 def _quarantine(project: str, who: Traces) -> str:
     found = " OR ".join(f"contains(event, {quoted(text)})" for text in (*who.ids, *who.texts))
-    return f"project = {quoted(project)} AND ({_any_of('id', who)} OR coalesce({found}, false))"
+    return f"project = {quoted(project)} AND ({_called(who, ('id', 'source'))} OR coalesce({found}, false))"
