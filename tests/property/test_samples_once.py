@@ -224,3 +224,18 @@ def test_a_sample_of_a_person_that_is_forgotten_keeps_no_id_that_tells_of_them(t
         (rows,) = engine._hold.store.ask(["SELECT id, labels FROM samples ORDER BY value"], 5.0)
         assert rows.rows == [(None if id_ == "anna" else id_, None), ("of another", None)]
         assert b"anna" not in (tmp_path / "x.duckdb").read_bytes()
+
+
+def test_a_journal_file_of_the_version_before_is_replayed(tmp_path):
+    live, crashed = tmp_path / "live", tmp_path / "crashed"
+    live.mkdir()
+    engine = gnomon.open(live / "x.duckdb", clock=ManualClock(START), flush_seconds=600.0)
+    with engine, engine._hold.writer._work:  # it stays in the journal
+        batch = Batch("default", samples=[(US, US, "m", "gauge", 1.5, '{"a":1}')])
+        batch.counts = [["sample", None, "received", "", 1]]
+        engine._journal.append([batch])
+        shutil.copytree(live, crashed)
+    with gnomon.open(crashed / "x.duckdb", clock=ManualClock(START)) as engine:
+        found = engine.query(["samples", "sum_value"], dataset="samples").to_dicts()
+        assert found == [{"samples": 1, "sum_value": 1.5}]
+        assert engine.books("sample").closes() and engine.books("sample").stored == 1
