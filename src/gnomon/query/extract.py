@@ -20,7 +20,7 @@ from gnomon.store import Repeated
 from gnomon.store.dialect import Dialect, quoted
 
 #: What a span may hold at most, by a rough count of bytes; and the pieces that a stretch of time is looked at in.
-MOST_ROWS, MOST_BYTES, PIECES = 50_000, 8 * 1024**2, 512
+MOST_ROWS, MOST_BYTES, PIECES = 50_000, 4 * 1024**2, 4_096
 _PROJECT = Field("project", "text", required=True)
 _WIDE = ("domain", "endpoint", "properties")
 #: What a field takes in a text of each form, besides what it holds; and as a column.
