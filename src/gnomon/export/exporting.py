@@ -141,7 +141,7 @@ class Exporting:
                       after: Any = None, read_ahead: int = 0) -> ExportStream:  # fmt: skip
         """The same file as an iterator of bytes, for an HTTP answer or a pipe; memory stays flat for a slow reader.
 
-        `read_ahead` is how many slices (8 MB) are read while one is taken, at most 2: for readers that are fast.
+        `read_ahead` is how many slices (4 MB) are read while one is taken, at most 2: for readers that are fast.
         It has `rows` (so far), `total`, `sampled` (sum the weights) and `close()`. Events come in the order of ts and
         id: who lost the connection goes on with `after=[ts, id]` of the last event that came whole. What is wrong with
         the order is raised at once; what fails later ends the iterator with an error (`export-overtaken` when events

@@ -110,7 +110,7 @@ class _Values:
 
 
 def _joined(column: Any) -> memoryview:
-    """The texts of an Arrow column, one behind the other: that is how Arrow keeps them."""
+    """The texts of an Arrow column, one behind the other: that is how Arrow keeps them, so one chunk is not copied."""
     parts = []
     if str(column.type) not in ("string", "large_string"):
         column = column.cast("string")
@@ -118,7 +118,7 @@ def _joined(column: Any) -> memoryview:
         _, offsets, data = chunk.buffers()
         at = memoryview(offsets).cast("q" if str(chunk.type).startswith("large") else "i")
         parts.append(memoryview(data)[at[chunk.offset] : at[chunk.offset + len(chunk)]])
-    return memoryview(b"".join(parts))
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
 
 def _read(value: Any, kind: ColumnKind) -> Any:
