@@ -6,6 +6,7 @@ Event tables have no index; a repeat is found by an anti-join over the batch's o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -38,16 +39,25 @@ def _insert(key: str, text: str, fields: list[Field]) -> str:
     return f"INSERT INTO events ({columns}) SELECT ?, {key}, {text}, ?, {', '.join(map(selected, rest))} FROM staging"
 
 
-_REPEATS = f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {_KEY} AS key, {_TEXT} AS text FROM staging) s
-WHERE EXISTS (SELECT 1 FROM events e WHERE e.project = ? AND e.id = s.key AND e.id_text IS NOT DISTINCT FROM s.text
-AND """
-_REPEATS_IN_SPAN = _REPEATS + "e.ts = make_timestamp(s.ts) AND e.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
-_REPEATS_RECENT = (
-    _REPEATS
-    + f"""e.received_at >= make_timestamp(?)
-AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
-)
+#: Key and text of ids: of any, of such among which is no UUID (0.4 us less a row), and of those made here.
+_ANY, _TEXTS, _OWN = (_KEY, _TEXT), ("md5(id)::UUID", "id"), ("id::UUID", "NULL")
+_ID_CHARACTERS = 36  #: of a canonical UUID
 
+
+def _repeats(key: str, text: str, condition: str) -> str:
+    """Which staged rows the store has. A semi-join on equal values takes half the time of EXISTS, or of a join on what
+    is not distinct; no id is empty, so that can stand for none.
+    """
+    return f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {key} AS key, {text} AS text FROM staging) s
+SEMI JOIN events e ON e.project = ? AND e.id = s.key AND coalesce(e.id_text, '') = coalesce(s.text, '')
+AND {condition}"""
+
+
+_IN_SPAN = "e.ts = make_timestamp(s.ts) AND e.ts BETWEEN make_timestamp(?) AND make_timestamp(?)"
+_RECENT = f"e.received_at >= make_timestamp(?) AND epoch_us(e.received_at) >= s.received_at - {RECENT_US}"
+#: Whether there is any row of a span that came before a moment: zone maps tell in 0.3 ms that there is none.
+_OLDER = """SELECT 1 FROM events WHERE ts BETWEEN make_timestamp(?) AND make_timestamp(?)
+AND received_at < make_timestamp(?) LIMIT 1"""
 
 _EDGES = "SELECT project, type, epoch_us(before) FROM pruned WHERE kind = 'raw'"
 _NEVER = -(2**62)
@@ -176,27 +186,33 @@ class Writing:
         doubtful = checked_ids or any(batch.replayed for batch in batches)
         rows, repeats = _without_own_repeats(rows) if doubtful else (rows, [])
         self._staging.put(rows)
+        key, text = _keys(rows) if checked_ids else _OWN
         known = self._repeats(project, rows, checked_ids) if doubtful else set()
         if known:
             repeats += [row for row in rows if (row[0], row[1]) in known]
             rows = [row for row in rows if (row[0], row[1]) not in known]
             self._staging.put(rows)
         if rows:
-            key, text = (_KEY, _TEXT) if checked_ids else ("id::UUID", "NULL")
             con.execute(_insert(key, text, self._staging.present), [project, version])
             self._note_weights(project, rows)
         self._staging.clear()
         return rows, repeats
 
     def _repeats(self, project: str, rows: list[Row], checked_ids: bool) -> set[tuple[str, int]]:
-        """`(id, ts)` of the staged rows that the store already has."""
+        """`(id, ts)` of the staged rows that the store already has.
+
+        What came lately is looked at by id alone, which finds those of the same time as well; so only rows that came
+        before need a look at the span of time, and with live events there are none.
+        """
         moments = list(map(itemgetter(AT["ts"]), rows))
-        found = self._connection.execute(_REPEATS_IN_SPAN, [project, min(moments), max(moments)]).fetchall()
-        known = set(found)
-        if checked_ids:
-            since = min(map(itemgetter(AT["received_at"]), rows)) - RECENT_US
-            found = self._connection.execute(_REPEATS_RECENT, [project, max(0, since)]).fetchall()
-            known |= set(found)
+        span, (key, text), con = [min(moments), max(moments)], _keys(rows), self._connection
+        if not checked_ids:
+            return set(con.execute(_repeats(key, text, _IN_SPAN), [project, *span]).fetchall())
+        received = list(map(itemgetter(AT["received_at"]), rows))
+        since, last = (max(0, found(received) - RECENT_US) for found in (min, max))
+        known = set(con.execute(_repeats(key, text, _RECENT), [project, since]).fetchall())
+        if con.execute(_OLDER, [*span, last]).fetchall():
+            known |= set(con.execute(_repeats(key, text, _IN_SPAN), [project, *span]).fetchall())
         return known
 
     def _note_weights(self, project: str, rows: list[Row]) -> None:
@@ -224,6 +240,11 @@ class Writing:
         appender.flush()
 
 
+def _keys(rows: list[Row]) -> tuple[str, str]:
+    """How the ids of rows become the key and the text of the table, in SQL."""
+    return _ANY if _ID_CHARACTERS in set(map(len, map(itemgetter(0), rows))) else _TEXTS
+
+
 def _without_own_repeats(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """Rows and repeats within one group; the first of an id wins."""
     ids = list(map(itemgetter(0), rows))
@@ -249,7 +270,5 @@ def _moment(us: int) -> datetime:
 
 
 def _booked(project: str, outcome: str, rows: list[Row], reason: str = "") -> list[list[Any]]:
-    counts: dict[str | None, int] = {}
-    for source in map(itemgetter(AT["source"]), rows):
-        counts[source] = counts.get(source, 0) + 1
+    counts = Counter(map(itemgetter(AT["source"]), rows))
     return [[project, "event", source, outcome, reason, n] for source, n in counts.items()]
