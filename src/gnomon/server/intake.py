@@ -1,4 +1,4 @@
-"""The threads that take bodies in: unpack, decode, gate, journal. Calls that meet share one commit.
+"""The threads that take bodies in: unpack, decode, gate, journal. Calls that meet share one commit, small ones a batch.
 
 The event loop only reads bodies and waits. At most `max_in_flight_bytes` are worked on at a time; more are refused
 with a 503 before they are read, so memory stays bounded whatever comes in.
@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 
 from gnomon.engine import AnalyticsEngine
@@ -61,6 +61,8 @@ class Intake:
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._stopping = False
+        #: Threads that decode at a time only take the interpreter, and the processor's cache, from each other.
+        self._deciding = threading.Lock()
         self._gathering = False  #: a thread is at work on small bodies; those that come meanwhile wait for it
         self.on_kept: Callable[[int, float], None] = lambda position, began: None
         self.in_flight = 0  #: bytes; only the event loop changes it
@@ -147,6 +149,22 @@ class Intake:
     def _commit(self, jobs: list[Job], engines: ExitStack, answers: dict[int, Outcome | BaseException]) -> None:
         taken: list[Taken] = []
         outcomes: dict[int, Outcome] = {}
+        small = sum(len(job.body) for job in jobs) <= MOST_BYTES
+        with self._deciding if small else nullcontext():
+            self._decide(jobs, engines, taken, outcomes, answers)
+        kept = [found for found in taken if found.accepted or found.refused]
+        if kept:
+            began = time.monotonic()
+            try:
+                position = keep(kept)
+            except DiskFull as error:
+                raise self._full(error) from error
+            self.on_kept(position, began)
+        answers.update(outcomes)
+
+    def _decide(self, jobs: list[Job], engines: ExitStack, taken: list[Taken], outcomes: dict[int, Outcome],
+                answers: dict[int, Outcome | BaseException]) -> None:  # fmt: skip
+        """What of the bodies is accepted: small ones of a project in one batch, each other in its own."""
         small: dict[str, dict[int, tuple[WireCalls, bool]]] = {}
         for place, job in enumerate(jobs):
             try:
@@ -162,25 +180,10 @@ class Intake:
         for project, parts in small.items():
             with self._projects.using(project) as engine:
                 self._share(engine, jobs, parts, taken, outcomes, answers)
-        kept = [found for found in taken if found.accepted or found.refused]
-        if kept:
-            began = time.monotonic()
-            try:
-                position = keep(kept)
-            except DiskFull as error:
-                raise self._full(error) from error
-            self.on_kept(position, began)
-        answers.update(outcomes)
 
-    def _share(
-        self,
-        engine: AnalyticsEngine,
-        jobs: list[Job],
-        parts: dict[int, tuple[WireCalls, bool]],
-        taken: list[Taken],
-        outcomes: dict[int, Outcome],
-        answers: dict[int, Outcome | BaseException],
-    ) -> None:
+    def _share(self, engine: AnalyticsEngine, jobs: list[Job], parts: dict[int, tuple[WireCalls, bool]],
+               taken: list[Taken], outcomes: dict[int, Outcome],
+               answers: dict[int, Outcome | BaseException]) -> None:  # fmt: skip
         """One batch for small bodies of a project; where one has an event that does not pass, one for each."""
         try:
             found = take_together(engine, [calls for calls, _ in parts.values()])
