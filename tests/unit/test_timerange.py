@@ -20,6 +20,7 @@ from gnomon.timerange import (
     load_zone,
     offset_pieces,
     parse_moment,
+    parse_moments,
     period_number,
     period_start_us,
     resolve_range,
@@ -618,3 +619,44 @@ def test_an_empty_range_cannot_be_made():
     with pytest.raises(InvalidValue) as caught:
         DateRange(5, 5, NEW_YORK)
     assert caught.value.code == "empty-range"
+
+
+TIMES = st.one_of(
+    st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])).map(datetime.isoformat),
+    st.datetimes().map(lambda one: f"{one.isoformat()}Z"),
+    st.sampled_from(
+        [
+            "2026-01-31T10:00Z",
+            "2026-01-31T24:00:00Z",
+            "2026-02-30T10:00:00Z",
+            "2026-01-31T10:00:00.1234567Z",
+            "2026-W05-6T10:00:00Z",
+            "2026-01-31 10:00:00Z",
+            "2026-01-31T10:00:00+00:60",
+            "20260131T100000Z",
+            "2026-01-31T10:00:00",
+            "2026-01-31T10:00:60Z",
+            "2026-01-31T10:00:00z",
+            "2026-01-31T10:00:00-00:00",
+            "2026-01-31T10:00:00Z\n",
+            "\u0662026-01-31T10:00:00Z",
+            "",
+            "2026-01-31T10:00:00,5Z",
+            "2026-01-31T10:00:00+0000",
+            "2026-01-31T25:00:00Z",
+            "2026-01-31T10:00:00Z\n2026-01-31T10:00:00Z",
+        ]
+    ),
+)
+
+
+@given(st.lists(TIMES, max_size=3), st.lists(st.datetimes().map(lambda one: f"{one.isoformat()}Z"), max_size=12))
+def test_many_moments_at_once_are_as_one_by_one(odd, usual):
+    def outcome(parse):
+        try:
+            return parse()
+        except InvalidValue as error:
+            return error.code
+
+    texts = [*usual, *odd, *usual]
+    assert outcome(lambda: parse_moments(texts)) == outcome(lambda: [*map(parse_moment, texts)])

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gnomon.event import Batch, Row
-from gnomon.ingest.calls import CALL_USER, CALL_WEIGHT, FROM_FIELDS, ONE, WireCalls
+from gnomon.ingest.calls import CALL_USER, CALL_WEIGHT, FROM_FIELDS, ONE, WireCalls, joined
 from gnomon.ingest.collector import Collector, batch_from, note_refused
-from gnomon.ingest.gate import Refused
+from gnomon.ingest.gate import Admitted, Refused
 from gnomon.ingest.rules import Refusal
 
 _SAMPLE = ("name", "value", "kind", "labels", "ts", "id")
@@ -79,24 +79,38 @@ def take_events(collector: Collector, events: Sequence[Any] | WireCalls, rules: 
         for rule in rules:
             rule.vet(fields)
 
-    batch, gate = Batch(collector._project), collector._gate
-    calls = _passed(events, rules) if isinstance(events, WireCalls) else None
+    gate = collector._gate
+    calls = usual_of(events, rules) if isinstance(events, WireCalls) else None
     if calls is not None:
         admitted = gate.admit_wire(calls)
     else:
         plain = map(_fields, events.rows()) if isinstance(events, WireCalls) else events
         admitted = gate.admit_fields(plain, vet=vet if rules else None)
-    accepted = len(admitted.rows)
-    batch_from(batch, admitted, collector._clock_us())
-    collector._thin_whole(batch)
-    return Taken(collector, batch, accepted, admitted.refused)
+    return _taken(collector, admitted)
 
 
-def _passed(calls: WireCalls, rules: Sequence[Rule]) -> WireCalls | None:
+def usual_of(calls: WireCalls, rules: Sequence[Rule]) -> WireCalls | None:
+    """The calls as their sender may send them; None where one of them may have to be refused."""
     found: WireCalls | None = calls
     for rule in rules:
         found = None if found is None else rule.passed(found)
     return found
+
+
+def take_together(collector: Collector, parts: Sequence[WireCalls]) -> Taken | None:
+    """Several small bodies, each `usual_of` its sender, as one batch; None where one has an event that does not pass.
+
+    Nothing is noted anywhere then, and each can be taken by itself.
+    """
+    admitted = collector._gate.admit_wire(joined(parts))
+    return None if admitted.refused else _taken(collector, admitted)
+
+
+def _taken(collector: Collector, admitted: Admitted) -> Taken:
+    batch, accepted = Batch(collector._project), len(admitted.rows)
+    batch_from(batch, admitted, collector._clock_us())
+    collector._thin_whole(batch)
+    return Taken(collector, batch, accepted, admitted.refused)
 
 
 def _fields(call: Row) -> dict[str, Any]:

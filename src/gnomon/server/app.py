@@ -25,6 +25,7 @@ from gnomon.config import Settings, read_settings
 from gnomon.engine import AnalyticsEngine
 from gnomon.server import admin, exports, ingest, operations, pages, reports
 from gnomon.server.description import finished
+from gnomon.server.direct import Direct, direct_calls
 from gnomon.server.edge import Edge
 from gnomon.server.problems import catch_errors
 from gnomon.server.service import Service
@@ -58,6 +59,7 @@ def create_app(engine: AnalyticsEngine | None = None, settings: Settings | None 
     for part in (ingest, reports, exports, admin, operations, pages):
         app.include_router(part.router(), prefix=PREFIX)
     app.include_router(operations.root_router())
+    app.add_middleware(Direct, calls=direct_calls(ingest.router(), PREFIX))
     app.add_middleware(Edge, service=service)
     app.openapi = partial(_described, app, app.openapi)  # type: ignore[method-assign]
     return app

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gnomon.server")
 
-_ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "cross-origin",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
-_HSTS = "max-age=31536000"
+#: As they go out, so that a call encodes nothing.
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+_VARY = (b"vary", b"Origin")
 _COUNTED = frozenset({"GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"})
 _METHODS = "GET, POST, PUT, DELETE"
 _HEADERS = "Authorization, Content-Type, Content-Encoding, X-Gnomon-Key, If-None-Match"
@@ -39,6 +41,11 @@ _SHOWN = (
     "Content-Disposition, Location"
 )
 _PREFLIGHT_SECONDS = "600"
+
+
+def _origin(scope: Scope) -> str | None:
+    """The page that a call comes from, as its browser says."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
 
 
 class Edge:
@@ -53,30 +60,35 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked = Headers(scope=scope)
-        origin = asked.get("origin")
+        origin = _origin(scope)
         reflected = origin if origin is not None and self._may_read(origin) else None
         state: dict[str, Any] = scope.setdefault("state", {})
+        asks_first = scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope)
         figures, began, statuses = self._service.figures, time.monotonic(), [0]
 
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses[0] = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in _ALWAYS.items():
-                    headers.setdefault(name, value)
-                if scope.get("scheme") == "https":
-                    headers.setdefault("Strict-Transport-Security", _HSTS)
-                for name, value in state.get("limit_headers", {}).items():
-                    headers.setdefault(name, value)
-                headers.add_vary_header("Origin")
+                found = message["headers"] = [*message.get("headers", ())]
+                names = {name for name, _ in found}
+                found += [header for header in _ALWAYS if header[0] not in names]
+                if scope.get("scheme") == "https" and _HSTS[0] not in names:
+                    found.append(_HSTS)
+                limits = state.get("limit_headers")
+                if limits or reflected is not None or b"vary" in names:
+                    headers = MutableHeaders(raw=found)
+                    for name, value in (limits or {}).items():
+                        headers.setdefault(name, value)
+                    headers.add_vary_header("Origin")
+                else:
+                    found.append(_VARY)
                 if reflected is not None:
                     headers["Access-Control-Allow-Origin"] = reflected
                     headers["Access-Control-Expose-Headers"] = _SHOWN
             await send(message)
 
         try:
-            if scope["method"] == "OPTIONS" and origin is not None and "access-control-request-method" in asked:
+            if asks_first and origin is not None:
                 await self._preflight(reflected)(scope, receive, adding)
             else:
                 await self._app(scope, receive, adding)

@@ -34,20 +34,22 @@ def router() -> APIRouter:
     routes = APIRouter(tags=["ingest"])
     about = problems(400, 408, 413, 415, 422, 507)
 
-    @routes.post("/ingest", responses=about, openapi_extra=INGEST)
-    async def ingest(request: Request) -> Response:
-        """Take in one event or a batch. The answer comes when they are durable; the same `id` counts once.
-
-        Without the scope `ingest:any` a `user_id` must be the token's `sub`, which is filled in where it is missing.
-        """
-        return await _take(request, samples=False)
-
-    @routes.post("/samples", responses=about, openapi_extra=SAMPLES)
-    async def samples(request: Request) -> Response:
-        """Take in one metric sample or a batch: `name`, `value`, and if wanted `kind`, `labels`, `ts` and `id`."""
-        return await _take(request, samples=True)
-
+    routes.post("/ingest", responses=about, openapi_extra=INGEST)(ingest)
+    routes.post("/samples", responses=about, openapi_extra=SAMPLES)(samples)
     return routes
+
+
+async def ingest(request: Request) -> Response:
+    """Take in one event or a batch. The answer comes when they are durable; the same `id` counts once.
+
+    Without the scope `ingest:any` a `user_id` must be the token's `sub`, which is filled in where it is missing.
+    """
+    return await _take(request, samples=False)
+
+
+async def samples(request: Request) -> Response:
+    """Take in one metric sample or a batch: `name`, `value`, and if wanted `kind`, `labels`, `ts` and `id`."""
+    return await _take(request, samples=True)
 
 
 async def _take(request: Request, *, samples: bool) -> Response:

@@ -1,4 +1,4 @@
-"""The threads that take bodies in: unpack, decode, gate, journal. Calls that meet share one commit.
+"""The threads that take bodies in: unpack, decode, gate, journal. Calls that meet share one commit, small ones a batch.
 
 The event loop only reads bodies and waits. At most `max_in_flight_bytes` are worked on at a time; more are refused
 with a 503 before they are read, so memory stays bounded whatever comes in.
@@ -11,19 +11,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 
 from gnomon.engine import AnalyticsEngine
 from gnomon.errors import DiskFull, GnomonError, StoreUnavailable
+from gnomon.ingest.calls import WireCalls
 from gnomon.ingest.gate import Refused
-from gnomon.ingest.intake import Rule, Taken, keep, take_events, take_samples
+from gnomon.ingest.intake import Rule, Taken, keep, take_events, take_samples, take_together, usual_of
 from gnomon.server.projects import Projects
 from gnomon.server.wire import decoded, decoded_slowly, is_list, unpacked
 
 THREADS = 3  #: one decodes while another waits for the disk
 MOST_JOBS = 64  #: that share a commit
 MOST_BYTES = 1024**2  #: of their bodies; a larger one goes alone
+SMALL_BYTES = 16 * 1024  #: a smaller body may share its batch with others
 OVERHEAD_BYTES = 4_096  #: what a call costs besides its body
 
 
@@ -59,6 +61,9 @@ class Intake:
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._stopping = False
+        #: Threads that decode at a time only take the interpreter, and the processor's cache, from each other.
+        self._deciding = threading.Lock()
+        self._gathering = False  #: a thread is at work on small bodies; those that come meanwhile wait for it
         self.on_kept: Callable[[int, float], None] = lambda position, began: None
         self.in_flight = 0  #: bytes; only the event loop changes it
 
@@ -87,7 +92,8 @@ class Intake:
             self._jobs.append(job)
             if len(self._threads) < THREADS:
                 self._start_thread()
-            self._changed.notify()
+            if not (self._gathering and len(body) <= SMALL_BYTES):
+                self._changed.notify()
         return await job.done
 
     def stop(self) -> None:
@@ -111,7 +117,12 @@ class Intake:
                 if not self._jobs:
                     return
                 jobs = self._next()
+                gathering = not self._gathering and max(len(job.body) for job in jobs) <= SMALL_BYTES
+                self._gathering |= gathering
             self._work(jobs)
+            if gathering:  # and what has come meanwhile is this thread's, as nobody was woken for it
+                with self._changed:
+                    self._gathering = False
 
     def _next(self) -> list[Job]:
         """The jobs that will share a commit. The lock is held."""
@@ -136,15 +147,12 @@ class Intake:
                 loop.call_soon_threadsafe(_answer, own)
 
     def _commit(self, jobs: list[Job], engines: ExitStack, answers: dict[int, Outcome | BaseException]) -> None:
-        taken: dict[int, Taken] = {}
+        taken: list[Taken] = []
         outcomes: dict[int, Outcome] = {}
-        for place, job in enumerate(jobs):
-            try:
-                engine = engines.enter_context(self._projects.using(job.project))
-                taken[place], outcomes[place] = _taken(engine, job)
-            except Exception as error:  # noqa: BLE001  one body must not take the others along
-                answers[place] = error
-        kept = [found for found in taken.values() if found.accepted or found.refused]
+        small = sum(len(job.body) for job in jobs) <= MOST_BYTES
+        with self._deciding if small else nullcontext():
+            self._decide(jobs, engines, taken, outcomes, answers)
+        kept = [found for found in taken if found.accepted or found.refused]
         if kept:
             began = time.monotonic()
             try:
@@ -153,6 +161,44 @@ class Intake:
                 raise self._full(error) from error
             self.on_kept(position, began)
         answers.update(outcomes)
+
+    def _decide(self, jobs: list[Job], engines: ExitStack, taken: list[Taken], outcomes: dict[int, Outcome],
+                answers: dict[int, Outcome | BaseException]) -> None:  # fmt: skip
+        """What of the bodies is accepted: small ones of a project in one batch, each other in its own."""
+        small: dict[str, dict[int, tuple[WireCalls, bool]]] = {}
+        for place, job in enumerate(jobs):
+            try:
+                engine = engines.enter_context(self._projects.using(job.project))
+                calls, alone = _usual(engine, job) if len(jobs) > 1 else (None, False)
+                if calls is not None:
+                    small.setdefault(job.project, {})[place] = (calls, alone)
+                    continue
+                found, outcomes[place] = _taken(engine, job)
+                taken.append(found)
+            except Exception as error:  # noqa: BLE001  one body must not take the others along
+                answers[place] = error
+        for project, parts in small.items():
+            with self._projects.using(project) as engine:
+                self._share(engine, jobs, parts, taken, outcomes, answers)
+
+    def _share(self, engine: AnalyticsEngine, jobs: list[Job], parts: dict[int, tuple[WireCalls, bool]],
+               taken: list[Taken], outcomes: dict[int, Outcome],
+               answers: dict[int, Outcome | BaseException]) -> None:  # fmt: skip
+        """One batch for small bodies of a project; where one has an event that does not pass, one for each."""
+        try:
+            found = take_together(engine, [calls for calls, _ in parts.values()])
+        except Exception:  # noqa: BLE001  one body must not take the others along
+            found = None
+        if found is not None:
+            taken.append(found)
+            outcomes.update((place, Outcome(len(calls), [], alone)) for place, (calls, alone) in parts.items())
+            return
+        for place in parts:
+            try:
+                one, outcomes[place] = _taken(engine, jobs[place])
+                taken.append(one)
+            except Exception as error:  # noqa: BLE001  as above
+                answers[place] = error
 
     def _full(self, error: DiskFull) -> GnomonError:
         """A journal at its own limit waits for the store, which is no full disk."""
@@ -171,6 +217,17 @@ def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:
             job.done.set_exception(answer)
         else:
             job.done.set_result(answer)
+
+
+def _usual(engine: AnalyticsEngine, job: Job) -> tuple[WireCalls | None, bool]:
+    """The events of a small body of which nothing is unusual, and whether it was a single one; else None."""
+    if job.samples or len(job.body) > SMALL_BYTES:
+        return None, False
+    body = unpacked(job.body, job.encoding, engine.settings)
+    if len(body) > SMALL_BYTES:
+        return None, False
+    events, alone = decoded(body, engine.settings)
+    return usual_of(events, job.rules(engine)) if isinstance(events, WireCalls) else None, alone
 
 
 def _taken(engine: AnalyticsEngine, job: Job) -> tuple[Taken, Outcome]:

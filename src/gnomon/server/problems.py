@@ -98,14 +98,19 @@ def problem_answer(error: GnomonError) -> Response:
     return json_answer(body, status, headers, MEDIA_TYPE)
 
 
+def error_answer(error: GnomonError) -> Response:
+    """The answer for an error that a call ended with; what is a fault of ours is also logged."""
+    if error.status == 500:
+        log.error("a call failed: %s", error)
+    return problem_answer(error)
+
+
 def catch_errors(app: FastAPI) -> None:
     """Have `app` answer every error in this form."""
 
     def ours(_: Request, error: Exception) -> Response:
         assert isinstance(error, GnomonError)
-        if error.status == 500:
-            log.error("a call failed: %s", error)
-        return problem_answer(error)
+        return error_answer(error)
 
     def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
@@ -59,9 +60,7 @@ def without_own_repeats(rows: list[Row], at: dict[str, int] = AT) -> tuple[list[
 
 def booked(project: str, outcome: str, rows: list[Row], reason: str = "") -> list[list[Any]]:
     """What rows of one outcome add to the books."""
-    counts: dict[str | None, int] = {}
-    for source in map(itemgetter(AT["source"]), rows):
-        counts[source] = counts.get(source, 0) + 1
+    counts = Counter(map(itemgetter(AT["source"]), rows))
     return [[project, "event", source, outcome, reason, n] for source, n in counts.items()]
 
 

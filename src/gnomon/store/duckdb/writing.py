@@ -36,17 +36,25 @@ def _insert(key: str, text: str, fields: list[Field]) -> str:
     return f"INSERT INTO events ({columns}) SELECT ?, {key}, {text}, ?, {', '.join(map(selected, rest))} FROM staging"
 
 
-_REPEATS = f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {_KEY} AS key, {_TEXT} AS text FROM staging) s
-WHERE EXISTS (SELECT 1 FROM events e WHERE e.project = ? AND e.id = s.key AND e.id_text IS NOT DISTINCT FROM s.text
-AND """
-_REPEATS_IN_SPAN = _REPEATS + "e.ts = make_timestamp(s.ts) AND e.ts BETWEEN make_timestamp(?) AND make_timestamp(?))"
-_REPEATS_RECENT = (
-    _REPEATS
-    + f"""e.received_at >= make_timestamp(?)
-AND epoch_us(e.received_at) >= s.received_at - {RECENT_US})"""
-)
+#: Key and text of ids: of any, of such among which is no UUID (0.4 us less a row), and of those made here.
+_ANY, _TEXTS, _OWN = (_KEY, _TEXT), ("md5(id)::UUID", "id"), ("id::UUID", "NULL")
+_ID_CHARACTERS = 36  #: of a canonical UUID
 
 
+def _repeats(key: str, text: str, condition: str) -> str:
+    """Which staged rows the store has. A semi-join on equal values takes half the time of EXISTS, or of a join on what
+    is not distinct; no id is empty, so that can stand for none.
+    """
+    return f"""SELECT s.id, s.ts FROM (SELECT id, ts, received_at, {key} AS key, {text} AS text FROM staging) s
+SEMI JOIN events e ON e.project = ? AND e.id = s.key AND coalesce(e.id_text, '') = coalesce(s.text, '')
+AND {condition}"""
+
+
+_IN_SPAN = "e.ts = make_timestamp(s.ts) AND e.ts BETWEEN make_timestamp(?) AND make_timestamp(?)"
+_RECENT = f"e.received_at >= make_timestamp(?) AND epoch_us(e.received_at) >= s.received_at - {RECENT_US}"
+#: Whether there is any row of a span that came before a moment: zone maps tell in 0.3 ms that there is none.
+_OLDER = """SELECT 1 FROM events WHERE ts BETWEEN make_timestamp(?) AND make_timestamp(?)
+AND received_at < make_timestamp(?) LIMIT 1"""
 _INSERT_SAMPLES = """INSERT INTO samples (project, version, ts, received_at, name, kind, value, labels, id)
 SELECT ?, ?, make_timestamp(ts), make_timestamp(received_at), name, kind, value, labels, id FROM sample_staging s"""
 _NOT_KEPT_YET = """ WHERE NOT EXISTS (SELECT 1 FROM samples o WHERE o.project = ? AND o.ts = make_timestamp(s.ts) AND
@@ -171,27 +179,33 @@ class Writing:
         doubtful = checked_ids or any(batch.replayed for batch in batches)
         rows, repeats = without_own_repeats(rows) if doubtful else (rows, [])
         self._staging.put(rows)
+        key, text = _keys(rows) if checked_ids else _OWN
         known = self._repeats(project, rows, checked_ids) if doubtful else set()
         if known:
             repeats += [row for row in rows if (row[0], row[1]) in known]
             rows = [row for row in rows if (row[0], row[1]) not in known]
             self._staging.put(rows)
         if rows:
-            key, text = (_KEY, _TEXT) if checked_ids else ("id::UUID", "NULL")
             con.execute(_insert(key, text, self._staging.present), [project, version])
             self._note_weights(project, rows)
         self._staging.clear()
         return rows, repeats
 
     def _repeats(self, project: str, rows: list[Row], checked_ids: bool) -> set[tuple[str, int]]:
-        """`(id, ts)` of the staged rows that the store already has."""
+        """`(id, ts)` of the staged rows that the store already has.
+
+        What came lately is looked at by id alone, which finds those of the same time as well; so only rows that came
+        before need a look at the span of time, and with live events there are none.
+        """
         moments = list(map(itemgetter(AT["ts"]), rows))
-        found = self._connection.execute(_REPEATS_IN_SPAN, [project, min(moments), max(moments)]).fetchall()
-        known = set(found)
-        if checked_ids:
-            since = min(map(itemgetter(AT["received_at"]), rows)) - RECENT_US
-            found = self._connection.execute(_REPEATS_RECENT, [project, max(0, since)]).fetchall()
-            known |= set(found)
+        span, (key, text), con = [min(moments), max(moments)], _keys(rows), self._connection
+        if not checked_ids:
+            return set(con.execute(_repeats(key, text, _IN_SPAN), [project, *span]).fetchall())
+        received = list(map(itemgetter(AT["received_at"]), rows))
+        since, last = (max(0, found(received) - RECENT_US) for found in (min, max))
+        known = set(con.execute(_repeats(key, text, _RECENT), [project, since]).fetchall())
+        if con.execute(_OLDER, [*span, last]).fetchall():
+            known |= set(con.execute(_repeats(key, text, _IN_SPAN), [project, *span]).fetchall())
         return known
 
     def _note_weights(self, project: str, rows: list[Row]) -> None:
@@ -238,6 +252,11 @@ class Writing:
         for start in range(0, len(rows), APPENDED_AT_ONCE):
             appender.append_rows(rows[start : start + APPENDED_AT_ONCE])
         appender.flush()
+
+
+def _keys(rows: list[Row]) -> tuple[str, str]:
+    """How the ids of rows become the key and the text of the table, in SQL."""
+    return _ANY if _ID_CHARACTERS in set(map(len, map(itemgetter(0), rows))) else _TEXTS
 
 
 @lru_cache(maxsize=64)
