@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from worlds import World, opened
+from worlds import World, copied, opened
 
 
 @pytest.fixture(scope="session")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
     with opened(tmp_path_factory.mktemp("differential")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def postgres_worlds(
+    worlds: dict[str, World], postgres: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, World]]:
+    with copied(worlds, postgres, tmp_path_factory.mktemp("postgres")) as found:
         yield found

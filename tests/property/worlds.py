@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from oracle import Oracle
 from rows import FAR_CLUSTERS, NOW, Event, access_events, commit_events, made_events, us_of
@@ -48,6 +49,39 @@ def feed(engine: AnalyticsEngine, events: Iterable[Event], project: str | None =
         engine._last_position = positions[-1]
         engine._on_durable(positions, [batch])
     engine.flush()
+
+
+#: What the copy of a store takes over; its books and its journal are its own.
+_TABLES = ("events", "samples", "weighted", "rolled", "people", "activity", "active_days", "sightings", "rolled_up",
+           "pruned")  # fmt: skip
+
+
+@contextmanager
+def copied(worlds: dict[str, World], postgres: Any, folder: Path) -> Iterator[dict[str, World]]:
+    """The same rows in PostgreSQL, each world with an engine of its own."""
+    with ExitStack() as stack:
+        found = {}
+        for name, world in worlds.items():
+            settings = world.engine.settings.but(database_url=postgres.url(), data_dir=str(folder / name))
+            engine = stack.enter_context(gnomon.open(settings=settings, clock=world.clock))
+            copy_rows(world.engine, postgres, settings.database_url.partition("schema=")[2])
+            found[name] = World(engine, world.oracle, world.clock)
+        yield found
+
+
+def copy_rows(engine: AnalyticsEngine, postgres: Any, schema: str) -> None:
+    """Bring every row of an embedded store into an empty schema, with its data version."""
+    held = engine._own_or_refuse()._connection.cursor()
+    with postgres.connect() as con:
+        con.execute(f"SET search_path = {schema}")
+        for table in _TABLES:
+            columns = [column[0] for column in held.execute(f"SELECT * FROM store.{table} LIMIT 0").description]
+            with con.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+                for row in held.execute(f"SELECT * FROM store.{table}").fetchall():
+                    copy.write_row(row)
+        version = engine._own_or_refuse().data_version()
+        con.execute("UPDATE state SET value = %s WHERE key = 'version'", [str(version)])
+        con.execute("ANALYZE")
 
 
 @contextmanager

@@ -272,5 +272,5 @@ POSTGRES = Dialect(
     rollups=rollups_postgres.POSTGRES,
     real="DOUBLE PRECISION",
     huge="DECIMAL(38, 0)",
-    no_number="NULL::numeric",
+    no_number="CAST(NULL AS DECIMAL)",
 )
