@@ -162,27 +162,31 @@ GROUP BY
 -- a series of months
 -- {"metrics": ["events"], "dimensions": ["time:month"], "date_range": "this_year", "timezone": "America/New_York"}
 SELECT
-  EXTRACT(YEAR FROM MAKE_TIMESTAMP(
-    EPOCH_US(ts) + (
-      CASE
-        WHEN ts < CAST('2026-03-08 07:00:00' AS TIMESTAMP)
-        THEN -18000000000
-        WHEN ts < CAST('2026-11-01 06:00:00' AS TIMESTAMP)
-        THEN -14400000000
-        ELSE -18000000000
-      END
+  YEAR(
+    MAKE_TIMESTAMP(
+      EPOCH_US(ts) + (
+        CASE
+          WHEN ts < CAST('2026-03-08 07:00:00' AS TIMESTAMP)
+          THEN -18000000000
+          WHEN ts < CAST('2026-11-01 06:00:00' AS TIMESTAMP)
+          THEN -14400000000
+          ELSE -18000000000
+        END
+      )
     )
-  )) * 12 + EXTRACT(MONTH FROM MAKE_TIMESTAMP(
-    EPOCH_US(ts) + (
-      CASE
-        WHEN ts < CAST('2026-03-08 07:00:00' AS TIMESTAMP)
-        THEN -18000000000
-        WHEN ts < CAST('2026-11-01 06:00:00' AS TIMESTAMP)
-        THEN -14400000000
-        ELSE -18000000000
-      END
+  ) * 12 + MONTH(
+    MAKE_TIMESTAMP(
+      EPOCH_US(ts) + (
+        CASE
+          WHEN ts < CAST('2026-03-08 07:00:00' AS TIMESTAMP)
+          THEN -18000000000
+          WHEN ts < CAST('2026-11-01 06:00:00' AS TIMESTAMP)
+          THEN -14400000000
+          ELSE -18000000000
+        END
+      )
     )
-  )) - 1 AS d0,
+  ) - 1 AS d0,
   COUNT(*) AS m0
 FROM events
 WHERE
@@ -195,10 +199,10 @@ GROUP BY
 -- a series of quarters
 -- {"metrics": ["events"], "dimensions": ["time:quarter"], "date_range": "this_year"}
 SELECT
-  EXTRACT(YEAR FROM MAKE_TIMESTAMP(EPOCH_US(ts) + (
+  YEAR(MAKE_TIMESTAMP(EPOCH_US(ts) + (
     0
   ))) * 4 + (
-    EXTRACT(MONTH FROM MAKE_TIMESTAMP(EPOCH_US(ts) + (
+    MONTH(MAKE_TIMESTAMP(EPOCH_US(ts) + (
       0
     ))) - 1
   ) / 3 AS d0,
@@ -513,9 +517,9 @@ LIMIT 10001;
 -- a year before
 -- {"metrics": ["events"], "dimensions": ["time:month"], "date_range": "this_month", "compare": "year", "other": true}
 SELECT
-  EXTRACT(YEAR FROM MAKE_TIMESTAMP(EPOCH_US(ts) + (
+  YEAR(MAKE_TIMESTAMP(EPOCH_US(ts) + (
     0
-  ))) * 12 + EXTRACT(MONTH FROM MAKE_TIMESTAMP(EPOCH_US(ts) + (
+  ))) * 12 + MONTH(MAKE_TIMESTAMP(EPOCH_US(ts) + (
     0
   ))) - 1 AS d0,
   COUNT(*) AS m0
