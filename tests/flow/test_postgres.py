@@ -305,14 +305,13 @@ def test_a_store_that_does_not_look_or_does_not_wait_would_be_found(server, url,
     if broken == "lock":
         words = "SELECT value::bigint FROM state WHERE key = 'version'"
         monkeypatch.setattr(module.writing, "_LOCK", words)
-        stage, both = Writing.lock, threading.Barrier(2, timeout=10)
+        look, both = Writing._look_for_repeats, threading.Barrier(2, timeout=10)
 
-        def together(self):
-            found = stage(self)
+        def together(self, work):
+            look(self, work)
             both.wait()
-            return found
 
-        monkeypatch.setattr(Writing, "lock", together)
+        monkeypatch.setattr(Writing, "_look_for_repeats", together)
     else:
         monkeypatch.setattr(module.writing, broken, "SELECT 1 AS n WHERE false AND ARRAY[0] = %s")
         monkeypatch.setattr(Writing, "_lately", lambda self, work: None)

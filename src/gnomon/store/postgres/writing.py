@@ -179,13 +179,8 @@ class Writing:
     def _insert_events(self, work: Work, version: int) -> None:
         if not work.rows:
             return
-        for words in (_SAME_MOMENT, self._lately(work)):
-            if words:
-                self._con.execute(
-                    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
-                )  # one look for each row, whatever the statistics say
-                found = self._con.execute(words, [list(work.left_out)]).fetchall()
-                work.left_out.update((n, "duplicate") for (n,) in found)
+        if work.doubtful:
+            self._look_for_repeats(work)
         done = self._con.execute(_INSERT, [version, list(work.left_out)])
         assert done.rowcount == len(work.rows) - len(work.left_out)
         kept = [row for n, row in enumerate(work.rows) if n not in work.left_out]
@@ -199,6 +194,16 @@ class Writing:
                 "INSERT INTO weighted VALUES (%s, make_timestamp(%s), make_timestamp(%s))",
                 [project, min(moments), max(moments)],
             )
+
+    def _look_for_repeats(self, work: Work) -> None:
+        # One look by index for each row, whatever the statistics say of tables that were empty a moment ago.
+        self._con.execute(
+            "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+        )
+        for words in (_SAME_MOMENT, self._lately(work)):
+            if words:
+                found = self._con.execute(words, [list(work.left_out)]).fetchall()
+                work.left_out.update((n, "duplicate") for (n,) in found)
 
     def _lately(self, work: Work) -> str | None:
         """The search for ids that came with another moment, in the months that had rows since."""
