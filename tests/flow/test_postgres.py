@@ -95,15 +95,15 @@ def check(server, url, events, samples):
     assert books["event", "stored"] == events and books["event", "received"] == events
 
 
-def disturbed(server, url, folder, disturb, times, pause):
+def disturbed(server, url, folder, disturb, times, pause, recording=0.002):
     rng = random.Random(times)
     with opened(url, folder) as engine:
-        recorder = Recorder(engine)
+        recorder = Recorder(engine, recording)
         for _ in range(times):
             time.sleep(rng.uniform(0, pause))
             disturb()
         done = recorder.end()
-        tolerant_flush(engine)
+        tolerant_flush(engine, 60 + times)  # what waited in the journal while the database was away
         assert engine.books().closes()
         check(server, url, done, done // 20)
         assert engine.query(metrics=["events"], date_range="24h").rows[0]["events"] > 0
@@ -117,7 +117,7 @@ def test_a_database_that_crashes_again_and_again(server, url, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(7_200)
 def test_many_crashes(server, url, tmp_path):
-    disturbed(server, url, tmp_path, server.restart, int(os.environ.get("POSTGRES_RESTARTS", "100")), 0.3)
+    disturbed(server, url, tmp_path, server.restart, int(os.environ.get("POSTGRES_RESTARTS", "100")), 0.5, 0.05)
 
 
 def test_connections_that_are_ended_at_any_moment(server, url, tmp_path):

@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +80,7 @@ class Hold:
         self.store: Store | None = None
         self.writer: Writer | None = None
         self.upkeep = threading.Lock()  #: held by whoever makes or restores a backup: one at a time
+        self._changing = threading.RLock()
         self._taking = threading.Lock()
         self._next_try = 0.0
         self.collectors: weakref.WeakSet[Collector] = weakref.WeakSet()  #: of this process, for their heartbeats
@@ -164,6 +165,13 @@ class Hold:
                 return False
             time.sleep(POLL_SECONDS)
         return True
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While no other thread, and of a store on a server no other process, does upkeep on it: two that roll up the
+        same rows at the same time would count them twice."""
+        with self._changing, self.store.alone() if isinstance(self.store, Served) else nullcontext():
+            yield
 
     def durable(self, positions: list[int], batches: list[Batch]) -> None:
         """Batches of this process are in the journal: hand them to the writer, here or wherever it is."""
@@ -295,7 +303,7 @@ class Hold:
         never_destroy(self.store, self.writer, self._asking, self._waiting)
         self.store = self.writer = self._asking = self._waiting = None
         self._temporary = False
-        self._taking = threading.Lock()
+        self._taking, self._changing = threading.Lock(), threading.RLock()
         self._lock.release()
         never_destroy(*self.journal.after_fork())
 

@@ -43,6 +43,7 @@ Answer = TypeVar("Answer")
 
 TRIES = 5  #: of a transaction that met another one
 LOCK_SECONDS = 30.0  #: how long a change waits for one of another process
+ALONE_SECONDS = 60  #: how long upkeep waits for that of another process
 WRITE_SECONDS = 300.0  #: the longest that one write may take
 MERCY_SECONDS = 5.0  #: a server that has not ended a statement so long after its time-out is hung up on
 
@@ -197,11 +198,12 @@ class PostgresStore:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """See `Served.alone`."""
+        """See `Served.alone`. The lock is that of a transaction that does nothing else, so a pooler may be between."""
+        con = connect(self._address)
         try:
-            con = connect(self._address)
             key = f"hashtextextended('gnomon upkeep {self._address.schema}', 0)"
-            con.execute(f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SELECT pg_advisory_xact_lock({key})")
+            con.execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            con.execute(f"SET LOCAL lock_timeout = '{ALONE_SECONDS}s'; SELECT pg_advisory_xact_lock({key})")
         except psycopg.Error as error:
             close(con)
             raise translated(error, writing=True) from error

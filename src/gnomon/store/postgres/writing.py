@@ -32,15 +32,14 @@ from gnomon.store.postgres.rows import COLUMNS, EPOCH_US, copy_in, stage, stage_
 
 US_HOUR = 3_600_000_000
 
-_SAME_MOMENT = """SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 0 AND s.n <> ALL(%s) AND EXISTS (
+_SAME_MOMENT = """SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 0 AND s.n <> ALL(%s::integer[]) AND EXISTS (
 SELECT 1 FROM events e WHERE e.project = s.project AND e.id = s.id AND e.ts = s.ts
 AND e.id_text IS NOT DISTINCT FROM s.id_text)"""
-_LATELY = f"""SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 1 AND s.n <> ALL(%s) AND EXISTS (
+_LATELY = f"""SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 1 AND s.n <> ALL(%s::integer[]) AND EXISTS (
 SELECT 1 FROM events e WHERE e.project = s.project AND e.id = s.id AND e.id_text IS NOT DISTINCT FROM s.id_text
 AND e.received_at >= s.received_at - {RECENT_US} * interval '1 microsecond' AND ({{}}))"""
-_INSERT = (
-    f"INSERT INTO events ({COLUMNS}, version) SELECT {COLUMNS}, %s FROM pg_temp.staging WHERE n <> ALL(%s) ORDER BY n"
-)
+_INSERT = f"""INSERT INTO events ({COLUMNS}, version)
+SELECT {COLUMNS}, %s FROM pg_temp.staging WHERE n <> ALL(%s::integer[]) ORDER BY n"""
 _SAMPLES = "project, version, ts, received_at, name, kind, value, labels"
 _INSERT_SAMPLES = f"""INSERT INTO samples ({_SAMPLES})
 SELECT project, %s, ts, received_at, name, kind, value, labels FROM pg_temp.sample_staging s
