@@ -300,11 +300,11 @@ def test_processes_that_send_the_same_events_at_once(server, url, tmp_path):
     assert versions[0] == versions[1]  # every transaction has a version of its own
 
 
-@pytest.mark.parametrize("broken", ["_SAME_MOMENT", "lock"])
+@pytest.mark.parametrize("broken", ["_REPEATS", "lock"])
 def test_a_store_that_does_not_look_or_does_not_wait_would_be_found(server, url, tmp_path, monkeypatch, broken):
     if broken == "lock":
         words = "SELECT value::bigint FROM state WHERE key = 'version'"
-        monkeypatch.setattr(module.writing, "_LOCK", words)
+        monkeypatch.setattr(module.writing, "LOCK", words)
         look, both = Writing._look_for_repeats, threading.Barrier(2, timeout=10)
 
         def together(self, work):
@@ -314,7 +314,6 @@ def test_a_store_that_does_not_look_or_does_not_wait_would_be_found(server, url,
         monkeypatch.setattr(Writing, "_look_for_repeats", together)
     else:
         monkeypatch.setattr(module.writing, broken, "SELECT 1 AS n WHERE false AND ARRAY[0] = %s")
-        monkeypatch.setattr(Writing, "_lately", lambda self, work: None)
     stores = [module.PostgresStore(url, QUICK) for _ in range(2)]
     found = []
 

@@ -58,7 +58,7 @@ def take_hold(settings: Settings) -> Hold:
     with _OPENING:
         if path is None:
             return Hold(settings, None)
-        file = _beside_server(settings) if served(path) else _checked(path)
+        file = _made(file_of(settings)) if served(path) else _checked(path)
         shared = _HELD.get(file)
         if shared is None:
             shared = _HELD[file] = Hold(settings, file)
@@ -335,15 +335,22 @@ class Waiting:
         self._thread.join()
 
 
-def _beside_server(settings: Settings) -> Path:
-    """The name of the files that belong to a store on a server; they lie in `data_dir`."""
-    folder = Path(os.path.realpath(settings.data_dir or DATA_DIR))
-    name = served_name(settings.database_url)
+def file_of(settings: Settings) -> Path | None:
+    """The file of a store, beside which everything else of it lies; one that is never made where a server keeps the
+    store (its name in `data_dir`); None for a store in memory."""
+    path = store_path(settings.database_url)
+    if path is None or not served(path):
+        return None if path is None else Path(os.path.realpath(path))
+    return Path(os.path.realpath(settings.data_dir or DATA_DIR)) / served_name(path)
+
+
+def _made(file: Path | None) -> Path:
+    assert file is not None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable("data_dir cannot be made", remedy="Make it, or set another data_dir.") from error
-    return folder / name
+    return file
 
 
 def _check_same(store: Served, journal: Journal) -> None:
