@@ -129,13 +129,13 @@ class Hold:
             with self._taking:
                 if self.store is None:
                     if self._waiting is not None:
-                        raise self._waiting.error
+                        raise self._waiting.refusal()
                     if self._inherited or not self._lock.acquire():
                         return self._to_ask()
                     self._open_store()
         if self.store is None:
             assert self._waiting is not None
-            raise self._waiting.error
+            raise self._waiting.refusal()
         if self.writer is not None and self.writer.catching_up:
             raise StoreUnavailable(
                 "the store fell back to its last checkpoint and is being filled again from the journal",
@@ -309,10 +309,10 @@ class Hold:
 
 
 class Waiting:
-    """A thread that tries to open a store until it can be reached. `error` says why it could not be, lately."""
+    """A thread that tries to open a store until it can be reached."""
 
     def __init__(self, open_it: Callable[[], None], error: GnomonError) -> None:
-        self.error = error
+        self._error = error
         self._open_it = open_it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gnomon-waiting", daemon=True)
@@ -325,9 +325,13 @@ class Waiting:
                 self._open_it()
                 return
             except GnomonError as error:
-                if error.code != self.error.code:
+                if error.code != self._error.code:
                     log.error("the store cannot be opened, recording goes on into the journal: %s", error)
-                self.error, wait = error, min(5.0, wait * 2)
+                self._error, wait = error, min(5.0, wait * 2)
+
+    def refusal(self) -> StoreUnavailable:
+        """Why it could not be opened when it was last tried."""
+        return StoreUnavailable(self._error.message, remedy=self._error.remedy, code=self._error.code)
 
     def stop(self) -> None:
         """End the thread."""
