@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from own_postgres import OwnPostgres
 
 import gnomon
 from gnomon.cli import main
-from gnomon.errors import StoreBusy, StoreUnavailable
+from gnomon.errors import InvalidValue, StoreBusy, StoreUnavailable
 from gnomon.store import postgres as module
 from gnomon.store.postgres import PostgresStore
 from gnomon.store.postgres.writing import Writing
@@ -382,7 +383,12 @@ def test_a_journal_of_another_database_is_not_poured_into_this_one(server, tmp_p
 
 def test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url, tmp_path):
     now = [datetime(2026, 1, 15, 12, tzinfo=UTC)]
-    engines = [opened(url, tmp_path / f"data{n}", clock=lambda: now[0]) for n in range(2)]
+    with ExitStack() as open_ones:
+        engines = [open_ones.enter_context(opened(url, tmp_path / f"data{n}", clock=lambda: now[0])) for n in range(2)]
+        roll_up_at_once(engines, now)
+
+
+def roll_up_at_once(engines, now):
     errors = []
 
     def roll(engine):
@@ -413,8 +419,6 @@ def test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url,
         assert engine.books().closes()
     engines[0].forget("u3")
     assert engines[1].query(metrics=["events", "people"], date_range="7d").rows == [{"events": done, "people": 10}]
-    for engine in engines:
-        engine.close()
 
 
 def test_the_command_line_knows_a_store_on_a_server(server, url, tmp_path, capsys, monkeypatch):
@@ -429,3 +433,42 @@ def test_the_command_line_knows_a_store_on_a_server(server, url, tmp_path, capsy
     assert main(["doctor", "--store", url, "--project", "kill"]) == 1  # the server of the tests runs without fsync
     said = " ".join(capsys.readouterr().out.split())
     assert "NOT SOUND: the database does not wait for its disk" in said and said.count("NOT SOUND") == 1
+
+
+def test_what_is_set_on_one_replica_holds_on_the_others(server, url, tmp_path):
+    first, second = (opened(url, tmp_path / f"data{n}") for n in range(2))
+    first.set_retention_policy(raw_data_days=30)
+    first.set_legal_hold(datetime.now(UTC) + timedelta(days=3))
+    with pytest.raises(InvalidValue) as caught:  # at once, also where nobody has looked yet
+        second.forget("u")
+    assert caught.value.code == "legal-hold"
+    second.set_sampling_thresholds(10, 100, 0.5)
+    until = time.monotonic() + 20
+    while first.sampling_thresholds().low != 10 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert first.sampling_thresholds().low == 10 and second.get_retention_policy().raw_data_days == 30
+    third = opened(url, tmp_path / "data3")
+    assert third.get_retention_policy().raw_data_days == 30
+    server.stop("fast")
+    try:
+        with pytest.raises(StoreUnavailable):
+            third.set_sampling_thresholds(20, 100, 0.5)
+        assert third.sampling_thresholds().low == 10
+    finally:
+        server.start()
+    for engine in (first, second, third):
+        engine.close()
+
+
+def test_replicas_that_do_not_wait_for_each_other_would_be_found(server, url, tmp_path, monkeypatch):
+    monkeypatch.setattr(PostgresStore, "alone", lambda self: nullcontext())
+    look, both = PostgresStore.data_version, threading.Barrier(2)
+
+    def together(self):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # both know how far the rollups are before either goes on
+        return look(self)
+
+    monkeypatch.setattr(PostgresStore, "data_version", together)
+    with pytest.raises((AssertionError, gnomon.GnomonError)):
+        test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url, tmp_path)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
-from gnomon.ingest.journal import Journal
+from gnomon.ingest.journal import SHARED, Journal
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
 from gnomon.ingest.writer import Writer
@@ -40,6 +40,7 @@ log = logging.getLogger("gnomon.hold")
 
 #: How often a process that only records looks whether the owner is gone.
 TAKE_OVER_SECONDS = 2.0
+LOOK_SECONDS = 1.0  #: how often a process looks what was kept elsewhere for all processes of a store on a server
 POLL_SECONDS = 0.05  #: how often a process that does not drain looks whether its own events have arrived
 DATA_DIR = "gnomon-data"  #: in the working directory: what lies beside a store that is no file
 KEPT_STORE = "store"  #: the kept value of a journal that names the database it belongs to
@@ -84,7 +85,7 @@ class Hold:
         self._taking = threading.Lock()
         self._next_try = 0.0
         self.collectors: weakref.WeakSet[Collector] = weakref.WeakSet()  #: of this process, for their heartbeats
-        self._next_beat = 0.0
+        self._next_beat = self._next_look = 0.0
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._asking: Store | None = None  #: for questions only, where another process drains
         self._waiting: Waiting | None = None  #: for a server that could not be reached yet
@@ -94,6 +95,8 @@ class Hold:
         owned = self._lock.acquire()
         try:
             self.journal: Journal = open_journal(journal_file, settings, repair=owned)
+            if self.served:
+                self.journal.share = self._share
             if owned:
                 self._open_store()
         except BaseException as error:
@@ -171,7 +174,18 @@ class Hold:
         """While no other thread, and of a store on a server no other process, does upkeep on it: two that roll up the
         same rows at the same time would count them twice."""
         with self._changing, self.store.alone() if isinstance(self.store, Served) else nullcontext():
+            self._take_kept()  # a legal hold that was set elsewhere a moment ago
             yield
+
+    def _share(self, key: str, value: str) -> None:
+        store = self.own()
+        assert isinstance(store, Served)
+        store.keep(key, value)
+
+    def _take_kept(self) -> None:
+        store: object = self.store
+        if isinstance(store, Served):
+            _take_kept(store, self.journal)
 
     def durable(self, positions: list[int], batches: list[Batch]) -> None:
         """Batches of this process are in the journal: hand them to the writer, here or wherever it is."""
@@ -192,6 +206,12 @@ class Hold:
 
         The writer's thread calls it all the time: an owner needs no thread of its own for this.
         """
+        if self.served and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            try:
+                self._take_kept()
+            except GnomonError as error:
+                log.debug("what was kept elsewhere could not be looked at: %s", error.code)
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + self.settings.heartbeat_seconds / 4
@@ -368,6 +388,19 @@ def _check_same(store: Served, journal: Journal) -> None:
         )
     if known != store.store_id:
         journal.keep(KEPT_STORE, store.store_id)
+    there = _take_kept(store, journal)
+    for key, value in journal.all_kept().items():
+        if key.startswith(SHARED) and key not in there:
+            store.keep(key, value)  # kept before the database was, or in the one before it
+
+
+def _take_kept(store: Served, journal: Journal) -> dict[str, str]:
+    """Keep here what was kept elsewhere for every process of a store on a server; returns that."""
+    here, there = journal.all_kept(), store.all_kept()
+    for key, value in there.items():
+        if here.get(key) != value:
+            journal.keep_here(key, value)
+    return there
 
 
 def _checked(path: str) -> Path:
