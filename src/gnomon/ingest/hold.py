@@ -58,7 +58,7 @@ def take_hold(settings: Settings) -> Hold:
     with _OPENING:
         if path is None:
             return Hold(settings, None)
-        file = _beside_server(settings) if served(path) else _checked(path)
+        file = _made(file_of(settings)) if served(path) else _checked(path)
         shared = _HELD.get(file)
         if shared is None:
             shared = _HELD[file] = Hold(settings, file)
@@ -129,13 +129,13 @@ class Hold:
             with self._taking:
                 if self.store is None:
                     if self._waiting is not None:
-                        raise self._waiting.error
+                        raise self._waiting.refusal()
                     if self._inherited or not self._lock.acquire():
                         return self._to_ask()
                     self._open_store()
         if self.store is None:
             assert self._waiting is not None
-            raise self._waiting.error
+            raise self._waiting.refusal()
         if self.writer is not None and self.writer.catching_up:
             raise StoreUnavailable(
                 "the store fell back to its last checkpoint and is being filled again from the journal",
@@ -309,10 +309,10 @@ class Hold:
 
 
 class Waiting:
-    """A thread that tries to open a store until it can be reached. `error` says why it could not be, lately."""
+    """A thread that tries to open a store until it can be reached."""
 
     def __init__(self, open_it: Callable[[], None], error: GnomonError) -> None:
-        self.error = error
+        self._error = error
         self._open_it = open_it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gnomon-waiting", daemon=True)
@@ -325,9 +325,13 @@ class Waiting:
                 self._open_it()
                 return
             except GnomonError as error:
-                if error.code != self.error.code:
+                if error.code != self._error.code:
                     log.error("the store cannot be opened, recording goes on into the journal: %s", error)
-                self.error, wait = error, min(5.0, wait * 2)
+                self._error, wait = error, min(5.0, wait * 2)
+
+    def refusal(self) -> StoreUnavailable:
+        """Why it could not be opened when it was last tried."""
+        return StoreUnavailable(self._error.message, remedy=self._error.remedy, code=self._error.code)
 
     def stop(self) -> None:
         """End the thread."""
@@ -335,15 +339,22 @@ class Waiting:
         self._thread.join()
 
 
-def _beside_server(settings: Settings) -> Path:
-    """The name of the files that belong to a store on a server; they lie in `data_dir`."""
-    folder = Path(os.path.realpath(settings.data_dir or DATA_DIR))
-    name = served_name(settings.database_url)
+def file_of(settings: Settings) -> Path | None:
+    """The file of a store, beside which everything else of it lies; one that is never made where a server keeps the
+    store (its name in `data_dir`); None for a store in memory."""
+    path = store_path(settings.database_url)
+    if path is None or not served(path):
+        return None if path is None else Path(os.path.realpath(path))
+    return Path(os.path.realpath(settings.data_dir or DATA_DIR)) / served_name(path)
+
+
+def _made(file: Path | None) -> Path:
+    assert file is not None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable("data_dir cannot be made", remedy="Make it, or set another data_dir.") from error
-    return folder / name
+    return file
 
 
 def _check_same(store: Served, journal: Journal) -> None:

@@ -73,6 +73,6 @@ def _wait_for_older(con: Connection, transaction: str) -> None:
 def _not_compacted() -> StoreUnavailable:
     return StoreUnavailable(
         "a table could not be written anew, so deleted values are still in its file",
-        remedy="End transactions that run for minutes (pg_stat_activity) and do it again; the user must own the tables.",
+        remedy="End transactions that run for minutes (pg_stat_activity), and do it again as the owner of the tables.",
         code="store-not-compacted",
     )
