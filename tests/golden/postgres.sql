@@ -298,7 +298,7 @@ WHERE
     AND NOT COALESCE(type = 'x', FALSE)
     AND CONTAINS(endpoint, '/a')
     AND NOT COALESCE(CONTAINS(endpoint, ''''), FALSE)
-    AND domain ~ '^a.*'
+    AND domain COLLATE "C" ~ '^a.*'
     AND (
       duration_ms > CAST('1.5' AS DOUBLE PRECISION)
     )
@@ -346,7 +346,7 @@ WHERE
       JSON_NUMBER(properties, 'price') > 10
     )
     AND CONTAINS(JSON_TEXT(properties, 'a/b~c'), '''x''')
-    AND JSON_TEXT(properties, 'plan') ~ 'p.o'
+    AND JSON_TEXT(properties, 'plan') COLLATE "C" ~ 'p.o'
     AND (
       JSON_TEXT(properties, 'plan') >= 'm'
     )
