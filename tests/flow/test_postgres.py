@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -19,7 +21,8 @@ import pytest
 from own_postgres import OwnPostgres
 
 import gnomon
-from gnomon.errors import StoreBusy, StoreUnavailable
+from gnomon.cli import main
+from gnomon.errors import InvalidValue, StoreBusy, StoreUnavailable
 from gnomon.store import postgres as module
 from gnomon.store.postgres import PostgresStore
 from gnomon.store.postgres.writing import Writing
@@ -95,15 +98,15 @@ def check(server, url, events, samples):
     assert books["event", "stored"] == events and books["event", "received"] == events
 
 
-def disturbed(server, url, folder, disturb, times, pause):
+def disturbed(server, url, folder, disturb, times, pause, recording=0.002):
     rng = random.Random(times)
     with opened(url, folder) as engine:
-        recorder = Recorder(engine)
+        recorder = Recorder(engine, recording)
         for _ in range(times):
             time.sleep(rng.uniform(0, pause))
             disturb()
         done = recorder.end()
-        tolerant_flush(engine)
+        tolerant_flush(engine, 60 + times)  # what waited in the journal while the database was away
         assert engine.books().closes()
         check(server, url, done, done // 20)
         assert engine.query(metrics=["events"], date_range="24h").rows[0]["events"] > 0
@@ -117,7 +120,7 @@ def test_a_database_that_crashes_again_and_again(server, url, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(7_200)
 def test_many_crashes(server, url, tmp_path):
-    disturbed(server, url, tmp_path, server.restart, int(os.environ.get("POSTGRES_RESTARTS", "100")), 0.3)
+    disturbed(server, url, tmp_path, server.restart, int(os.environ.get("POSTGRES_RESTARTS", "100")), 0.5, 0.05)
 
 
 def test_connections_that_are_ended_at_any_moment(server, url, tmp_path):
@@ -300,22 +303,20 @@ def test_processes_that_send_the_same_events_at_once(server, url, tmp_path):
     assert versions[0] == versions[1]  # every transaction has a version of its own
 
 
-@pytest.mark.parametrize("broken", ["_SAME_MOMENT", "lock"])
+@pytest.mark.parametrize("broken", ["_REPEATS", "lock"])
 def test_a_store_that_does_not_look_or_does_not_wait_would_be_found(server, url, tmp_path, monkeypatch, broken):
     if broken == "lock":
         words = "SELECT value::bigint FROM state WHERE key = 'version'"
-        monkeypatch.setattr(module.writing, "_LOCK", words)
-        stage, both = Writing.lock, threading.Barrier(2, timeout=10)
+        monkeypatch.setattr(module.writing, "LOCK", words)
+        look, both = Writing._look_for_repeats, threading.Barrier(2, timeout=10)
 
-        def together(self):
-            found = stage(self)
+        def together(self, work):
+            look(self, work)
             both.wait()
-            return found
 
-        monkeypatch.setattr(Writing, "lock", together)
+        monkeypatch.setattr(Writing, "_look_for_repeats", together)
     else:
         monkeypatch.setattr(module.writing, broken, "SELECT 1 AS n WHERE false AND ARRAY[0] = %s")
-        monkeypatch.setattr(Writing, "_lately", lambda self, work: None)
     stores = [module.PostgresStore(url, QUICK) for _ in range(2)]
     found = []
 
@@ -378,3 +379,96 @@ def test_a_journal_of_another_database_is_not_poured_into_this_one(server, tmp_p
         engine.track("tick")
         engine.flush()
         assert engine.query(metrics=["events"], date_range="24h").rows == [{"events": 1}]
+
+
+def test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url, tmp_path):
+    now = [datetime(2026, 1, 15, 12, tzinfo=UTC)]
+    with ExitStack() as open_ones:
+        engines = [open_ones.enter_context(opened(url, tmp_path / f"data{n}", clock=lambda: now[0])) for n in range(2)]
+        roll_up_at_once(engines, now)
+
+
+def roll_up_at_once(engines, now):
+    errors = []
+
+    def roll(engine):
+        try:
+            for _ in range(3):
+                engine.trigger_aggregation()
+        except BaseException as error:
+            errors.append(error)
+
+    done = 0
+    for hour in range(4):
+        for n in range(400):
+            at = now[0] - timedelta(hours=hour + n % 30)
+            engines[n % 2].track("tick", source=f"s{n % 3}", user_id=f"u{n % 11}", ts=at)
+            done += 1
+        for engine in engines:
+            engine.flush()
+        now[0] += timedelta(hours=1)
+        threads = [threading.Thread(target=roll, args=(engine,)) for engine in engines]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    for engine in engines:
+        found = engine.query(metrics=["events", "people"], date_range="7d")
+        assert (found.rows, found.basis.source) == ([{"events": done, "people": 11}], "rollups and raw")
+        assert engine.books().closes()
+    engines[0].forget("u3")
+    assert engines[1].query(metrics=["events", "people"], date_range="7d").rows == [{"events": done, "people": 10}]
+
+
+def test_the_command_line_knows_a_store_on_a_server(server, url, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("GNOMON_DATA_DIR", str(tmp_path))
+    with opened(url, tmp_path) as engine:
+        engine.track("tick")
+        engine.flush()
+        engine.query(metrics=["events"], date_range="24h")
+    assert main(["audit", "verify", "--store", url]) == 0
+    assert main(["backup", "--store", url]) == 2
+    assert "pg_dump" in capsys.readouterr().err
+    assert main(["doctor", "--store", url, "--project", "kill"]) == 1  # the server of the tests runs without fsync
+    said = " ".join(capsys.readouterr().out.split())
+    assert "NOT SOUND: the database does not wait for its disk" in said and said.count("NOT SOUND") == 1
+
+
+def test_what_is_set_on_one_replica_holds_on_the_others(server, url, tmp_path):
+    first, second = (opened(url, tmp_path / f"data{n}") for n in range(2))
+    first.set_retention_policy(raw_data_days=30)
+    first.set_legal_hold(datetime.now(UTC) + timedelta(days=3))
+    with pytest.raises(InvalidValue) as caught:  # at once, also where nobody has looked yet
+        second.forget("u")
+    assert caught.value.code == "legal-hold"
+    second.set_sampling_thresholds(10, 100, 0.5)
+    until = time.monotonic() + 20
+    while first.sampling_thresholds().low != 10 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert first.sampling_thresholds().low == 10 and second.get_retention_policy().raw_data_days == 30
+    third = opened(url, tmp_path / "data3")
+    assert third.get_retention_policy().raw_data_days == 30
+    server.stop("fast")
+    try:
+        with pytest.raises(StoreUnavailable):
+            third.set_sampling_thresholds(20, 100, 0.5)
+        assert third.sampling_thresholds().low == 10
+    finally:
+        server.start()
+    for engine in (first, second, third):
+        engine.close()
+
+
+def test_replicas_that_do_not_wait_for_each_other_would_be_found(server, url, tmp_path, monkeypatch):
+    monkeypatch.setattr(PostgresStore, "alone", lambda self: nullcontext())
+    look, both = PostgresStore.data_version, threading.Barrier(2)
+
+    def together(self):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # both know how far the rollups are before either goes on
+        return look(self)
+
+    monkeypatch.setattr(PostgresStore, "data_version", together)
+    with pytest.raises((AssertionError, gnomon.GnomonError)):
+        test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url, tmp_path)

@@ -1,4 +1,4 @@
-"""The SQL of each kind of question, to be read and compared: `duckdb.sql` beside this file.
+"""The SQL of each kind of question, to be read and compared: `duckdb.sql` and `postgres.sql` beside this file.
 
 A change of the compiler shows there as a diff. When the change is meant, write the file anew and read the diff:
 
@@ -23,10 +23,11 @@ from gnomon.query.compile import compile_plan
 from gnomon.query.model import Query
 from gnomon.query.pages import Cursor
 from gnomon.query.plan import Facts, make_plan, shifted
-from gnomon.store.dialect import DUCKDB
+from gnomon.store.dialect import DUCKDB, POSTGRES
 from gnomon.store.duckdb import DuckDBStore
+from gnomon.store.postgres import PostgresStore
 
-FILE = Path(__file__).with_name("duckdb.sql")
+DIALECTS = {"duckdb": DUCKDB, "postgres": POSTGRES}
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 REQUEST = ["is", "type", ["request"]]
 WEEK = ["2026-03-25", "2026-04-01"]  # Europe changes its clocks on 29 March
@@ -183,7 +184,7 @@ def facts(weighted):
                  version=7, max_buckets=50_000, max_rows=10_000)  # fmt: skip
 
 
-def statement(case):
+def statement(case, dialect):
     case = dict(case)
     weighted, cursor, totals, other = (
         case.pop("weighted", False),
@@ -195,65 +196,75 @@ def statement(case):
     known = facts(weighted)
     plan = make_plan(Query.build(**case), "shop", known)
     plan = shifted(plan, known) if other else plan
-    return compile_plan(plan, DUCKDB, Cursor(tuple(cursor), 5) if cursor else None, totals=totals)
+    return compile_plan(plan, dialect, Cursor(tuple(cursor), 5) if cursor else None, totals=totals)
 
 
-def readable(sql):
+def readable(sql, dialect):
     """The same statement in lines; nothing but white space changes (tested below)."""
-    kept = re.sub(r"\b(JSON_EXTRACT(?:_STRING)?)\(", r"\1__(", sql)  # sqlglot would write them as arrows
-    lines = sqlglot.parse_one(kept, read="duckdb").sql("duckdb", pretty=True, max_text_width=110)
+    kept = re.sub(r"\b(JSON_EXTRACT(?:_STRING)?|YEAR|MONTH)\(", r"\1__(", sql)  # sqlglot has other forms
+    lines = sqlglot.parse_one(kept, read=dialect.sqlglot).sql(dialect.sqlglot, pretty=True, max_text_width=110)
     return lines.replace("__(", "(")
 
 
-def section(name, case):
-    return f"-- {name}\n-- {json.dumps(case, ensure_ascii=False)}\n{readable(statement(case))};\n"
+def section(name, case, dialect):
+    sql = readable(statement(case, dialect), dialect)
+    return f"-- {name}\n-- {json.dumps(case, ensure_ascii=False)}\n{sql};\n"
 
 
-def written():
+def written(dialect):
     head = "-- Written by test_golden_sql.py, see there. Times are UTC microseconds; now is 2026-01-15T12:00:00Z.\n\n"
-    return head + "\n".join(section(name, case) for name, case in CASES.items())
+    return head + "\n".join(section(name, case, dialect) for name, case in CASES.items())
 
 
 def sections(text):
     return {found.split("\n", 1)[0]: found for found in re.split(r"(?m)^-- (?=[^{W].*\n-- \{)", text)[1:]}
 
 
+def changed(expected, name, dialect):
+    return expected[dialect.name][name].rstrip() != section(name, CASES[name], dialect).removeprefix("-- ").rstrip()
+
+
 @pytest.fixture(scope="module")
 def expected():
+    files = {name: Path(__file__).with_name(f"{name}.sql") for name in DIALECTS}
     if os.environ.get("REGENERATE_GOLDEN"):
-        FILE.write_text(written(), "utf-8")
-    return sections(FILE.read_text("utf-8"))
+        for name, dialect in DIALECTS.items():
+            files[name].write_text(written(dialect), "utf-8")
+    return {name: sections(file.read_text("utf-8")) for name, file in files.items()}
 
 
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 @pytest.mark.parametrize("name", CASES)
-def test_the_statement_is_the_one_in_the_file(expected, name):
-    assert expected[name].rstrip() == section(name, CASES[name]).removeprefix("-- ").rstrip()
+def test_the_statement_is_the_one_in_the_file(expected, name, dialect):
+    assert not changed(expected, name, dialect)
 
 
-def test_the_file_holds_no_other(expected):
-    assert list(expected) == list(CASES)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_file_holds_no_other(expected, dialect):
+    assert list(expected[dialect]) == list(CASES)
 
 
 @pytest.fixture(scope="module")
-def store():
-    opened = DuckDBStore(":memory:", Settings())
+def stores(postgres):
+    opened = {"duckdb": DuckDBStore(":memory:", Settings()), "postgres": PostgresStore(postgres.url(), Settings())}
     yield opened
-    opened.close()
+    for store in opened.values():
+        store.close()
 
 
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 @pytest.mark.parametrize("name", CASES)
-def test_the_store_takes_the_statement(store, name):
-    store.ask([statement(CASES[name])], 10.0)
-    assert re.sub(r"\s+", "", readable(statement(CASES[name]))) == re.sub(r"\s+", "", statement(CASES[name]))
+def test_the_store_takes_the_statement(stores, name, dialect):
+    sql = statement(CASES[name], dialect)
+    stores[dialect.name].ask([sql], 10.0)
+    assert re.sub(r"\s+", "", readable(sql, dialect)) == re.sub(r"\s+", "", sql)
 
 
 def test_a_change_of_the_compiler_would_be_seen(expected, monkeypatch):
     monkeypatch.setattr(intervals, "NORMAL_95", 2.0)
-    changed = [
-        name for name in CASES if expected[name].rstrip() != section(name, CASES[name]).removeprefix("-- ").rstrip()
-    ]
-    assert changed == [
-        "weighted counts, sums, means and rates",
-        "weighted quantiles",
-        "weighted quantile of a filtered property",
-    ]
+    for dialect in DIALECTS.values():
+        assert [name for name in CASES if changed(expected, name, dialect)] == [
+            "weighted counts, sums, means and rates",
+            "weighted quantiles",
+            "weighted quantile of a filtered property",
+        ]

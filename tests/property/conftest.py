@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from worlds import World, in_files, opened
+from worlds import World, copied, opened
 
 
 @pytest.fixture(scope="session")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
-    with opened(in_files(tmp_path_factory.mktemp("differential"))) as found:
+    with opened(tmp_path_factory.mktemp("differential")) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def postgres_worlds(tmp_path_factory: pytest.TempPathFactory, postgres: Any) -> Iterator[dict[str, World]]:
-    folder = tmp_path_factory.mktemp("postgres")
-    with opened(lambda name: {"url": postgres.url(), "data_dir": str(folder / name)}) as found:
+def postgres_worlds(
+    worlds: dict[str, World], postgres: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, World]]:
+    with copied(worlds, postgres, tmp_path_factory.mktemp("postgres")) as found:
         yield found

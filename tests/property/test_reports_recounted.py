@@ -88,8 +88,8 @@ def fits(found, wanted):
         assert found[name] == (pytest.approx(value) if value is not None else None), name
 
 
-def opened(**changes):
-    return gnomon.open(":memory:", clock=ManualClock(NOW), sampling=False, rollup_lag_seconds=0, timezones=ZONES,
+def opened(url=":memory:", **changes):
+    return gnomon.open(url, clock=ManualClock(NOW), sampling=False, rollup_lag_seconds=0, timezones=ZONES,
                        cache_entries=0, heartbeat_seconds=0, **changes)  # fmt: skip
 
 
@@ -171,8 +171,8 @@ FEW = settings(max_examples=3, suppress_health_check=UNWELL)
 MANY = settings(max_examples=150, suppress_health_check=UNWELL)
 
 
-def kept_late_and_pruned(events, late):
-    with opened() as engine:
+def kept_late_and_pruned(events, late, **place):
+    with opened(**place) as engine:
         record(engine, events)
         check_all(engine, events)
         engine.trigger_aggregation()
@@ -183,8 +183,8 @@ def kept_late_and_pruned(events, late):
         check_all(engine, events + late, since=NOW.date() - timedelta(days=4))
 
 
-def weighted(events, rolled):
-    with opened() as engine:
+def weighted(events, rolled, **place):
+    with opened(**place) as engine:
         record(engine, events)
         if rolled:
             engine.trigger_aggregation()
@@ -194,8 +194,8 @@ def weighted(events, rolled):
         assert engine.user("ann").exact is all(actor(event) != "ann" for event in weighted)
 
 
-def forgotten(events, rolled):
-    with opened() as engine:
+def forgotten(events, rolled, **place):
+    with opened(**place) as engine:
         record(engine, events)
         if rolled:
             engine.trigger_aggregation()

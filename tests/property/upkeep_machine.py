@@ -41,6 +41,7 @@ QUARTER = timedelta(minutes=15)
 TURNS = {"roll_up": 8, "prune": 5, "restart": 2, "crash": 3, "forget": 2, "back_up": 3, "restore": 4, "ask": 4,
          "hold": 2, "set_thresholds": 1, None: 10}  # fmt: skip
 CROWDED = TURNS | {None: 0}
+SERVED = {what: often for what, often in TURNS.items() if what not in ("crash", "back_up", "restore")}
 
 
 def questions(zones):
@@ -179,8 +180,11 @@ class Upkeep(RuleBasedStateMachine):
         self.open()
 
     def open(self):
+        server = os.environ.get("UPKEEP_POSTGRES")
+        url = f"{server}&schema=u{self.home.name[-8:].lower()}" if server else str(self.folder / "x.duckdb")
         self.engine = gnomon.open(
-            self.folder / "x.duckdb", clock=self.clock, timezones=self.zones, rollup_lag_seconds=0, threads=1,
+            url, data_dir=str(self.folder) if server else "", clock=self.clock, timezones=self.zones,
+            rollup_lag_seconds=0, threads=1,
             checkpoint_seconds=1_000.0, flush_seconds=1_000.0, backup_days=4, sampling=self.sampled, sampling_low=60.0,
             sampling_high=120.0, sampling_rate=RATE, sampling_floor_per_source=1,
         )  # fmt: skip
@@ -283,7 +287,9 @@ class Upkeep(RuleBasedStateMachine):
         if not self.sampled or not waiting:
             return None
         names = ", ".join(f"'{row['id']}'" for row in waiting) or "''"
-        found = self.engine._hold.store.ask([f"SELECT id_text, weight FROM events WHERE id_text IN ({names})"], 60.0)
+        found = self.engine._own_or_refuse().ask(
+            [f"SELECT id_text, weight FROM events WHERE id_text IN ({names})"], 60.0
+        )
         return dict(found[0].rows)
 
     def weigh(self, row, weight):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -51,13 +51,41 @@ def feed(engine: AnalyticsEngine, events: Iterable[Event], project: str | None =
     engine.flush()
 
 
-def in_files(folder: Path) -> Callable[[str], dict[str, Any]]:
-    """What `gnomon.open` is told for the embedded store of a name."""
-    return lambda name: {"url": folder / f"{name}.duckdb"}
+#: What the copy of a store takes over; its books and its journal are its own.
+_TABLES = ("events", "samples", "weighted", "rolled", "people", "activity", "active_days", "sightings", "rolled_up",
+           "pruned")  # fmt: skip
 
 
 @contextmanager
-def opened(place: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, World]]:
+def copied(worlds: dict[str, World], postgres: Any, folder: Path) -> Iterator[dict[str, World]]:
+    """The same rows in PostgreSQL, each world with an engine of its own."""
+    with ExitStack() as stack:
+        found = {}
+        for name, world in worlds.items():
+            settings = world.engine.settings.but(database_url=postgres.url(), data_dir=str(folder / name))
+            engine = stack.enter_context(gnomon.open(settings=settings, clock=world.clock))
+            copy_rows(world.engine, postgres, settings.database_url.partition("schema=")[2])
+            found[name] = World(engine, world.oracle, world.clock)
+        yield found
+
+
+def copy_rows(engine: AnalyticsEngine, postgres: Any, schema: str) -> None:
+    """Bring every row of an embedded store into an empty schema, with its data version."""
+    held = engine._own_or_refuse()._connection.cursor()
+    with postgres.connect() as con:
+        con.execute(f"SET search_path = {schema}")
+        for table in _TABLES:
+            columns = [column[0] for column in held.execute(f"SELECT * FROM store.{table} LIMIT 0").description]
+            with con.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+                for row in held.execute(f"SELECT * FROM store.{table}").fetchall():
+                    copy.write_row(row)
+        version = engine._own_or_refuse().data_version()
+        con.execute("UPDATE state SET value = %s WHERE key = 'version'", [str(version)])
+        con.execute("ANALYZE")
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[dict[str, World]]:
     """Three engines: `plain` with both files and made-up rows of weight 1, `weighted` with the log and made-up rows
     that stand for several, `far` with rows from before 1990."""
     access, commits = list(access_events()), list(commit_events())
@@ -66,9 +94,9 @@ def opened(place: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, World]]
     old = list(made_events(3, weighted=True, clusters=FAR_CLUSTERS))
     clock = Clock()
     with (
-        gnomon.open(**place("plain"), clock=clock) as plain,
-        gnomon.open(**place("weighted"), clock=clock, project="weighted") as weighted,
-        gnomon.open(**place("far"), clock=clock) as far,
+        gnomon.open(folder / "plain.duckdb", clock=clock) as plain,
+        gnomon.open(folder / "weighted.duckdb", clock=clock, project="weighted") as weighted,
+        gnomon.open(folder / "far.duckdb", clock=clock) as far,
     ):
         feed(plain, [*access, *commits])
         feed(plain, itertools.chain(*heavy[:4]), project="a stranger")

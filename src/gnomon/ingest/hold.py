@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
-from gnomon.ingest.journal import Journal
+from gnomon.ingest.journal import SHARED, Journal
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
 from gnomon.ingest.writer import Writer
@@ -40,6 +40,7 @@ log = logging.getLogger("gnomon.hold")
 
 #: How often a process that only records looks whether the owner is gone.
 TAKE_OVER_SECONDS = 2.0
+LOOK_SECONDS = 1.0  #: how often a process looks what was kept elsewhere for all processes of a store on a server
 POLL_SECONDS = 0.05  #: how often a process that does not drain looks whether its own events have arrived
 DATA_DIR = "gnomon-data"  #: in the working directory: what lies beside a store that is no file
 KEPT_STORE = "store"  #: the kept value of a journal that names the database it belongs to
@@ -58,7 +59,7 @@ def take_hold(settings: Settings) -> Hold:
     with _OPENING:
         if path is None:
             return Hold(settings, None)
-        file = _beside_server(settings) if served(path) else _checked(path)
+        file = _made(file_of(settings)) if served(path) else _checked(path)
         shared = _HELD.get(file)
         if shared is None:
             shared = _HELD[file] = Hold(settings, file)
@@ -80,10 +81,11 @@ class Hold:
         self.store: Store | None = None
         self.writer: Writer | None = None
         self.upkeep = threading.Lock()  #: held by whoever makes or restores a backup: one at a time
+        self._changing = threading.RLock()
         self._taking = threading.Lock()
         self._next_try = 0.0
         self.collectors: weakref.WeakSet[Collector] = weakref.WeakSet()  #: of this process, for their heartbeats
-        self._next_beat = 0.0
+        self._next_beat = self._next_look = 0.0
         #: What has to be done before the audit of an erasure: names that wait in memory must be found by it.
         self.before_erasing: list[Callable[[], object]] = []
         self.watch: Any = None  #: of upkeep.alerts, once somebody looks for alerts
@@ -96,6 +98,8 @@ class Hold:
         owned = self._lock.acquire()
         try:
             self.journal: Journal = open_journal(journal_file, settings, repair=owned)
+            if self.served:
+                self.journal.share = self._share
             if owned:
                 self._open_store()
         except BaseException as error:
@@ -131,13 +135,13 @@ class Hold:
             with self._taking:
                 if self.store is None:
                     if self._waiting is not None:
-                        raise self._waiting.error
+                        raise self._waiting.refusal()
                     if self._inherited or not self._lock.acquire():
                         return self._to_ask()
                     self._open_store()
         if self.store is None:
             assert self._waiting is not None
-            raise self._waiting.error
+            raise self._waiting.refusal()
         if self.writer is not None and self.writer.catching_up:
             raise StoreUnavailable(
                 "the store fell back to its last checkpoint and is being filled again from the journal",
@@ -168,6 +172,24 @@ class Hold:
             time.sleep(POLL_SECONDS)
         return True
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While no other thread, and of a store on a server no other process, does upkeep on it: two that roll up the
+        same rows at the same time would count them twice."""
+        with self._changing, self.store.alone() if isinstance(self.store, Served) else nullcontext():
+            self._take_kept()  # a legal hold that was set elsewhere a moment ago
+            yield
+
+    def _share(self, key: str, value: str) -> None:
+        store = self.own()
+        assert isinstance(store, Served)
+        store.keep(key, value)
+
+    def _take_kept(self) -> None:
+        store: object = self.store
+        if isinstance(store, Served):
+            _take_kept(store, self.journal)
+
     def durable(self, positions: list[int], batches: list[Batch]) -> None:
         """Batches of this process are in the journal: hand them to the writer, here or wherever it is."""
         if self.writer is not None:
@@ -187,6 +209,12 @@ class Hold:
 
         The writer's thread calls it all the time: an owner needs no thread of its own for this.
         """
+        if self.served and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            try:
+                self._take_kept()
+            except GnomonError as error:
+                log.debug("what was kept elsewhere could not be looked at: %s", error.code)
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + self.settings.heartbeat_seconds / 4
@@ -298,16 +326,16 @@ class Hold:
         never_destroy(self.store, self.writer, self._asking, self._waiting)
         self.store = self.writer = self.watch = self._asking = self._waiting = None
         self._temporary = False
-        self._taking = threading.Lock()
+        self._taking, self._changing = threading.Lock(), threading.RLock()
         self._lock.release()
         never_destroy(*self.journal.after_fork())
 
 
 class Waiting:
-    """A thread that tries to open a store until it can be reached. `error` says why it could not be, lately."""
+    """A thread that tries to open a store until it can be reached."""
 
     def __init__(self, open_it: Callable[[], None], error: GnomonError) -> None:
-        self.error = error
+        self._error = error
         self._open_it = open_it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gnomon-waiting", daemon=True)
@@ -320,9 +348,13 @@ class Waiting:
                 self._open_it()
                 return
             except GnomonError as error:
-                if error.code != self.error.code:
+                if error.code != self._error.code:
                     log.error("the store cannot be opened, recording goes on into the journal: %s", error)
-                self.error, wait = error, min(5.0, wait * 2)
+                self._error, wait = error, min(5.0, wait * 2)
+
+    def refusal(self) -> StoreUnavailable:
+        """Why it could not be opened when it was last tried."""
+        return StoreUnavailable(self._error.message, remedy=self._error.remedy, code=self._error.code)
 
     def stop(self) -> None:
         """End the thread."""
@@ -330,15 +362,22 @@ class Waiting:
         self._thread.join()
 
 
-def _beside_server(settings: Settings) -> Path:
-    """The name of the files that belong to a store on a server; they lie in `data_dir`."""
-    folder = Path(os.path.realpath(settings.data_dir or DATA_DIR))
-    name = served_name(settings.database_url)
+def file_of(settings: Settings) -> Path | None:
+    """The file of a store, beside which everything else of it lies; one that is never made where a server keeps the
+    store (its name in `data_dir`); None for a store in memory."""
+    path = store_path(settings.database_url)
+    if path is None or not served(path):
+        return None if path is None else Path(os.path.realpath(path))
+    return Path(os.path.realpath(settings.data_dir or DATA_DIR)) / served_name(path)
+
+
+def _made(file: Path | None) -> Path:
+    assert file is not None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable("data_dir cannot be made", remedy="Make it, or set another data_dir.") from error
-    return folder / name
+    return file
 
 
 def _check_same(store: Served, journal: Journal) -> None:
@@ -352,6 +391,19 @@ def _check_same(store: Served, journal: Journal) -> None:
         )
     if known != store.store_id:
         journal.keep(KEPT_STORE, store.store_id)
+    there = _take_kept(store, journal)
+    for key, value in journal.all_kept().items():
+        if key.startswith(SHARED) and key not in there:
+            store.keep(key, value)  # kept before the database was, or in the one before it
+
+
+def _take_kept(store: Served, journal: Journal) -> dict[str, str]:
+    """Keep here what was kept elsewhere for every process of a store on a server; returns that."""
+    here, there = journal.all_kept(), store.all_kept()
+    for key, value in there.items():
+        if here.get(key) != value:
+            journal.keep_here(key, value)
+    return there
 
 
 def _checked(path: str) -> Path:

@@ -17,6 +17,8 @@ from gnomon.timerange import US_DAY
 
 #: A batch that waits longer than this in the journal points at a store that does not keep up.
 MOST_WAITING_BATCHES = 1_000
+#: So many events outside of the partitions of their months say that those could not be made.
+MOST_UNSORTED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "audit_entries_waiting": audit["waiting"],
         "audit_entries_lost": audit["lost"],
     }
+    _judge_server(health, described)
     if not described["readable"]:
         health.findings.append(
             Finding("the store file is damaged", "Close the engine and open it again; see operations.md.")
@@ -109,6 +112,27 @@ def _judge(health: Health, books: Books, lag: int, damaged: Sequence[Path], free
         )
     if free_bytes < 256 * 1024**2:
         health.findings.append(Finding("less than 256 MiB are free on the disk of the store", "Free disk space."))
+
+
+def _judge_server(health: Health, described: dict[str, Any]) -> None:
+    """What only a database server can have wrong."""
+    if described.get("events_estimated"):
+        health.facts["events"] = f"about {described['events']:,} (an estimate of the database)"
+    if not described.get("fsync", True):
+        health.findings.append(
+            Finding("the database does not wait for its disk (fsync = off)", "Set fsync = on in its settings.")
+        )
+    if described.get("standby"):
+        health.findings.append(
+            Finding("the database is a standby, which takes nothing", "Name the primary in the store's URL.")
+        )
+    if described.get("default_partition_rows", 0) > MOST_UNSORTED:
+        health.findings.append(
+            Finding(
+                f"{described['default_partition_rows']:,} events are in no partition of a month, which is slow",
+                "End questions that run for minutes; it is mended by itself at a checkpoint.",
+            )
+        )
 
 
 def _judge_audit(health: Health, audit: dict[str, int]) -> None:

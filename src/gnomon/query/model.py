@@ -245,6 +245,10 @@ def check_pattern(pattern: str) -> None:
 
 _ESCAPE_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\[:\w+:\]|\\.|[^\]\\])*\]", re.DOTALL)
 _POSSESSIVE = re.compile(r"(?:[*+?]|\{\d+(?:,\d*)?\})\+")
+#: The names that a class may have within it.
+_NAMED_CLASS = re.compile(
+    r"\[:(?:alnum|alpha|ascii|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit):\]"
+)
 _WARNED_OF = re.compile(r"(?!^)\[|&&|\|\||~~|--")
 
 
@@ -253,6 +257,9 @@ def _for_python(pattern: str) -> str:
     rest = _ESCAPE_OR_CLASS.sub("a", pattern)
     if "[" in rest:
         raise _bad_pattern("has a class that does not end")
+    for found in _ESCAPE_OR_CLASS.finditer(pattern):
+        if found[0].startswith("[") and re.search(r"\[:.*:", _NAMED_CLASS.sub("", found[0][1:]), re.DOTALL):
+            raise _bad_pattern("names a class that is not known")
     if _POSSESSIVE.search(rest):
         raise _bad_pattern("has a possessive repetition")
     return _ESCAPE_OR_CLASS.sub(lambda found: "[a]" if _WARNED_OF.search(found[0]) else found[0], pattern)

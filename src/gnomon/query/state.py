@@ -92,7 +92,8 @@ class _StateCompiler(Compiler):
         bins.group_by(*[exp.Literal.number(i + 1) for i in range(len(dims) + 1)], copy=False)
         names = ", ".join(self._names("d"))
         over = f"PARTITION BY {names}" if names else ""
-        read = {i: value_of(f"MIN(CASE WHEN reached >= {q.q * (1 - 1e-12)!r} * total THEN bin END)") for i, q in asked}
+        bins_of = {i: f"MIN(CASE WHEN reached >= {q.q * (1 - 1e-12)!r} * total THEN bin END)" for i, q in asked}
+        read = {i: value_of(found, self.dialect.real) for i, found in bins_of.items()}
         columns = [f"{read.get(i, self.dialect.no_number)} AS {name}" for i, name in enumerate(self._names("m"))]
         columns += [f"{self.dialect.no_number} AS {name}" for name in self._names("e")]
         run = f"SELECT *, SUM(w) OVER ({over} ORDER BY bin) AS reached, SUM(w) OVER ({over}) AS total FROM bins"

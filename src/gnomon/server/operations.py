@@ -92,8 +92,10 @@ def _health(service: Service) -> Response:
     home, told = service.projects.home, {"status": "ok", "live": True, "ready": True, "answers": True}
     try:
         home._journal.last_position()
-        home._own_or_refuse()
+        store = home._own_or_refuse()
+        if home._hold.served:
+            store.data_version()  # the database has to be there to answer, and need not be to take events
     except GnomonError as error:
-        ready = error.code == "store-busy"
+        ready = error.code == "store-busy" or home._hold.served
         told |= {"status": "ok" if ready else error.code, "ready": ready, "answers": False}
     return json_answer(told, 200 if told["ready"] else 503)

@@ -194,19 +194,23 @@ DUCKDB = Dialect(
 _BELOW = 1 - 1e-12
 #: What stands for a space in RE2, but not in PostgreSQL, which takes the vertical tab as well.
 _SPACES = r" \t\n\f\r"
-_ESCAPE_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\[:\w+:\]|\\.|[^\]\\])*\]", re.DOTALL)
+#: A brace that begins no repetition stands for itself in RE2.
+_PARTS = re.compile(r"\\.|\[\^?\]?(?:\[:\w+:\]|\\.|[^\]\\])*\]|\{\d+(?:,\d*)?\}|\{", re.DOTALL)
+_IN_CLASS = re.compile(r"\[:\w+:\]|\\.|\[", re.DOTALL)
+_OUTSIDE = {r"\s": f"[{_SPACES}]", r"\S": f"[^{_SPACES}]", "{": r"\{"}
+#: `[.` and `[=` begin something in a class of PostgreSQL only.
+_INSIDE = {r"\s": _SPACES, r"\S": r"\S\v", "[": r"\["}
 
 
 def _pattern(pattern: str) -> str:
     """An RE2 pattern that `query.model.check_pattern` lets through, for PostgreSQL."""
 
-    def spaces(found: re.Match[str]) -> str:
-        text = found[0]
-        if text.startswith("["):
-            return re.sub(r"\\.", lambda inner: _SPACES if inner[0] == r"\s" else inner[0], text, flags=re.DOTALL)
-        return {r"\s": f"[{_SPACES}]", r"\S": f"[^{_SPACES}]"}.get(text, text)
+    def read(found: re.Match[str]) -> str:
+        if not found[0].startswith("["):
+            return _OUTSIDE.get(found[0], found[0])
+        return "[" + _IN_CLASS.sub(lambda inner: _INSIDE.get(inner[0], inner[0]), found[0][1:])
 
-    return _ESCAPE_OR_CLASS.sub(spaces, pattern)
+    return _PARTS.sub(read, pattern)
 
 
 def _moment(us: exp.Expr) -> exp.Expr:
@@ -240,7 +244,8 @@ def _count_where(condition: exp.Expr) -> exp.Expr:
 def _search(text: exp.Expr, pattern: str) -> exp.Expr:
     from sqlglot import exp
 
-    return exp.RegexpLike(this=text, expression=_literal(_pattern(pattern)))
+    plain = exp.Collate(this=text, expression=exp.Identifier(this="C", quoted=True))  # classes are of ASCII, as RE2's
+    return exp.RegexpLike(this=plain, expression=_literal(_pattern(pattern)))
 
 
 def _whole_part(value: exp.Expr, by: int) -> exp.Expr:
@@ -272,5 +277,5 @@ POSTGRES = Dialect(
     rollups=rollups_postgres.POSTGRES,
     real="DOUBLE PRECISION",
     huge="DECIMAL(38, 0)",
-    no_number="NULL::numeric",
+    no_number="CAST(NULL AS DECIMAL)",
 )

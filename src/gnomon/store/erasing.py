@@ -70,22 +70,17 @@ def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
     """Make the person's rows anonymous, or delete them, and remove them from all other tables."""
     me, own, foreign = quoted(project), own_rows(project, who), foreign_rows(project, who)
     person = f"(SELECT number FROM people WHERE project = {me} AND {_any_of('actor', who)})"
-    kept = ", ".join(_KEPT)
-    names = f"project, id, id_text, version, {kept}, device_id, session_id, user_id, domain, endpoint, error_code, "
-    blank = ", ".join(["NULL"] * len(_BLANK))
-    told = ", ".join(_renamed(who, name) if name in _NAMES else name for name in _KEPT)
-    anonymous = f"SELECT project, {_ID}, NULL, version, {told}, {blank} FROM events WHERE {own}"
-    others = (
-        f"SELECT project, {_ID}, NULL, version, {told}, {_unless(who, 'device_id', _is)}, "
-        f"{_unless(who, 'session_id', _is)}, user_id, {_renamed(who, 'domain')}, "
-        f"{_unless(who, 'endpoint', _segment)}, {_renamed(who, 'error_code')}, "
-        f"{_unless(who, 'properties', _names)} FROM events WHERE {foreign}"
-    )
+    names = ["project", "id", "id_text", "version", *_KEPT, *_BLANK]
+    renamed = {name: _renamed(who, name) for name in _NAMES}
+    anonymous = _rows(names, renamed | dict.fromkeys(("id_text", *_BLANK), "NULL") | {"id": _ID}, own)
+    gone = renamed | {name: _renamed(who, name) for name in ("domain", "error_code")}
+    gone |= {name: _unless(who, name, says) for name, says in _NAMING.items()}
+    others = _rows(names, gone | {"id": _ID, "id_text": "NULL"}, foreign)
     rows = others if delete else f"{anonymous} UNION ALL {others}"
     steps = [
         f"CREATE TEMP TABLE anonymous AS {rows}",
         f"DELETE FROM events WHERE ({own}) OR ({foreign})",
-        f"INSERT INTO events ({names}properties) SELECT * FROM anonymous",
+        f"INSERT INTO events ({', '.join(names)}) SELECT * FROM anonymous",
         "DROP TABLE anonymous",
         f"DELETE FROM activity WHERE project = {me} AND person IN {person}",
         f"DELETE FROM active_days WHERE project = {me} AND person IN {person}",
@@ -104,6 +99,11 @@ def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
         booked = f"SELECT {me}, 'event', source, 'erased', '', count(*) FROM events WHERE {own} GROUP BY source"
         steps.insert(0, f"INSERT INTO books {booked}")
     return steps
+
+
+def _rows(names: Sequence[str], other: dict[str, str], where: str) -> str:
+    words = ", ".join(f"{other[name]} AS {name}" if name in other else name for name in names)
+    return f"SELECT {words} FROM events WHERE {where}"
 
 
 def whole_types(edges: dict[str | None, int], start_us: int) -> str | None:
@@ -193,6 +193,10 @@ def _rename(table: str, project: str, who: Traces, columns: Sequence[str]) -> st
 
 def _unless(who: Traces, column: str, says: Callable[[Traces, str], str]) -> str:
     return f"CASE WHEN {says(who, column)} THEN NULL ELSE {column} END"
+
+
+#: Columns in which a row of somebody else may name the person, and how.
+_NAMING = {"device_id": _is, "session_id": _is, "endpoint": _segment, "properties": _names}
 
 
 def _samples(project: str, who: Traces) -> str:

@@ -39,9 +39,11 @@ def bucket_of(value: str) -> str:
     return f"CASE WHEN {value} > 0 THEN ceil(ln({value}) / {LOG_BASE!r})::INTEGER ELSE {ZERO_BUCKET} END"
 
 
-def value_of(bucket: str) -> str:
-    """The value that stands for a bucket, as SQL: within the relative error of everything in it."""
-    return f"CASE WHEN {bucket} = {ZERO_BUCKET} THEN 0 ELSE exp({bucket} * {LOG_BASE!r} + {log(1 - ERROR)!r}) END"
+def value_of(bucket: str, real: str) -> str:
+    """The value that stands for a bucket, as SQL: within the relative error of everything in it. `real` is the type
+    of doubles, as an exponential of decimals is slow and no double."""
+    exponent = f"CAST({bucket} AS {real}) * {LOG_BASE!r} + {log(1 - ERROR)!r}"
+    return f"CASE WHEN {bucket} = {ZERO_BUCKET} THEN 0 ELSE exp({exponent}) END"
 
 
 def kept_by(rollup: str) -> tuple[str, ...]:

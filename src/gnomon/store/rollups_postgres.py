@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gnomon.store.rollups import ACTIVITY, DIMENSIONS, MEASURES, QUARTER, Days, Rollups, bucket_of, kept_by
 from gnomon.store.texts import quoted
-from gnomon.timerange import US_DAY
+from gnomon.timerange import US_DAY, US_MINUTE
 
 _SUMS = {"n": "sum", "v": "sum"} | {
     f"{name}_{part}": part if part in ("min", "max") else "sum"
@@ -19,16 +19,25 @@ _SUMS = {"n": "sum", "v": "sum"} | {
 }
 _KEYS = ("project", "rollup", "tier", "ts", *DIMENSIONS)
 _COLUMNS = ", ".join([*_KEYS, *_SUMS, "duration_ms_at", "duration_ms_w"])
+_ROOM = "SET LOCAL work_mem = '128MB'"  #: else what is grouped is sorted on the disk, which takes three times as long
 _FRESH = ("CREATE TEMP TABLE fresh (LIKE rolled) ON COMMIT DROP",)
 
 
 def _stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
            days: Sequence[Days] = ()) -> list[str]:  # fmt: skip
-    steps = [*_FRESH]
+    """Raw rows are grouped once for each rollup, by its dimensions, bucket and bin; hours and days are made of that."""
+    steps = [_ROOM, *_FRESH]
     for rollup in rollups:
-        steps.append(_into("fresh", _hours(project, width, rollup, where, weighted=weighted)))
-        hours = f"(SELECT * FROM fresh WHERE rollup = {quoted(rollup)} AND tier = 'hour') AS hours"
-        steps += [_into("fresh", _regrouped(_placed(hours, each))) for each in days]
+        kept = kept_by(rollup)
+        told = {"project": quoted(project), "rollup": quoted(rollup)}
+        steps += [
+            f"CREATE TEMP TABLE parts ON COMMIT DROP AS {_parts(project, width, kept, where, weighted=weighted)}",
+            _into("fresh", _together("SELECT *, duration_ms_has AS w FROM parts", kept, told | {"tier": "'hour'"})),
+        ]
+        for each in days:
+            rows = _placed_parts(each, kept)
+            steps.append(_into("fresh", _together(rows, kept, told | {"tier": quoted(each.tier)})))
+        steps.append("DROP TABLE parts")
     return steps
 
 
@@ -66,21 +75,33 @@ def _into(table: str, rows: str) -> str:
     return f"INSERT INTO {table} ({_COLUMNS}) {rows}"
 
 
-def _hours(project: str, width: int, rollup: str, where: str, *, weighted: bool) -> str:
-    """Raw rows as state, grouped by key and histogram bucket, and then by key."""
-    keys = [f"{name if name in kept_by(rollup) else f'NULL::{_type(name)}'} AS {name}" for name in DIMENSIONS]
+def _parts(project: str, width: int, kept: Sequence[str], where: str, *, weighted: bool) -> str:
+    """Raw rows as state, grouped by bucket of time, the dimensions of a rollup, and histogram bucket."""
     at = f"make_timestamp(divide(epoch_us(ts), {width}) * {width}) AS ts"
-    if width % 60_000_000 == 0 and US_DAY % width == 0:  # a third of the time, to the same end
-        at = f"date_bin('{width // 60_000_000} minutes', ts, timestamp '1970-01-01') AS ts"
-    told = f"{quoted(project)} AS project, {quoted(rollup)} AS rollup, 'hour' AS tier"
+    if width % US_MINUTE == 0 and US_DAY % width == 0:  # half the time, to the same end
+        at = f"date_bin('{width // US_MINUTE} minutes', ts, timestamp '1970-01-01') AS ts"
     bin_ = f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END AS bin"
     parts = _weighted() if weighted else _counted()
-    groups = ", ".join(str(place + 1) for place in range(len(DIMENSIONS) + 2))
-    rows = (
-        f"SELECT {at}, {', '.join(keys)}, {bin_}, {', '.join(parts)} FROM events "
+    groups = ", ".join(str(place + 1) for place in range(len(kept) + 2))
+    return (
+        f"SELECT {at}, {', '.join(kept)}, {bin_}, {', '.join(parts)} FROM events "
         f"WHERE project = {quoted(project)} AND {where} GROUP BY {groups}"
     )
-    return _together(f"SELECT {told}, parts.*, duration_ms_has AS w FROM ({rows}) AS parts")
+
+
+def _placed_parts(days: Days, kept: Sequence[str]) -> str:
+    """Parts of buckets as parts of their local days."""
+    keys = ", ".join(["d.start", *kept, "bin"])
+    merged = ", ".join(f"{kind}({name}) AS {name}" for name, kind in _SUMS.items())
+    rows = (
+        f"SELECT {keys}, {merged}, sum(duration_ms_has) AS w FROM (SELECT *, {days.number} AS day FROM parts) AS p "
+        f"JOIN (VALUES {_pairs(days)}) AS d(number, start) ON p.day = d.number GROUP BY {keys}"
+    )
+    return f"SELECT make_timestamp(start) AS ts, r.* FROM ({rows}) AS r"
+
+
+def _pairs(days: Days) -> str:
+    return ", ".join(f"({number}, {start})" for number, start in days.starts)
 
 
 def _counted() -> list[str]:
@@ -114,12 +135,11 @@ def _type(dimension: str) -> str:
 
 def _placed(hours: str, days: Days) -> str:
     """Hours with the start of their local day instead of their own."""
-    pairs = ", ".join(f"({number}, {start})" for number, start in days.starts)
     names = ", ".join(["project", "rollup", f"{quoted(days.tier)} AS tier", "make_timestamp(d.start) AS ts",
                        *DIMENSIONS, *_SUMS, "duration_ms_at", "duration_ms_w"])  # fmt: skip
     return (
         f"SELECT {names} FROM (SELECT *, {days.number} AS day FROM {hours}) AS f "
-        f"JOIN (VALUES {pairs}) AS d(number, start) ON f.day = d.number"
+        f"JOIN (VALUES {_pairs(days)}) AS d(number, start) ON f.day = d.number"
     )
 
 
@@ -135,13 +155,19 @@ def _regrouped(rows: str) -> str:
     return f"WITH states AS ({rows}) {_together(added)}"
 
 
-def _together(parts: str) -> str:
-    """Rows of `(key, bin)` with state and a weight `w` of the bin as one row of state for each key."""
-    keys, there = ", ".join(_KEYS), "FILTER (WHERE bin IS NOT NULL)"
+def _together(parts: str, kept: Sequence[str] = DIMENSIONS, told: dict[str, str] | None = None) -> str:
+    """Rows of `(key, bin)` with state and a weight `w` of the bin as one row of state for each key.
+
+    Of the key, what is `told` or not `kept` is the same for all of them. Bins stand in any order: to order them would
+    mean to sort the rows by their keys, where they now are hashed.
+    """
+    other = {name: f"NULL::{_type(name)}" for name in DIMENSIONS if name not in kept} | (told or {})
+    keys = ", ".join(f"{other[name]} AS {name}" if name in other else name for name in _KEYS)
+    groups, there = ", ".join(name for name in _KEYS if name not in other), "FILTER (WHERE bin IS NOT NULL)"
     merged = ", ".join(f"{kind}({name}) AS {name}" for name, kind in _SUMS.items())
     return (
-        f"SELECT {keys}, {merged}, array_agg(bin ORDER BY bin) {there} AS duration_ms_at, "
-        f"array_agg(w ORDER BY bin) {there} AS duration_ms_w FROM ({parts}) AS p GROUP BY {keys}"
+        f"SELECT {keys}, {merged}, array_agg(bin) {there} AS duration_ms_at, array_agg(w) {there} AS duration_ms_w "
+        f"FROM ({parts}) AS p GROUP BY {groups}"
     )
 
 

@@ -135,7 +135,11 @@ def take(hold: Hold, store: Store, scratch: Path) -> Taken:
     """Copy one moment of the store, the settings kept in the journal, and the audit beside the store."""
     assert hold.writer is not None
     if not isinstance(store, Copying):
-        raise InvalidValue("this kind of store cannot be copied", remedy="Use its own backup.", code="bad-store")
+        raise InvalidValue(
+            "a store on a database server is not copied by Gnomon",
+            remedy="Back the database up with pg_dump or continuous archiving, and data_dir as files.",
+            code="bad-store",
+        )
     writer, journal = hold.writer, hold.journal
     if not writer.wait_for(journal.last_position(), WAIT_SECONDS):
         raise StoreUnavailable(

@@ -58,7 +58,7 @@ class Keeping(Safekeeping, Alerting):
         now, until = self.clock(), None
         if time_range is not None:
             until = resolve_range(time_range, now=now, zone=self.zone).end_us
-        with self._audited("trigger_aggregation") as note:
+        with self._audited("trigger_aggregation") as note, self._hold.alone():
             report = roll_up(store, writer, self.settings, to_us(now), until)
             note.rows = report.events
         return report
@@ -93,7 +93,7 @@ class Keeping(Safekeeping, Alerting):
         store, writer = self._owned()
         from gnomon.upkeep.retention import prune
 
-        with self._audited("prune") as note:
+        with self._audited("prune") as note, self._hold.alone():
             note.detail = {"dry_run": dry_run}
             report = prune(store, writer, self.settings, self.get_retention_policy(), self.clock(), dry_run)
             note.rows = report.raw + report.hourly + report.daily + report.samples
@@ -124,7 +124,7 @@ class Keeping(Safekeeping, Alerting):
         from gnomon.upkeep.erasure import forget
         from gnomon.upkeep.retention import check_hold
 
-        with self._audited("forget") as note:
+        with self._audited("forget") as note, self._hold.alone():
             note.detail = {"people": [Person(user_id)], "delete_events": delete_events}
             check_hold(self.get_retention_policy(), self.clock())
             self.flush()

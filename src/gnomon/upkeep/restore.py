@@ -47,7 +47,11 @@ def restore(hold: Hold, store: Store, path: str, settings: Settings, step: Step)
     started = time.perf_counter()
     keys = Keys(settings.backup_key_file) if settings.backup_key_file else None
     if not isinstance(store, Copying):
-        raise InvalidValue("this kind of store cannot be restored", remedy="Use its own restore.", code="bad-store")
+        raise InvalidValue(
+            "a store on a database server is not restored by Gnomon",
+            remedy="Restore the database with its own means, see docs/postgresql.md.",
+            code="bad-store",
+        )
     with one_at_a_time(hold) as scratch:
         step("fetching the archive")
         file = _fetched(path, hold, scratch)

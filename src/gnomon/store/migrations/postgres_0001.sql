@@ -12,9 +12,13 @@ CREATE TABLE events (
 ) PARTITION BY RANGE (ts);
 -- Months get partitions of their own as they come (gnomon.store.postgres.months); what finds none is here.
 CREATE TABLE events_default PARTITION OF events DEFAULT;
--- The id stands before the time, so that the same id is found whatever time it came with.
-CREATE UNIQUE INDEX events_once ON events (project, id, ts, id_text) NULLS NOT DISTINCT;
-CREATE INDEX events_by_time ON events (project, ts);
+-- Also what the questions find a span of time by.
+CREATE UNIQUE INDEX events_once ON events (project, ts, id, id_text) NULLS NOT DISTINCT;
+-- The same id with another time is looked for by it.
+CREATE INDEX events_by_id ON events (id);
+-- One person: the timeline, and forgetting.
+CREATE INDEX events_by_user ON events (project, user_id) WHERE user_id IS NOT NULL;
+CREATE INDEX events_by_device ON events (project, device_id) WHERE user_id IS NULL AND device_id IS NOT NULL;
 -- Rows come in by version, so that a page range of the table holds few of them: late rows are found by it.
 CREATE INDEX events_by_version ON events USING brin (version) WITH (autosummarize = on, pages_per_range = 32);
 -- Which months hold rows, and when the last of them came in, up to the next full hour.

@@ -41,8 +41,10 @@ log = logging.getLogger("gnomon.store.postgres")
 
 Answer = TypeVar("Answer")
 
+KEPT = "kept:"  #: of the keys of the state that hold what every process has to know
 TRIES = 5  #: of a transaction that met another one
 LOCK_SECONDS = 30.0  #: how long a change waits for one of another process
+ALONE_SECONDS = 60  #: how long upkeep waits for that of another process
 WRITE_SECONDS = 300.0  #: the longest that one write may take
 MERCY_SECONDS = 5.0  #: a server that has not ended a statement so long after its time-out is hung up on
 
@@ -70,6 +72,20 @@ class PostgresStore:
     def is_used(self) -> bool:
         """See `Served.is_used`."""
         return bool(self._asked(["SELECT 1 FROM state WHERE key LIKE 'journal:%'"], 60.0)[0].rows)
+
+    def keep(self, key: str, value: str) -> None:
+        """See `Served.keep`."""
+
+        def put(con: Connection) -> None:
+            con.execute(SET_STATE, [KEPT + key, value])
+            con.execute("COMMIT")
+
+        self._changed(put, LOCK_SECONDS)
+
+    def all_kept(self) -> dict[str, str]:
+        """See `Served.all_kept`."""
+        asked = f"SELECT substr(key, {len(KEPT) + 1}), value FROM state WHERE key LIKE '{KEPT}%'"
+        return dict(self._asked([asked], 60.0)[0].rows)
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -197,11 +213,12 @@ class PostgresStore:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """See `Served.alone`."""
+        """See `Served.alone`. The lock is that of a transaction that does nothing else, so a pooler may be between."""
+        con = connect(self._address)
         try:
-            con = connect(self._address)
             key = f"hashtextextended('gnomon upkeep {self._address.schema}', 0)"
-            con.execute(f"BEGIN; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SELECT pg_advisory_xact_lock({key})")
+            con.execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            con.execute(f"SET LOCAL lock_timeout = '{ALONE_SECONDS}s'; SELECT pg_advisory_xact_lock({key})")
         except psycopg.Error as error:
             close(con)
             raise translated(error, writing=True) from error

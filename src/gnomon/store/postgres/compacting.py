@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 from psycopg import errors, sql
 
@@ -11,10 +13,17 @@ from gnomon.store.postgres.opening import Connection
 
 PREFIX = "touched:"  #: of the keys of the state that name a table which still holds deleted bytes
 LOCK_SECONDS = 60
+LOOK_SECONDS = 0.1
 
 #: The server's own count of this transaction, so that it is noted by the very commit that makes it true.
-_NOTE = f"""INSERT INTO state SELECT '{PREFIX}' || relname, '' FROM pg_stat_xact_user_tables
-WHERE schemaname = current_schema() AND n_tup_upd + n_tup_del > 0 AND relname <> 'state' ON CONFLICT (key) DO NOTHING"""
+_NOTE = f"""INSERT INTO state SELECT '{PREFIX}' || relname, pg_current_xact_id()::text FROM pg_stat_xact_user_tables
+WHERE schemaname = current_schema() AND n_tup_upd + n_tup_del > 0 AND relname <> 'state'
+ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+#: Whoever looks at the database as it was before a transaction: until they end, the server keeps what it deleted.
+_LOOKING_BACK = """SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+AND pid <> pg_backend_pid() AND age(backend_xmin) >= age(%s::text::xid8::xid))
++ (SELECT count(*) FROM pg_prepared_xacts WHERE age(transaction) >= age(%s::text::xid8::xid))
++ (SELECT count(*) FROM pg_replication_slots WHERE age(xmin) >= age(%s::text::xid8::xid))"""
 
 
 def note_touched(con: Connection) -> None:
@@ -25,26 +34,45 @@ def note_touched(con: Connection) -> None:
 def compact_touched(con: Connection, address: Address) -> None:
     """Write the noted tables anew (VACUUM FULL), each in its own transaction; outside of any.
 
-    Questions to a table wait while it is written. Raises `StoreUnavailable` where one cannot be had.
+    Questions that began before are waited for; those to a table wait while it is written. Raises `StoreUnavailable`
+    where that cannot be done within a while: it is done by the next compaction then.
     """
     state = sql.Identifier(address.schema, "state")
     noted = con.execute(
-        sql.SQL("SELECT substr(key, {}) FROM {} WHERE key LIKE {}").format(len(PREFIX) + 1, state, PREFIX + "%")
+        sql.SQL("SELECT substr(key, {}), value FROM {} WHERE key LIKE {} ORDER BY key").format(
+            len(PREFIX) + 1, state, PREFIX + "%"
+        )
     ).fetchall()
-    for (name,) in noted:
+    for name, transaction in noted:
         table = sql.Identifier(address.schema, name)
+        _wait_for_older(con, transaction)
         try:
             con.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_SECONDS}s"))
             con.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(table))
         except errors.UndefinedTable:
             pass
         except psycopg.Error as error:
-            raise StoreUnavailable(
-                "a table could not be written anew, so deleted values are still in its file",
-                code="store-not-compacted",
-                remedy="Run it again; the database user must own the tables, and nothing may hold them for a minute.",
-            ) from error  # fmt: skip
+            raise _not_compacted() from error
         finally:
             if not con.closed:
                 con.execute("RESET lock_timeout")
         con.execute(sql.SQL("DELETE FROM {} WHERE key = {}").format(state, PREFIX + name))
+
+
+def _wait_for_older(con: Connection, transaction: str) -> None:
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        row = con.execute(_LOOKING_BACK, [transaction] * 3).fetchone()
+        if row == (0,):
+            return
+        if time.monotonic() > until:
+            raise _not_compacted()
+        time.sleep(LOOK_SECONDS)
+
+
+def _not_compacted() -> StoreUnavailable:
+    return StoreUnavailable(
+        "a table could not be written anew, so deleted values are still in its file",
+        remedy="End transactions that run for minutes (pg_stat_activity), and do it again as the owner of the tables.",
+        code="store-not-compacted",
+    )

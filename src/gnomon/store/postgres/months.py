@@ -23,7 +23,9 @@ AGAIN_SECONDS = 60.0
 US_DAY = 86_400_000_000
 _BARE = ("user_id", "device_id", "session_id", "id_text", "properties")  #: columns of a person, see postgres_0001.sql
 
-_ATTACHED = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+#: Held by whoever changes the store, until the commit.
+LOCK = "SELECT value::bigint FROM state WHERE key = 'version' FOR UPDATE"
+ATTACHED = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'events'::regclass"""
 _MOVE = """WITH moved AS (DELETE FROM events_default WHERE ts >= '{0}' AND ts < '{1}' RETURNING *)
 INSERT INTO {2} SELECT * FROM moved"""
@@ -59,8 +61,8 @@ class Months:
 
     def _make(self, con: Connection, months: list[datetime]) -> None:
         con.execute(begin(self._address, reading=False, milliseconds=600_000, lock_milliseconds=PATIENCE_MS))
-        con.execute("SELECT pg_advisory_xact_lock(hashtextextended('gnomon months ' || %s, 0))", [self._address.schema])
-        there = {name for (name,) in con.execute(_ATTACHED).fetchall()}
+        con.execute(LOCK)
+        there = {name for (name,) in con.execute(ATTACHED).fetchall()}
         wanted = [month for month in months if name_of(month) not in there]
         for month in wanted:
             name, after = name_of(month), month_after(month)

@@ -20,6 +20,7 @@ from gnomon.store.postgres.address import Address
 from gnomon.store.postgres.faults import of_connecting, translated
 
 KNOWN = 2  #: the newest schema that this version knows
+CHECK_MS = 5_000  #: a server process whose client is gone ends so soon, and holds no old rows any longer
 OLDEST_SERVER = 150_000  #: PostgreSQL 15: the first that takes NULLS NOT DISTINCT
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -60,7 +61,8 @@ def begin(address: Address, *, reading: bool, milliseconds: int, lock_millisecon
     )  # fmt: skip
     return (
         f"BEGIN {kind}; SET LOCAL search_path = {address.schema}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
-        f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; SET LOCAL standard_conforming_strings = on; "
+        f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; "
+        f"SET LOCAL client_connection_check_interval = {CHECK_MS}; SET LOCAL standard_conforming_strings = on; "
         f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}{durable}"
     )
 
@@ -186,7 +188,7 @@ def _run_alembic(con: Connection, address: Address) -> None:
                            pool_reset_on_return=None, _initialize=False)  # fmt: skip
     with engine.connect() as bound:
         config.attributes.update(connection=bound, schema=address.schema)
-        command.upgrade(config, "head")
+        command.upgrade(config, f"{KNOWN:04}")
 
 
 class _Within:

@@ -26,33 +26,30 @@ from gnomon.store.incoming import (
     sealed_entries,
     without_own_repeats,
 )
-from gnomon.store.postgres.months import months_of
+from gnomon.store.postgres.months import ATTACHED, LOCK, months_of, name_of
 from gnomon.store.postgres.opening import KNOWN, Connection
 from gnomon.store.postgres.rows import COLUMNS, EPOCH_US, copy_in, stage, stage_samples
 
 US_HOUR = 3_600_000_000
 
-_SAME_MOMENT = """SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 0 AND s.n <> ALL(%s) AND EXISTS (
-SELECT 1 FROM events e WHERE e.project = s.project AND e.id = s.id AND e.ts = s.ts
-AND e.id_text IS NOT DISTINCT FROM s.id_text)"""
-_LATELY = f"""SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 1 AND s.n <> ALL(%s) AND EXISTS (
-SELECT 1 FROM events e WHERE e.project = s.project AND e.id = s.id AND e.id_text IS NOT DISTINCT FROM s.id_text
-AND e.received_at >= s.received_at - {RECENT_US} * interval '1 microsecond' AND ({{}}))"""
-_INSERT = (
-    f"INSERT INTO events ({COLUMNS}, version) SELECT {COLUMNS}, %s FROM pg_temp.staging WHERE n <> ALL(%s) ORDER BY n"
-)
+#: In one partition. Nothing but the id may choose the index: without statistics (a partition of this minute) others
+#: look as good, and are read from end to end for each row.
+_HELD = f"""EXISTS (SELECT 1 FROM {{}} e WHERE e.id = s.id AND e.id_text IS NOT DISTINCT FROM s.id_text
+AND e.project || '' = s.project AND (e.ts = s.ts OR (s.doubt > 1
+AND e.received_at >= s.received_at - {RECENT_US} * interval '1 microsecond')))"""
+_REPEATS = "SELECT s.n FROM pg_temp.staging s WHERE s.doubt > 0 AND s.n <> ALL(%s::integer[]) AND ({})"
+_INSERT = f"""INSERT INTO events ({COLUMNS}, version)
+SELECT {COLUMNS}, %s FROM pg_temp.staging WHERE n <> ALL(%s::integer[]) ORDER BY n"""
 _SAMPLES = "project, ts, received_at, name, kind, value, labels, id"
 #: As with events: the same id with the same moment, or with another one and received within a day.
 _SAMPLES_KNOWN = f"""SELECT s.n FROM pg_temp.sample_staging s WHERE s.id IS NOT NULL AND EXISTS (
 SELECT 1 FROM samples o WHERE o.project = s.project AND o.id = s.id
 AND (o.ts = s.ts OR o.received_at >= s.received_at - {RECENT_US} * interval '1 microsecond'))"""
 _INSERT_SAMPLES = f"""INSERT INTO samples ({_SAMPLES}, version)
-SELECT {_SAMPLES}, %s FROM pg_temp.sample_staging s WHERE n <> ALL(%s)
+SELECT {_SAMPLES}, %s FROM pg_temp.sample_staging s WHERE n <> ALL(%s::integer[])
 AND NOT (s.doubtful AND EXISTS (SELECT 1 FROM samples o WHERE o.project = s.project AND o.ts = s.ts
 AND o.received_at = s.received_at AND o.name = s.name AND o.kind = s.kind AND o.value = s.value
 AND o.labels IS NOT DISTINCT FROM s.labels))"""
-#: Who wrote first had the lock before; here nobody else has written since.
-_LOCK = "SELECT value::bigint FROM state WHERE key = 'version' FOR UPDATE"
 _STATE = "SELECT key, value FROM state WHERE key = ANY(%s)"
 _MONTHS = "SELECT month FROM months WHERE last_received >= %s"
 _NOTE_MONTHS = """INSERT INTO months VALUES (%s, %s) ON CONFLICT (month)
@@ -144,7 +141,7 @@ class Writing:
 
     def lock(self) -> int:
         """Wait until nobody else changes the store; returns its version."""
-        row = self._con.execute(_LOCK).fetchone()
+        row = self._con.execute(LOCK).fetchone()
         if row is None:
             raise StoreUnavailable(
                 "the tables of the store are gone or not complete", code="store-foreign",
@@ -204,13 +201,8 @@ class Writing:
     def _insert_events(self, work: Work, version: int) -> None:
         if not work.rows:
             return
-        for words in (_SAME_MOMENT, self._lately(work)):
-            if words:
-                self._con.execute(
-                    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
-                )  # one look for each row, whatever the statistics say
-                found = self._con.execute(words, [list(work.left_out)]).fetchall()
-                work.left_out.update((n, "duplicate") for (n,) in found)
+        if work.doubtful:
+            self._look_for_repeats(work)
         done = self._con.execute(_INSERT, [version, list(work.left_out)])
         assert done.rowcount == len(work.rows) - len(work.left_out)
         kept = [row for n, row in enumerate(work.rows) if n not in work.left_out]
@@ -232,18 +224,25 @@ class Writing:
             work.samples_left_out.update(n for (n,) in self._con.execute(_SAMPLES_KNOWN).fetchall())
         self._con.execute(_INSERT_SAMPLES, [version, list(work.samples_left_out)])
 
-    def _lately(self, work: Work) -> str | None:
-        """The search for ids that came with another moment, in the months that had rows since."""
-        received = [row[AT["received_at"]] for row, doubt in zip(work.rows, work.doubts, strict=True) if doubt > 1]
-        if not received:
-            return None
-        found = self._con.execute(_MONTHS, [_moment(min(received) - RECENT_US)]).fetchall()
-        if not found:
-            return None
-        spans = " OR ".join(
-            f"(e.ts >= '{first}' AND e.ts < '{after}')" for first, after in _runs([m for (m,) in found])
+    def _look_for_repeats(self, work: Work) -> None:
+        held = " OR ".join(_HELD.format(name) for name in self._places(work))
+        self._con.execute(
+            "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
         )
-        return _LATELY.format(spans)
+        found = self._con.execute(_REPEATS.format(held), [list(work.left_out)]).fetchall()
+        work.left_out.update((n, "duplicate") for (n,) in found)
+
+    def _places(self, work: Work) -> list[str]:
+        """The partitions that may hold a repeat: those of the rows' own months, of months that had rows in the day
+        before where ids came from outside, and the default one."""
+        looked = [row for row, doubt in zip(work.rows, work.doubts, strict=True) if doubt]
+        months = months_of(map(itemgetter(AT["ts"]), looked))
+        received = [row[AT["received_at"]] for row, doubt in zip(work.rows, work.doubts, strict=True) if doubt > 1]
+        if received:
+            since = _moment(min(received) - RECENT_US)
+            months.update(month for (month,) in self._con.execute(_MONTHS, [since]).fetchall())
+        there = {name for (name,) in self._con.execute(ATTACHED).fetchall()}
+        return ["events_default", *sorted(there & set(map(name_of, months)))]
 
     def _note_months(self, rows: list[Row]) -> None:
         latest: dict[datetime, int] = {}
@@ -301,15 +300,3 @@ def _with_id(sample: Row) -> Row:
 
 def _moment(us: int) -> datetime:
     return datetime(1970, 1, 1) + timedelta(microseconds=us)
-
-
-def _runs(months: list[datetime]) -> list[tuple[datetime, datetime]]:
-    """Months that follow each other as one span."""
-    spans: list[tuple[datetime, datetime]] = []
-    for month in sorted(months):
-        after = (month + timedelta(days=31)).replace(day=1)
-        if spans and spans[-1][1] == month:
-            spans[-1] = (spans[-1][0], after)
-        else:
-            spans.append((month, after))
-    return spans

@@ -1,0 +1,1052 @@
+-- Written by test_golden_sql.py, see there. Times are UTC microseconds; now is 2026-01-15T12:00:00Z.
+
+-- count everything
+-- {"metrics": ["events"]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP);
+
+-- requests by source
+-- {"metrics": ["requests", "success_rate", "mean_duration_ms", "p95_duration_ms"], "dimensions": ["source"]}
+SELECT
+  source AS d0,
+  COUNT(*) FILTER(WHERE
+    type = 'request') AS m0,
+  CAST(COUNT(*) FILTER(WHERE
+    success) AS DOUBLE PRECISION) / NULLIF(COUNT(success), 0) AS m1,
+  CAST(AVG(duration_ms) AS DOUBLE PRECISION) AS m2,
+  PERCENTILE_DISC(0.9499999999990499) WITHIN GROUP (ORDER BY
+    duration_ms) AS m3
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 10001;
+
+-- people and sessions
+-- {"metrics": ["people", "sessions"], "dimensions": ["type"]}
+SELECT
+  type AS d0,
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m0,
+  COUNT(DISTINCT session_id) AS m1
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 10001;
+
+-- derived dimensions
+-- {"metrics": ["events"], "dimensions": ["actor", "status_class", "success"]}
+SELECT
+  COALESCE(user_id, device_id) AS d0,
+  status_code / 100 AS d1,
+  success AS d2,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1,
+  2,
+  3
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC,
+  d1 ASC,
+  d2 ASC
+LIMIT 10001;
+
+-- a series of hours
+-- {"metrics": ["events"], "dimensions": ["time:hour"], "date_range": "24h"}
+SELECT
+  (
+    EPOCH_US(ts)
+  ) / 3600000000 * 3600000000 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-01-14 12:00:00.000001' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- a series of days in a zone of one offset
+-- {"metrics": ["events"], "dimensions": ["time:day"], "date_range": "7d", "timezone": "Asia/Kathmandu"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      20700000000
+    )
+  ) / 86400000000 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-01-08 12:00:00.000001' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- a series of days over a clock change
+-- {"metrics": ["events"], "dimensions": ["time:day"], "date_range": ["2026-03-25", "2026-04-01"], "timezone": "Europe/Paris"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      CASE WHEN ts < CAST('2026-03-29 01:00:00' AS TIMESTAMP) THEN 3600000000 ELSE 7200000000 END
+    )
+  ) / 86400000000 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-03-24 23:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-03-31 22:00:00' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- a series of hours over a clock change
+-- {"metrics": ["events"], "dimensions": ["time:hour"], "date_range": ["2026-03-25", "2026-04-01"], "timezone": "Australia/Lord_Howe"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      39600000000
+    )
+  ) / 3600000000 * 3600000000 - (
+    39600000000
+  ) AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-03-24 13:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-03-31 13:00:00' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- a series of weeks
+-- {"metrics": ["events"], "dimensions": ["time:week"], "date_range": "4w"}
+SELECT
+  (
+    (
+      EPOCH_US(ts)
+    ) / 86400000000 + 3
+  ) / 7 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-12-18 12:00:00.000001' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- a series of months
+-- {"metrics": ["events"], "dimensions": ["time:month"], "date_range": "this_year", "timezone": "America/New_York"}
+SELECT
+  YEAR(
+    MAKE_TIMESTAMP(
+      EPOCH_US(ts) + (
+        CASE
+          WHEN ts < CAST('2026-03-08 07:00:00' AS TIMESTAMP)
+          THEN -18000000000
+          WHEN ts < CAST('2026-11-01 06:00:00' AS TIMESTAMP)
+          THEN -14400000000
+          ELSE -18000000000
+        END
+      )
+    )
+  ) * 12 + MONTH(
+    MAKE_TIMESTAMP(
+      EPOCH_US(ts) + (
+        CASE
+          WHEN ts < CAST('2026-03-08 07:00:00' AS TIMESTAMP)
+          THEN -18000000000
+          WHEN ts < CAST('2026-11-01 06:00:00' AS TIMESTAMP)
+          THEN -14400000000
+          ELSE -18000000000
+        END
+      )
+    )
+  ) - 1 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-01-01 05:00:00' AS TIMESTAMP)
+  AND ts < CAST('2027-01-01 05:00:00' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- a series of quarters
+-- {"metrics": ["events"], "dimensions": ["time:quarter"], "date_range": "this_year"}
+SELECT
+  YEAR(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+    0
+  ))) * 4 + (
+    MONTH(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+      0
+    ))) - 1
+  ) / 3 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-01-01 00:00:00' AS TIMESTAMP)
+  AND ts < CAST('2027-01-01 00:00:00' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- days before 1971
+-- {"metrics": ["events"], "dimensions": ["time:day"], "date_range": ["1970-01-01", "1970-02-01"], "timezone": "America/New_York"}
+SELECT
+  (
+    EPOCH_US(ts) + (
+      604799982000000000
+    )
+  ) / 86400000000 - 7000000 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('1970-01-01 05:00:00' AS TIMESTAMP)
+  AND ts < CAST('1970-02-01 05:00:00' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- hours of the day and days of the week
+-- {"metrics": ["events"], "dimensions": ["time:hour_of_day", "time:day_of_week"], "date_range": "4w"}
+SELECT
+  (
+    (
+      EPOCH_US(ts)
+    ) / 3600000000
+  ) % 24 AS d0,
+  (
+    (
+      (
+        EPOCH_US(ts)
+      ) / 86400000000 + 3
+    )
+  ) % 7 + 1 AS d1,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-12-18 12:00:00.000001' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1,
+  2
+ORDER BY
+  d0 ASC,
+  d1 ASC
+LIMIT 10001;
+
+-- time and source
+-- {"metrics": ["events"], "dimensions": ["time:day", "source"], "date_range": "7d"}
+SELECT
+  (
+    EPOCH_US(ts)
+  ) / 86400000000 AS d0,
+  source AS d1,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-01-08 12:00:00.000001' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1,
+  2
+ORDER BY
+  d0 ASC,
+  d1 ASC
+LIMIT 10001;
+
+-- every plain filter
+-- {"metrics": ["events"], "filters": [["is", "source", ["a", "b", null]], ["is_not", "type", ["x"]], ["contains", "endpoint", ["/a"]], ["contains_not", "endpoint", "'"], ["matches", "domain", "^a.*"], ["gt", "duration_ms", 1.5], ["lte", "status_code", 399], ["is_set", "error_code"], ["is", "success", [true]]]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+  AND (
+    (
+      source IS NULL OR source IN ('a', 'b')
+    )
+    AND NOT COALESCE(type = 'x', FALSE)
+    AND CONTAINS(endpoint, '/a')
+    AND NOT COALESCE(CONTAINS(endpoint, ''''), FALSE)
+    AND domain COLLATE "C" ~ '^a.*'
+    AND (
+      duration_ms > CAST('1.5' AS DOUBLE PRECISION)
+    )
+    AND (
+      status_code <= 399
+    )
+    AND NOT error_code IS NULL
+    AND success
+  );
+
+-- and, or, not
+-- {"metrics": ["events"], "filters": [["or", [["is", "type", ["request"]], ["not", ["and", [["is_set", "user_id"], ["gte", "bytes_sent", 5]]]]]]]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+  AND (
+    type = 'request' OR NOT COALESCE((
+      NOT user_id IS NULL AND (
+        bytes_sent >= 5
+      )
+    ), FALSE)
+  );
+
+-- filters on a property
+-- {"metrics": ["events"], "filters": [["is", "properties.plan", ["pro", 1, true, null]], ["gt", "properties.price", 10], ["contains", "properties.a/b~c", "'x'"], ["matches", "properties.plan", "p.o"], ["gte", "properties.plan", "m"], ["is_set", "properties.plan"]]}
+SELECT
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+  AND (
+    (
+      JSON_KEY(properties, 'plan') IS NULL
+      OR JSON_TEXT(properties, 'plan') IN ('pro')
+      OR JSON_AT(properties, 'plan') IN ('true')
+      OR JSON_NUMBER(properties, 'plan') IN (CAST('1.0' AS DOUBLE PRECISION))
+    )
+    AND (
+      JSON_NUMBER(properties, 'price') > 10
+    )
+    AND CONTAINS(JSON_TEXT(properties, 'a/b~c'), '''x''')
+    AND JSON_TEXT(properties, 'plan') COLLATE "C" ~ 'p.o'
+    AND (
+      JSON_TEXT(properties, 'plan') >= 'm'
+    )
+    AND NOT JSON_KEY(properties, 'plan') IS NULL
+  );
+
+-- group by a property
+-- {"metrics": ["events", {"agg": "sum", "field": "properties.price", "as": "revenue"}], "dimensions": ["properties.plan"]}
+SELECT
+  JSON_KEY(properties, 'plan') AS d0,
+  COUNT(*) AS m0,
+  COALESCE(SUM(JSON_NUMBER(properties, 'price')), 0) AS m1
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 10001;
+
+-- every aggregate
+-- {"metrics": [{"agg": "count", "field": "duration_ms", "as": "count"}, {"agg": "sum", "field": "duration_ms", "as": "sum"}, {"agg": "mean", "field": "duration_ms", "as": "mean"}, {"agg": "min", "field": "duration_ms", "as": "min"}, {"agg": "max", "field": "duration_ms", "as": "max"}, {"agg": "unique", "field": "duration_ms", "as": "unique"}, {"agg": "median", "field": "duration_ms", "as": "median"}, {"agg": "p99.9", "field": "duration_ms", "as": "p99.9"}, {"agg": "count", "where": ["is", "type", ["request"]], "as": "r"}]}
+SELECT
+  COUNT(duration_ms) AS m0,
+  COALESCE(SUM(duration_ms), 0) AS m1,
+  CAST(AVG(duration_ms) AS DOUBLE PRECISION) AS m2,
+  MIN(duration_ms) AS m3,
+  MAX(duration_ms) AS m4,
+  COUNT(DISTINCT duration_ms) AS m5,
+  (
+    PERCENTILE_DISC(ARRAY[0.4999999999995, 0.998999999999001]) WITHIN GROUP (ORDER BY
+      duration_ms)
+  )[1] AS m6,
+  (
+    PERCENTILE_DISC(ARRAY[0.4999999999995, 0.998999999999001]) WITHIN GROUP (ORDER BY
+      duration_ms)
+  )[2] AS m7,
+  COUNT(*) FILTER(WHERE
+    type = 'request') AS m8
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP);
+
+-- order and limit
+-- {"metrics": ["events", "people"], "dimensions": ["source", "domain"], "order_by": [["people", "desc"], ["domain", "asc"]], "limit": 20}
+SELECT
+  source AS d0,
+  domain AS d1,
+  COUNT(*) AS m0,
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m1
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1,
+  2
+ORDER BY
+  m1 DESC NULLS LAST,
+  d1 ASC,
+  d0 ASC
+LIMIT 21;
+
+-- the page behind a row
+-- {"metrics": ["events"], "dimensions": ["source", "time:day"], "date_range": "7d", "limit": 2, "order_by": [["events", "desc"]], "cursor": [17, "b", 20466]}
+WITH answer AS MATERIALIZED (
+  SELECT
+    source AS d0,
+    (
+      EPOCH_US(ts)
+    ) / 86400000000 AS d1,
+    COUNT(*) AS m0
+  FROM events
+  WHERE
+    project = 'shop'
+    AND ts >= CAST('2026-01-08 12:00:00.000001' AS TIMESTAMP)
+    AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+    AND version <= 5
+  GROUP BY
+    1,
+    2
+)
+SELECT
+  *
+FROM answer
+WHERE
+  (
+    m0 < 17 OR m0 IS NULL
+  )
+  OR (
+    m0 = 17 AND (
+      d0 > 'b' OR d0 IS NULL
+    )
+  )
+  OR (
+    m0 = 17 AND d0 = 'b' AND (
+      d1 > 20466 OR d1 IS NULL
+    )
+  )
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC,
+  d1 ASC
+LIMIT 3;
+
+-- the page behind a null
+-- {"metrics": ["events"], "dimensions": ["source"], "limit": 2, "cursor": [17, null]}
+WITH answer AS MATERIALIZED (
+  SELECT
+    source AS d0,
+    COUNT(*) AS m0
+  FROM events
+  WHERE
+    project = 'shop'
+    AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+    AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+    AND version <= 5
+  GROUP BY
+    1
+)
+SELECT
+  *
+FROM answer
+WHERE
+  (
+    m0 < 17 OR m0 IS NULL
+  )
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 3;
+
+-- totals
+-- {"metrics": ["events", "people"], "dimensions": ["source"], "totals": true}
+SELECT
+  COUNT(*) AS m0,
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m1
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP);
+
+-- the previous period
+-- {"metrics": ["events"], "dimensions": ["source"], "date_range": "7d", "compare": "previous", "other": true}
+SELECT
+  source AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2026-01-01 12:00:00.000001' AS TIMESTAMP)
+  AND ts < CAST('2026-01-08 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 10001;
+
+-- a year before
+-- {"metrics": ["events"], "dimensions": ["time:month"], "date_range": "this_month", "compare": "year", "other": true}
+SELECT
+  YEAR(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+    0
+  ))) * 12 + MONTH(MAKE_TIMESTAMP(EPOCH_US(ts) + (
+    0
+  ))) - 1 AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-01 00:00:00' AS TIMESTAMP)
+  AND ts < CAST('2025-02-01 00:00:00' AS TIMESTAMP)
+GROUP BY
+  1;
+
+-- metric samples
+-- {"metrics": ["samples", "mean_value", "p95_value"], "dimensions": ["name", "labels.queue"], "dataset": "samples"}
+SELECT
+  name AS d0,
+  JSON_KEY(labels, 'queue') AS d1,
+  COUNT(*) AS m0,
+  CAST(AVG(value) AS DOUBLE PRECISION) AS m1,
+  PERCENTILE_DISC(0.9499999999990499) WITHIN GROUP (ORDER BY
+    value) AS m2
+FROM samples
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1,
+  2
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC,
+  d1 ASC
+LIMIT 10001;
+
+-- weighted counts, sums, means and rates
+-- {"metrics": ["events", "sum_bytes_sent", "mean_duration_ms", "success_rate"], "dimensions": ["source"], "weighted": true}
+SELECT
+  source AS d0,
+  COALESCE(SUM(weight), 0.0) AS m0,
+  COALESCE(SUM(bytes_sent * weight), 0) AS m1,
+  CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
+    NOT duration_ms IS NULL), 0) AS m2,
+  CAST(COALESCE(SUM(weight) FILTER(WHERE
+    success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+    NOT success IS NULL), 0.0), 0) AS m3,
+  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(GREATEST(COALESCE(SUM(weight * (
+    weight - 1
+  ) * 1.0 * 1.0), 0), 0)) AS e0,
+  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(GREATEST(COALESCE(SUM(weight * (
+    weight - 1
+  ) * bytes_sent * bytes_sent), 0), 0)) AS e1,
+  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(
+    GREATEST(
+      CAST((
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * duration_ms), 0.0) - 2 * CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) + CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0)
+      ) AS DOUBLE PRECISION) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0),
+        0
+      ),
+      0
+    )
+  ) AS e2,
+  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(
+    GREATEST(
+      CAST((
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT success IS NULL), 0.0)
+      ) AS DOUBLE PRECISION) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0),
+        0
+      ),
+      0
+    )
+  ) AS e3
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+GROUP BY
+  1
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 10001;
+
+-- weighted quantiles
+-- {"metrics": ["p50_duration_ms", "p95_bytes_sent"], "dimensions": ["source"], "weighted": true}
+WITH answer AS (
+  SELECT
+    d0,
+    MAX(m0) AS m0,
+    MAX(m1) AS m1,
+    MAX(l0) AS l0,
+    MAX(h0) AS h0,
+    MAX(l1) AS l1,
+    MAX(h1) AS h1
+  FROM (
+    (
+      SELECT
+        source AS d0,
+        CAST(NULL AS DECIMAL) AS m0,
+        CAST(NULL AS DECIMAL) AS m1,
+        CAST(NULL AS DECIMAL) AS l0,
+        CAST(NULL AS DECIMAL) AS h0,
+        CAST(NULL AS DECIMAL) AS l1,
+        CAST(NULL AS DECIMAL) AS h1
+      FROM events
+      WHERE
+        project = 'shop'
+        AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+        AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+      GROUP BY
+        1
+    )
+    UNION ALL
+    (
+      WITH near AS MATERIALIZED (
+        SELECT
+          *,
+          CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE PRECISION))) * 32) AS INT) AS bin
+        FROM (
+          SELECT
+            source AS d0,
+            duration_ms AS x,
+            weight AS w
+          FROM events
+          WHERE
+            (
+              project = 'shop'
+              AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+              AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+            )
+            AND NOT duration_ms IS NULL
+        ) AS kept
+      ), bins AS (
+        SELECT
+          d0,
+          bin,
+          SUM(w) AS w,
+          SUM(w * (
+            w - 1
+          )) AS v,
+          SUM(POWER(w * (
+            w - 1
+          ), 2)) AS u
+        FROM near
+        GROUP BY
+          d0,
+          bin
+      ), run AS (
+        SELECT
+          *,
+          SUM(w) OVER (PARTITION BY d0 ORDER BY bin) AS reached,
+          SUM(v) OVER (PARTITION BY d0 ORDER BY bin) AS doubted,
+          SUM(w) OVER (PARTITION BY d0) AS total,
+          SUM(v) OVER (PARTITION BY d0) AS doubt,
+          POWER(SUM(v) OVER (PARTITION BY d0), 2) / NULLIF(SUM(u) OVER (PARTITION BY d0), 0) AS doubtful
+        FROM bins
+      ), told AS (
+        SELECT
+          *,
+          MIN(
+            CASE
+              WHEN 0.5 * total * 0.999999999999 <= reached
+              THEN doubted - v + v * GREATEST(0.5 * total - reached + w, 0) / w
+            END
+          ) OVER (PARTITION BY d0) AS before0
+        FROM run
+      ), level AS (
+        SELECT
+          *,
+          0.5 * total AS level0,
+          CASE
+            WHEN (
+              doubt = 0 OR 0.5 * doubtful >= 10
+            )
+            AND 1.959963984540054 * SQRT(GREATEST(0.25 * before0 + 0.25 * (
+              doubt - before0
+            ), 0)) <= 0.5 * total
+            THEN 1.959963984540054 * SQRT(GREATEST(0.25 * before0 + 0.25 * (
+              doubt - before0
+            ), 0))
+          END AS error0
+        FROM told
+      ), marked AS (
+        SELECT
+          *
+        FROM level
+        WHERE
+          (
+            level0 * 0.999999999999 <= reached AND reached - w <= level0 * 1.000000000001
+          )
+          OR (
+            (
+              level0 - error0
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level0 - error0
+            ) * 1.000000000001
+          )
+          OR (
+            (
+              level0 + error0
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level0 + error0
+            ) * 1.000000000001
+          )
+      ), close AS (
+        SELECT
+          marked.*,
+          near.x,
+          reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
+        FROM near
+        JOIN marked
+          ON near.bin = marked.bin AND near.d0 IS NOT DISTINCT FROM marked.d0
+      )
+      SELECT
+        d0,
+        MIN(CASE WHEN level0 * 0.99999999999 <= so_far THEN x END) AS m0,
+        CAST(NULL AS DECIMAL) AS m1,
+        MIN(CASE WHEN (
+          level0 - error0
+        ) * 0.99999999999 <= so_far THEN x END) AS l0,
+        MIN(CASE WHEN (
+          level0 + error0
+        ) * 0.99999999999 <= so_far THEN x END) AS h0,
+        CAST(NULL AS DECIMAL) AS l1,
+        CAST(NULL AS DECIMAL) AS h1
+      FROM close
+      GROUP BY
+        d0
+    )
+    UNION ALL
+    (
+      WITH near AS MATERIALIZED (
+        SELECT
+          *,
+          CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE PRECISION))) * 32) AS INT) AS bin
+        FROM (
+          SELECT
+            source AS d0,
+            bytes_sent AS x,
+            weight AS w
+          FROM events
+          WHERE
+            (
+              project = 'shop'
+              AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+              AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+            )
+            AND NOT bytes_sent IS NULL
+        ) AS kept
+      ), bins AS (
+        SELECT
+          d0,
+          bin,
+          SUM(w) AS w,
+          SUM(w * (
+            w - 1
+          )) AS v,
+          SUM(POWER(w * (
+            w - 1
+          ), 2)) AS u
+        FROM near
+        GROUP BY
+          d0,
+          bin
+      ), run AS (
+        SELECT
+          *,
+          SUM(w) OVER (PARTITION BY d0 ORDER BY bin) AS reached,
+          SUM(v) OVER (PARTITION BY d0 ORDER BY bin) AS doubted,
+          SUM(w) OVER (PARTITION BY d0) AS total,
+          SUM(v) OVER (PARTITION BY d0) AS doubt,
+          POWER(SUM(v) OVER (PARTITION BY d0), 2) / NULLIF(SUM(u) OVER (PARTITION BY d0), 0) AS doubtful
+        FROM bins
+      ), told AS (
+        SELECT
+          *,
+          MIN(
+            CASE
+              WHEN 0.95 * total * 0.999999999999 <= reached
+              THEN doubted - v + v * GREATEST(0.95 * total - reached + w, 0) / w
+            END
+          ) OVER (PARTITION BY d0) AS before1
+        FROM run
+      ), level AS (
+        SELECT
+          *,
+          0.95 * total AS level1,
+          CASE
+            WHEN (
+              doubt = 0 OR 0.050000000000000044 * doubtful >= 10
+            )
+            AND 1.959963984540054 * SQRT(GREATEST(0.0025000000000000044 * before1 + 0.9025 * (
+              doubt - before1
+            ), 0)) <= 0.050000000000000044 * total
+            THEN 1.959963984540054 * SQRT(GREATEST(0.0025000000000000044 * before1 + 0.9025 * (
+              doubt - before1
+            ), 0))
+          END AS error1
+        FROM told
+      ), marked AS (
+        SELECT
+          *
+        FROM level
+        WHERE
+          (
+            level1 * 0.999999999999 <= reached AND reached - w <= level1 * 1.000000000001
+          )
+          OR (
+            (
+              level1 - error1
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level1 - error1
+            ) * 1.000000000001
+          )
+          OR (
+            (
+              level1 + error1
+            ) * 0.999999999999 <= reached AND reached - w <= (
+              level1 + error1
+            ) * 1.000000000001
+          )
+      ), close AS (
+        SELECT
+          marked.*,
+          near.x,
+          reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
+        FROM near
+        JOIN marked
+          ON near.bin = marked.bin AND near.d0 IS NOT DISTINCT FROM marked.d0
+      )
+      SELECT
+        d0,
+        CAST(NULL AS DECIMAL) AS m0,
+        MIN(CASE WHEN level1 * 0.99999999999 <= so_far THEN x END) AS m1,
+        CAST(NULL AS DECIMAL) AS l0,
+        CAST(NULL AS DECIMAL) AS h0,
+        MIN(CASE WHEN (
+          level1 - error1
+        ) * 0.99999999999 <= so_far THEN x END) AS l1,
+        MIN(CASE WHEN (
+          level1 + error1
+        ) * 0.99999999999 <= so_far THEN x END) AS h1
+      FROM close
+      GROUP BY
+        d0
+    )
+  ) AS parts
+  GROUP BY
+    d0
+)
+SELECT
+  *
+FROM answer
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 10001;
+
+-- weighted quantile of a filtered property
+-- {"metrics": [{"agg": "p90", "field": "properties.price", "where": ["is", "type", ["request"]]}], "weighted": true}
+(
+  WITH near AS MATERIALIZED (
+    SELECT
+      *,
+      CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS DOUBLE PRECISION))) * 32) AS INT) AS bin
+    FROM (
+      SELECT
+        JSON_NUMBER(properties, 'price') AS x,
+        weight AS w
+      FROM events
+      WHERE
+        (
+          project = 'shop'
+          AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+          AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+        )
+        AND NOT JSON_NUMBER(properties, 'price') IS NULL
+        AND type = 'request'
+    ) AS kept
+  ), bins AS (
+    SELECT
+      bin,
+      SUM(w) AS w,
+      SUM(w * (
+        w - 1
+      )) AS v,
+      SUM(POWER(w * (
+        w - 1
+      ), 2)) AS u
+    FROM near
+    GROUP BY
+      bin
+  ), run AS (
+    SELECT
+      *,
+      SUM(w) OVER (ORDER BY bin) AS reached,
+      SUM(v) OVER (ORDER BY bin) AS doubted,
+      SUM(w) OVER () AS total,
+      SUM(v) OVER () AS doubt,
+      POWER(SUM(v) OVER (), 2) / NULLIF(SUM(u) OVER (), 0) AS doubtful
+    FROM bins
+  ), told AS (
+    SELECT
+      *,
+      MIN(
+        CASE
+          WHEN 0.9 * total * 0.999999999999 <= reached
+          THEN doubted - v + v * GREATEST(0.9 * total - reached + w, 0) / w
+        END
+      ) OVER () AS before0
+    FROM run
+  ), level AS (
+    SELECT
+      *,
+      0.9 * total AS level0,
+      CASE
+        WHEN (
+          doubt = 0 OR 0.09999999999999998 * doubtful >= 10
+        )
+        AND 1.959963984540054 * SQRT(GREATEST(0.009999999999999995 * before0 + 0.81 * (
+          doubt - before0
+        ), 0)) <= 0.09999999999999998 * total
+        THEN 1.959963984540054 * SQRT(GREATEST(0.009999999999999995 * before0 + 0.81 * (
+          doubt - before0
+        ), 0))
+      END AS error0
+    FROM told
+  ), marked AS (
+    SELECT
+      *
+    FROM level
+    WHERE
+      (
+        level0 * 0.999999999999 <= reached AND reached - w <= level0 * 1.000000000001
+      )
+      OR (
+        (
+          level0 - error0
+        ) * 0.999999999999 <= reached AND reached - w <= (
+          level0 - error0
+        ) * 1.000000000001
+      )
+      OR (
+        (
+          level0 + error0
+        ) * 0.999999999999 <= reached AND reached - w <= (
+          level0 + error0
+        ) * 1.000000000001
+      )
+  ), close AS (
+    SELECT
+      marked.*,
+      near.x,
+      reached - marked.w + SUM(near.w) OVER (PARTITION BY near.bin ORDER BY near.x) AS so_far
+    FROM near
+    JOIN marked
+      ON near.bin = marked.bin
+  )
+  SELECT
+    MIN(CASE WHEN level0 * 0.99999999999 <= so_far THEN x END) AS m0,
+    MIN(CASE WHEN (
+      level0 - error0
+    ) * 0.99999999999 <= so_far THEN x END) AS l0,
+    MIN(CASE WHEN (
+      level0 + error0
+    ) * 0.99999999999 <= so_far THEN x END) AS h0
+  FROM close
+);
+
+-- weighted people
+-- {"metrics": ["people", "min_duration_ms", "max_duration_ms"], "weighted": true}
+SELECT
+  COUNT(DISTINCT COALESCE(user_id, device_id)) AS m0,
+  MIN(duration_ms) AS m1,
+  MAX(duration_ms) AS m2
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP);
+
+-- text that looks like SQL
+-- {"metrics": [{"agg": "count", "as": "'; --"}], "dimensions": ["properties.'; DROP TABLE events; --"], "filters": [["is", "type", ["'; DROP TABLE events; --", "\\' OR 1=1 --"]]]}
+SELECT
+  JSON_KEY(properties, '''; DROP TABLE events; --') AS d0,
+  COUNT(*) AS m0
+FROM events
+WHERE
+  project = 'shop'
+  AND ts >= CAST('2025-01-15 12:00:00' AS TIMESTAMP)
+  AND ts < CAST('2026-01-15 12:00:00.000001' AS TIMESTAMP)
+  AND type IN ('''; DROP TABLE events; --', '\'' OR 1=1 --')
+GROUP BY
+  1
+ORDER BY
+  m0 DESC NULLS LAST,
+  d0 ASC
+LIMIT 10001;
