@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from gnomon.cli.command import console_of, declare, no_store, opened, settings_of
@@ -57,13 +55,14 @@ def add_audit(commands: Any) -> None:
 
 def _audit(args: argparse.Namespace) -> int:
     """Reads the files only, so it works while a process has the store open, and when the store is damaged."""
-    from gnomon.store import store_path
+    from gnomon.ingest.hold import file_of
+    from gnomon.store import served
     from gnomon.upkeep import verify
 
-    path = store_path(settings_of(args).database_url)
-    if path is None or not Path(path).exists():
+    settings = settings_of(args)
+    file = file_of(settings)
+    if file is None or not (file.exists() or served(settings.database_url)):
         raise no_store()
-    file = Path(os.path.realpath(path))
     audit = file.with_name(f"{file.name}.audit")
     if args.what == "head":
         print(verify.head(audit))
