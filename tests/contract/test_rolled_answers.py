@@ -11,6 +11,7 @@ import gnomon
 from gnomon.errors import InvalidValue, UnknownName
 from gnomon.ingest.journal import Journal
 from gnomon.query import relations, state
+from gnomon.store import pruning
 from gnomon.store.duckdb import salvage
 from gnomon.store.duckdb.faults import suspect_mark
 from gnomon.testing import ManualClock
@@ -272,3 +273,34 @@ def test_days_of_a_zone_that_was_minutes_off_are_cut_where_hours_are(tmp_path, c
         engine.trigger_aggregation()
         assert raw == [engine.query(["events", "people"], [], span, timezone=zone).to_dicts()
                        for span in spans for zone in ("Africa/Monrovia", "UTC")]  # fmt: skip
+
+
+def pruned_samples(engine):
+    """Samples of five days, of which the older two are pruned; asks how many there are in a range."""
+
+    def told(span):
+        return engine.query(["events"], [], span, dataset="samples")[0]["events"]
+
+    for days_ago in range(5):
+        engine.record_metric("depth", 1.0, ts=NOW - timedelta(days=days_ago))
+    engine.flush()
+    engine.set_retention_policy(metric_days=2)
+    assert (engine.prune(dry_run=True).samples, told("all")) == (2, 5)
+    assert engine.prune().samples == 2
+    return told
+
+
+def test_samples_of_pruned_time_are_refused_not_told_in_part(engine):
+    told = pruned_samples(engine)
+    engine.record_metric("depth", 1.0, ts=NOW - timedelta(days=4))  # late
+    engine.flush()
+    assert told(["2026-03-18", "2026-03-21"]) == told("all") == 3
+    with pytest.raises(InvalidValue, match="pruned") as refused:
+        told(["2026-03-17", "2026-03-21"])
+    assert refused.value.code == "raw-rows-gone"
+    assert engine.prune().samples == 1 and told("all") == 3
+
+
+def test_samples_without_an_edge_would_be_told_in_part(engine, monkeypatch):
+    monkeypatch.setattr(pruning, "note_edge", lambda *_: [])
+    assert pruned_samples(engine)(["2026-03-15", "2026-03-21"]) == 3

@@ -190,6 +190,9 @@ class Inquiry:
             rolled = f"CASE WHEN {hours} < {days} + INTERVAL '36 hours' THEN {hours} ELSE {days} END"
             seen = f"SELECT epoch_us(min(ts)) FROM sightings WHERE {me}"
             sql = f"SELECT least(({sql}), ({seen}), epoch_us({rolled}))"
+        else:  # what came late for a time that was pruned is not all of it
+            pruned = f"SELECT max(before) FROM pruned WHERE {me} AND kind = 'sample'"
+            sql += f" AND ts >= coalesce(({pruned}), timestamp '0001-01-01')"
         found: int | None = store.ask([sql], self._settings.query_timeout_seconds)[0].rows[0][0]
         return found
 

@@ -68,9 +68,11 @@ Leaf: TypeAlias = Count | Sum | Mean | Min | Max | Unique | Quantile
 def choose(plan: Plan, facts: Facts) -> Sources:
     """The sources of a plan, empty for raw rows only. Raises `InvalidValue` (code `raw-rows-gone`) as said above."""
     rolled, span = facts.rolled_up, plan.range
-    gone = _gone(plan.query, facts)
     if plan.query.data.name != "events":
+        if span.start_us < max((before for kind, _, before in facts.pruned if kind == "sample"), default=_NEVER):
+            raise _refused("samples are not rolled up")
         return Sources(reason="samples are not rolled up")
+    gone = _gone(plan.query, facts)
     reason = _only_raw(plan, rolled) if rolled is not None else "nothing is rolled up yet"
     if not reason and plan.query.basis == "raw":
         reason = "raw rows were asked for"

@@ -180,7 +180,7 @@ class _Pruning:
             return 0
         ((rows,),) = self._ask(sql.count_samples(self.project, edge))
         if rows:
-            self._change(sql.prune_samples(self.project, edge))
+            self._change([*sql.note_edge(self.project, "sample", None, edge), *sql.prune_samples(self.project, edge)])
         return int(rows)
 
     def _ask(self, statement: str) -> list[tuple[Any, ...]]:
