@@ -349,6 +349,24 @@ def test_a_writer_waits_for_one_of_another_process_and_gives_up_in_time(postgres
     store.write([(1, batch(row("a")))], "j")
 
 
+def test_a_writer_that_stops_in_the_middle_holds_up_nobody_for_long(url, store, monkeypatch):
+    other = PostgresStore(url, DEFAULTS)
+    honest = writing.Writing.write
+
+    def stopped(self, work, version):
+        monkeypatch.setattr(writing.Writing, "write", honest)
+        other.write([(1, batch(row("b")))], "other")
+        honest(self, work, version)
+
+    monkeypatch.setattr(opening, "IDLE_MS", 200)
+    monkeypatch.setattr(writing.Writing, "write", stopped)
+    with pytest.raises(StoreUnavailable):
+        store.write([(1, batch(row("a")))], "j")
+    assert (store.position("j"), store.position("other")) == (0, 1)
+    store.write([(1, batch(row("a")))], "j")
+    other.close()
+
+
 def test_a_conflict_is_tried_again(store, monkeypatch):
     honest, left = writing.Writing.write, [3]
 

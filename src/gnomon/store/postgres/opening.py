@@ -20,6 +20,7 @@ from gnomon.store.postgres.address import Address
 from gnomon.store.postgres.faults import of_connecting, translated
 
 KNOWN = 1  #: the newest schema that this version knows
+IDLE_MS = 60_000  #: a transaction whose process was stopped in the middle holds nobody up for longer than this
 CHECK_MS = 5_000  #: a server process whose client is gone ends so soon, and holds no old rows any longer
 OLDEST_SERVER = 150_000  #: PostgreSQL 15: the first that takes NULLS NOT DISTINCT
 
@@ -62,6 +63,7 @@ def begin(address: Address, *, reading: bool, milliseconds: int, lock_millisecon
     return (
         f"BEGIN {kind}; SET LOCAL search_path = {address.schema}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
         f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
         f"SET LOCAL client_connection_check_interval = {CHECK_MS}; SET LOCAL standard_conforming_strings = on; "
         f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}{durable}"
     )
