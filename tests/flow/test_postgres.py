@@ -20,6 +20,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from own_postgres import OwnPostgres
+from serving import bearer, served
 
 import gnomon
 from gnomon.cli import main
@@ -508,3 +509,21 @@ def test_a_wrong_password_is_said_at_once_and_never_shown(server, url, tmp_path)
         assert engine.query(metrics=["events"], date_range="24h").rows == [{"events": 2}]
         assert engine.books().rejected == {}
     rules.write_text(before)
+
+
+def test_a_service_takes_events_and_says_that_it_cannot_answer(server, url, tmp_path):
+    claims = {"project": "kill", "scope": "ingest:any admin"}
+    with served(url, data_dir=str(tmp_path), project="kill", flush_seconds=0.01) as service:
+        assert service.get("/healthz").json()["answers"]
+        server.stop("fast")
+        try:
+            found = service.get("/healthz")
+            assert (found.status_code, found.json()["ready"], found.json()["answers"]) == (200, True, False)
+            sent = [{"type": "tick", "id": f"n{n}"} for n in range(10)]
+            assert service.post("/ingest", sent, claims=claims).json()["ingested"] == 10
+            assert service.get("/summary?hours=1", claims=claims).status_code == 503
+            assert "gnomon_store_fault" in service.client.get("/metrics", headers=bearer(**claims)).text
+        finally:
+            server.start()
+        tolerant_flush(service.engine)
+        assert service.get("/summary?hours=1", claims=claims).json()["events"] == 10
