@@ -47,8 +47,8 @@ browser:
 test: check test-js browser  ## every quick test, with coverage
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term --cov-report=
 
-test-full: check test-js browser  ## and the long ones
-	$(BIN)/python -m pytest --cov --cov-report=term
+test-full: check test-js browser  ## and the long ones, with new examples
+	EXPLORE=1 $(BIN)/python -m pytest --cov --cov-report=term
 
 openapi: $(STAMP)  ## write docs/openapi.json anew
 	WRITE_OPENAPI=1 $(BIN)/python -m pytest tests/docs/test_openapi.py

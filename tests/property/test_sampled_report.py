@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 import gnomon
-from gnomon import cli
+from gnomon.cli import demo
 from gnomon.query import intervals
 from gnomon.testing import ManualClock
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
-REPORTS = {"web": ("access.log.gz", cli._report_requests), "commits": ("commits.csv.gz", cli._report_commits)}
+REPORTS = {"web": ("access.log.gz", demo.report_requests), "commits": ("commits.csv.gz", demo.report_commits)}
 NOW = datetime(2026, 10, 1, tzinfo=UTC)
 FIELDS = (
     "id",
@@ -59,7 +59,7 @@ def report(project, engine, monkeypatch):
     """The answers of which the demo makes its tables, by title."""
     found = {}
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_table", lambda result, title: found.update({title: result}))
+        patch.setattr(demo, "print_table", lambda result, title: found.update({title: result}))
         REPORTS[project][1](engine)
     return found
 

@@ -16,7 +16,7 @@ import pytest
 
 import gnomon
 from gnomon import cli
-from gnomon.cli import main
+from gnomon.cli import asking, demo, main, tables
 
 COMMANDS = ["demo", "import", "query", "backup", "restore", "doctor", "audit"]
 EVENTS = [
@@ -176,12 +176,12 @@ def test_cells_that_a_spreadsheet_would_run_are_neutral(store, capsys):
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\ta", "\ra", "＝1", "'a", "a", "", "é"])
 def test_the_apostrophe_can_be_taken_off_again(text):
-    cell = cli._cell(text)
+    cell = tables.cell(text)
     assert (cell[1:] if cell.startswith("'") else cell) == text
 
 
 def test_cells_that_are_not_neutral_would_be_found(store, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_cell", lambda value: value)
+    monkeypatch.setattr(asking, "cell", lambda value: value)
     with pytest.raises(AssertionError):
         test_cells_that_a_spreadsheet_would_run_are_neutral(store, capsys)
 
@@ -402,7 +402,7 @@ def test_a_store_that_is_not_sound(store, capsys):
 
 
 def test_a_demo_without_its_data_says_where_to_get_it(place, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_data_places", lambda: [place / "nowhere"])
+    monkeypatch.setattr(demo, "_data_places", lambda: [place / "nowhere"])
     code, _, err = run(capsys, "demo")
     assert code == 2 and "no-data" in err and "--data" in err
 
@@ -431,7 +431,7 @@ def test_the_demo(place, capsys):
 
 
 def test_an_interrupt_ends_with_130(store, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_open", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(asking, "opened", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(capsys, "query")[0] == 130
 
 

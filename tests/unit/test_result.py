@@ -26,7 +26,7 @@ BASIS = Basis("raw", True, 1, NOW, NOW + timedelta(days=1), "UTC", ("a step",))
 def answer(columns, dimensions=0, basis=BASIS, **more):
     """A result made of columns of values."""
     names = list(columns)
-    rows = [Row(names, values, place) for place, values in enumerate(zip(*columns.values(), strict=True))]
+    rows = [Row.of(names, values, place) for place, values in enumerate(zip(*columns.values(), strict=True))]
     return Result(names[:dimensions], names[dimensions:], rows, basis, **more)
 
 
@@ -131,7 +131,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch, meth
 
 def test_the_summary():
     found = answer({"source": ["a", None], "events": [1_234_567, 2], "success_rate": [0.98765, None]}, 1)
-    found.totals = Row(["events", "success_rate"], [1_234_569, 0.5], 2)
+    found.totals = Row.of(["events", "success_rate"], [1_234_569, 0.5], 2)
     assert found.summary() == repr(found)
     lines = found.summary().splitlines()
     assert lines[0].split() == ["source", "events", "success_rate"]

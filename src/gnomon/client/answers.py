@@ -60,7 +60,7 @@ def result_of(told: Mapping[str, Any], dimensions: Sequence[str], metrics: Seque
         basis=_basis(meta, query, zone, len(gap_rows)),
         rates=compared.rates,
         next=meta.get("next"),
-        totals=None if totals is None else Row([*totals], [*totals.values()], len(rows)),
+        totals=None if totals is None else Row.of([*totals], [*totals.values()], len(rows)),
         bounds=_bounds(meta.get("intervals"), of_metrics),
         reasons=meta.get("no_interval", {}),
         before=compared.before,
@@ -74,7 +74,7 @@ _GRAINS = {*Grain, "time"}
 
 def _row(values: Mapping[str, Any], place: int, buckets: Sequence[str], zone: ZoneInfo) -> Row:
     told = {name: _moment(value, zone) if name in buckets else value for name, value in values.items()}
-    return Row([*told], [*told.values()], place)
+    return Row.of([*told], [*told.values()], place)
 
 
 def _moment(value: Any, zone: ZoneInfo) -> Any:
@@ -115,7 +115,7 @@ class _Compared:
         if told is None:
             return
         found: list[Row | None] = [
-            Row(metrics, one["metrics"], place) if set(one["metrics"]) != {None} else None
+            Row.of(metrics, one["metrics"], place) if set(one["metrics"]) != {None} else None
             for place, one in enumerate(told)
         ]
         self.before = [*found, None]  # the last place is that of the totals

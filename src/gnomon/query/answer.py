@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from gnomon.catalog import Dimension
 from gnomon.errors import GnomonError, InvalidValue, RangeTooLarge
 from gnomon.metrics import Quantile
 from gnomon.query import intervals
@@ -56,7 +57,7 @@ class Answer:
         page, more = raw[: self.plan.page], self.pages and len(raw) > self.plan.page
         found = Result(
             [d.name for d in self.query.dimensions], [m.name for m in self.query.metrics],
-            [self._row(values, place) for place, values in enumerate(page)], self._basis(cached),
+            self._rows(page), self._basis(cached),
             frozenset(m.name for m in self.query.metrics if m.is_rate),
             frozenset(m.name for m in self.query.metrics if m.is_share), sql=tuple(statements),
             uncollected=self.plan.uncollected,
@@ -80,13 +81,13 @@ class Answer:
         """The row over everything, with its interval and change behind those of the page's rows."""
         names, width = [m.name for m in self.query.metrics], len(self.query.metrics)
         row = tables[1].rows[0]
-        found.totals = Row(names, row[:width], len(found.rows))
+        found.totals = Row.of(names, row[:width], len(found.rows))
         for name, halves in self._half_widths(tables[1], [row]).items():
             found.half_widths[name] += halves
         for name, bounds in self._bounds(tables[1], [row]).items():
             found.bounds[name] += bounds
         if compared and found.before is not None:
-            found.before.append(Row(names, tables[-1].rows[0][:width], 0))
+            found.before.append(Row.of(names, tables[-1].rows[0][:width], 0))
 
     def statements(self) -> list[str]:
         """What will be asked for the first page of an answer that is not compared; made once."""
@@ -122,24 +123,28 @@ class Answer:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def _row(self, values: Sequence[Any], place: int) -> Row:
-        count = len(self.query.dimensions)
-        shown = [self._shown(i, value) for i, value in enumerate(values[:count])]
-        return Row([d.name for d in self.query.dimensions] + [m.name for m in self.query.metrics],
-                   [*shown, *values[count : count + len(self.query.metrics)]], place)  # fmt: skip
+    def _rows(self, page: list[Sequence[Any]]) -> list[Row]:
+        names = [*(d.name for d in self.query.dimensions), *(m.name for m in self.query.metrics)]
+        shown = [(place, show) for place, show in enumerate(map(self._shown, self.query.dimensions)) if show]
+        rows = []
+        for place, values in enumerate(page):
+            told = list(values[: len(names)])
+            for at, show in shown:
+                if told[at] is not None:
+                    told[at] = show(told[at])
+            rows.append(Row.of(names, told, place))
+        return rows
 
-    def _shown(self, place: int, value: Any) -> Any:
-        dimension = self.query.dimensions[place]
-        if value is None:
-            return None
+    def _shown(self, dimension: Dimension) -> Callable[[Any], Any] | None:
+        """How values of a dimension are turned into what is shown; None where they stay as the store tells them."""
         if dimension.kind == "json":
-            return msgspec.json.decode(value)
+            return msgspec.json.decode
         if dimension.column == "status_class":
-            return f"{value}xx"
+            return "{}xx".format
         if dimension.grain is None or dimension.grain in ("hour_of_day", "day_of_week"):
-            return value
-        zone = self.plan.range.zone
-        return from_us(period_start_us(Grain(dimension.grain), value, zone), zone)
+            return None
+        zone, grain = self.plan.range.zone, Grain(dimension.grain)
+        return lambda number: from_us(period_start_us(grain, number, zone), zone)
 
     def _ordered(self, table: Table) -> list[Sequence[Any]]:
         """The rows in order. A series is filled to every bucket, ordered and cut here; anything else came so."""
@@ -211,7 +216,7 @@ class Answer:
             if key not in known and key[:1] and key[0] in gaps:
                 match = (*key, *[None] * len(empty))
                 missing.append(place)
-            found.append(Row(names, match[count : count + len(names)], 0))
+            found.append(Row.of(names, match[count : count + len(names)], 0))
         return found, frozenset(missing)
 
     def _basis(self, cached: bool) -> Basis:

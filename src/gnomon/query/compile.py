@@ -13,7 +13,7 @@ from gnomon.catalog import Dimension
 from gnomon.metrics import Count, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query import intervals
-from gnomon.query.filters import FilterWords, column, literal, named, typed
+from gnomon.query.filters import FilterWords, column, literal, named, table, typed
 from gnomon.query.model import Filter, Test, parse_filters
 from gnomon.query.pages import Cursor, paged
 from gnomon.query.percentiles import percentiles
@@ -47,7 +47,7 @@ class Compiler:
         if self.plan.weighted and self._quantiles():
             return self._put_together([self._sums(cursor), *self._raw_percentiles(cursor)], cursor)
         select = self._grouped({i: self._metric(m.expression) for i, m in enumerate(self.plan.query.metrics)})
-        select = select.from_(self.plan.query.data.name, copy=False).where(self.where(cursor), copy=False)
+        select = select.from_(table(self.plan.query.data.name), copy=False).where(self.where(cursor), copy=False)
         if self._names("d") and self.plan.buckets is None:
             select = paged(self.plan, select, cursor)
         return self._text(select)
@@ -62,7 +62,7 @@ class Compiler:
         text = there[0] if len(there) == 1 else self._joined(there)
         if not self._names("d") or self.plan.buckets is not None:
             return text
-        page = paged(self.plan, exp.select(exp.Star()).from_("answer"), cursor, joined=True)
+        page = paged(self.plan, exp.select(exp.Star()).from_(table("answer")), cursor, joined=True)
         kept = "" if cursor is None else "MATERIALIZED "  # a page that follows looks into it twice
         return f"WITH answer AS {kept}({text}) {self._text(page)}"
 
@@ -126,7 +126,7 @@ class Compiler:
         }  # fmt: skip
         if not own and not self._names("d"):
             return None
-        select = self._grouped(own).from_(self.plan.query.data.name, copy=False)
+        select = self._grouped(own).from_(table(self.plan.query.data.name), copy=False)
         return f"({self._text(select.where(self.where(cursor), copy=False))})"
 
     def _raw_percentiles(self, cursor: Cursor | None) -> list[str]:
@@ -149,7 +149,8 @@ class Compiler:
         if condition is not None:
             parts.append(self.filters.condition(condition))
         select = exp.select(*self._dims(), named(value, "x"), named(column("weight"), "w"), copy=False)
-        rows = select.from_(self.plan.query.data.name, copy=False).where(exp.and_(*parts, copy=False), copy=False)
+        rows = select.from_(table(self.plan.query.data.name), copy=False)
+        rows.where(exp.and_(*parts, copy=False), copy=False)
         return percentiles(
             self._text(rows), self._names("d"), [*self._names("m"), *self._names("e")], asked, self.dialect
         )

@@ -40,6 +40,11 @@ def named(value: exp.Expr, name: str) -> exp.Alias:
     return exp.Alias(this=value, alias=exp.Identifier(this=name))
 
 
+def table(name: str) -> exp.Table:
+    """A table or a common table expression by its name, without parsing it."""
+    return exp.Table(this=exp.Identifier(this=name))
+
+
 def typed(name: Literal["BIGINT", "DOUBLE", "VARCHAR"]) -> exp.DataType:
     """A type of a column, without parsing its name."""
     return exp.DataType(this=exp.DType[name], nested=False)

@@ -29,7 +29,7 @@ from gnomon.query.timeline import Seen, seen, statements
 from gnomon.store import Store, Table
 from gnomon.store.aliveness import ALIVE, Span, joined, slack_us
 from gnomon.store.dialect import quoted
-from gnomon.store.rollups import PRUNED, SIGHTED, STATE
+from gnomon.store.rollups import PRUNED, SIGHTED, STATE, any_late
 from gnomon.timerange import Clock, to_us
 
 MOST_TRIES = 20
@@ -143,11 +143,11 @@ class Inquiry:
             known = (version, *self._look(store))
             if version % 2 == 0 and store.data_version() == version:
                 self._known = known
-        _, spans, rolled_up, pruned, sighted, alive = known
+        _, spans, rolled_up, late, pruned, sighted, alive = known
         return Facts(
             now=self._clock(), zone=self._zone, earliest_us=lambda: self._earliest(store, table),
             weighted_spans=spans, version=version, max_buckets=self._settings.max_buckets,
-            max_rows=self._settings.max_rows, rolled_up=rolled_up, pruned=pruned, sighted=sighted,
+            max_rows=self._settings.max_rows, rolled_up=rolled_up, late=late, pruned=pruned, sighted=sighted,
             settled=known is self._known, alive=self._alive(store, alive),
         )  # fmt: skip
 
@@ -173,7 +173,14 @@ class Inquiry:
         spans, state, pruned, sighted = store.ask(asked, self._settings.query_timeout_seconds)
         weighted = tuple((first, last) for kind, first, last in spans.rows if kind == "weighted")
         alive = tuple(joined([(first, last) for kind, first, last in spans.rows if kind == "alive"], 0))
-        return weighted, _rolled_up(state), tuple(pruned.rows), bool(sighted.rows[0][0]), alive
+        rolled = _rolled_up(state)
+        # Asked after the state, so that it can only be true too often where something happens in between.
+        late = rolled is not None and self._any_late(store, rolled)
+        return weighted, rolled, late, tuple(pruned.rows), bool(sighted.rows[0][0]), alive
+
+    def _any_late(self, store: Store, rolled: RolledUp) -> bool:
+        asked = any_late(self._settings.project, rolled.until_us, rolled.version)
+        return bool(store.ask([asked], self._settings.query_timeout_seconds)[0].rows)
 
     def _earliest(self, store: Store, table: str) -> int | None:
         me = f"project = {quoted(self._settings.project)}"

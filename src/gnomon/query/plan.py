@@ -42,6 +42,7 @@ class Facts:
     max_buckets: int
     max_rows: int
     rolled_up: RolledUp | None = None
+    late: bool = True  #: there may be rows behind the watermark that are not in the rollups yet
     pruned: tuple[tuple[str, str | None, int], ...] = ()  #: kind, type, and the moment before which it is gone
     as_of: int | None = None  #: the data version of the first page, for those that follow
     sighted: bool = False  #: sampling left people out of the events, so they are counted from sightings as well

@@ -101,14 +101,16 @@ def people_by_day(plan: Plan, version: int) -> str | None:
     if not counted:
         return None
     me = f"project = {quoted(plan.project)}"
-    rows = " UNION ALL ".join(others + _raw_people(plan, version, ()))
     there = " OR ".join(f"day >= {first} AND day < {end}" for first, end in counted)
     at = f"make_timestamp(day * {US_DAY}) AS ts, COUNT(*) AS seen"
+    whole = f"SELECT {at} FROM active_days WHERE {me} AND ({there}) GROUP BY day"
+    others += _raw_people(plan, version, ())
+    if not others:
+        return whole
     return (
-        f"SELECT {at} FROM active_days WHERE {me} AND ({there}) GROUP BY day UNION ALL "
-        f"SELECT {at} FROM (SELECT DISTINCT divide(epoch_us(ts), {US_DAY}) AS day, person FROM ({rows}) AS late) AS o "
-        f"WHERE NOT EXISTS (SELECT 1 FROM active_days AS a WHERE {me} AND ({there}) AND a.day = o.day "
-        "AND a.person = o.person) GROUP BY day"
+        f"{whole} UNION ALL SELECT {at} FROM (SELECT DISTINCT divide(epoch_us(ts), {US_DAY}) AS day, person FROM "
+        f"({' UNION ALL '.join(others)}) AS late) AS o WHERE NOT EXISTS (SELECT 1 FROM active_days AS a WHERE {me} AND "
+        f"({there}) AND a.day = o.day AND a.person = o.person) GROUP BY day"
     )
 
 

@@ -70,7 +70,7 @@ def rolling_result(plan: Plan, window: int, moves: Sequence[tuple[int, int]], no
             gaps.add(len(rows))
         if start > now_us or len(rows) in gaps:
             count = None
-        rows.append(Row([name, metric], [from_us(start, zone), count], len(rows)))
+        rows.append(Row.of([name, metric], [from_us(start, zone), count], len(rows)))
     basis = _basis(plan, cached, len(gaps))
     return Result([name], [metric], rows, basis, sql=(sql,), uncollected=plan.uncollected, gap_rows=frozenset(gaps))
 

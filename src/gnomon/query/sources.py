@@ -90,7 +90,7 @@ def choose(plan: Plan, facts: Facts) -> Sources:
     if listed or any(not isinstance(leaf, Unique) for leaf in leaves(plan.query)):
         sums = tuple(_sums(plan, facts, rolled, gone))
     if any(isinstance(leaf, Unique) for leaf in leaves(plan.query)):
-        people = tuple(_people(plan, rolled, gone))
+        people = tuple(_people(plan, facts, rolled, gone))
     if all(part.kind == "raw" for part in sums + people):
         reason = "the range is not rolled up"
         return _with_sightings(plan, reason) if facts.sighted else Sources(reason=reason)
@@ -200,7 +200,7 @@ def _sums(plan: Plan, facts: Facts, rolled: RolledUp, gone: int) -> Iterator[Sli
     if start < first:
         yield Slice("raw", start, first)
     yield from _tiers(plan, facts, rolled, rollup, first, last)
-    if first < last and facts.version > rolled.version:
+    if facts.late:
         yield Slice("raw", first, last, later=rolled.version)
     if last < end:
         yield Slice("raw", last, end)
@@ -239,7 +239,7 @@ def _whole_days(plan: Plan, zone_name: str, first: int, last: int) -> tuple[int,
     return head, period_start_us(Grain.DAY, period_number(Grain.DAY, last, zone), zone)
 
 
-def _people(plan: Plan, rolled: RolledUp, gone: int) -> Iterator[Slice]:
+def _people(plan: Plan, facts: Facts, rolled: RolledUp, gone: int) -> Iterator[Slice]:
     """As `_sums`, in quarter-hours of who was active."""
     start, end = plan.range.start_us, plan.range.end_us
     first = -(-start // QUARTER) * QUARTER
@@ -254,7 +254,8 @@ def _people(plan: Plan, rolled: RolledUp, gone: int) -> Iterator[Slice]:
     if start < first:
         yield Slice("raw", start, first)
     yield Slice("activity", first, last)
-    yield Slice("raw", first, last, later=rolled.version)
+    if facts.late:
+        yield Slice("raw", first, last, later=rolled.version)
     if last < end:
         yield Slice("raw", last, end)
 

@@ -12,7 +12,7 @@ from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query import intervals
 from gnomon.query.compile import Compiler
-from gnomon.query.filters import column, literal, named, typed
+from gnomon.query.filters import column, literal, named, table, typed
 from gnomon.query.pages import Cursor
 from gnomon.query.plan import Plan
 from gnomon.query.relations import histogram_rows, people_by_day, people_rows, state_rows
@@ -44,7 +44,7 @@ class _StateCompiler(Compiler):
 
     def _part(self, rows: str, own: dict[int, exp.Expr], *, errors: bool = False) -> str:
         """One grouped select with a column for every metric, null for those of other parts."""
-        select = self._grouped(own, errors=errors).from_("state", copy=False)
+        select = self._grouped(own, errors=errors).from_(table("state"), copy=False)
         if self.plan.query.filters is not None:
             select.where(self.filters.condition(self.plan.query.filters), copy=False)
         return f"(WITH state AS ({rows}) {self._text(select)})"
@@ -85,7 +85,7 @@ class _StateCompiler(Compiler):
         dims = self._dims()
         rows = histogram_rows(self.plan, self.version, self.keep, node.field)
         weight = named(exp.Sum(this=column("w")), "w")
-        bins = exp.select(*dims, column("bin"), weight, copy=False).from_("state", copy=False)
+        bins = exp.select(*dims, column("bin"), weight, copy=False).from_(table("state"), copy=False)
         for condition in (self.plan.query.filters, self._condition(node.where)):
             if condition is not None:
                 bins.where(self.filters.condition(condition), copy=False)

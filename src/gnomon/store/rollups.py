@@ -79,14 +79,8 @@ def stage(project: str, width: int, rollups: Sequence[str], where: str, *, weigh
     Where no row is `weighted`, counting does, and instead of a histogram a row has the list of its buckets, `bins`:
     `merge` counts them. That takes a third of the time.
     """
-    steps = [*NOTHING_FRESH]
-    made = _weighted_hours if weighted else _hours
+    steps = [*NOTHING_FRESH, *(_weighted_hours if weighted else _hours)(project, width, rollups, where)]
     for rollup in rollups:
-        keys = ", ".join(name if name in kept_by(rollup) else f"NULL AS {name}" for name in DIMENSIONS)
-        at = f"make_timestamp(epoch_us(ts) // {width} * {width}) AS ts"
-        told = f"{quoted(project)} AS project, {quoted(rollup)} AS rollup"
-        rows = made(f"{at}, {keys}", f"project = {quoted(project)} AND {where}")
-        steps.append(f"INSERT INTO fresh BY NAME SELECT {told}, 'hour' AS tier, * FROM ({rows})")
         hours = f"(SELECT * FROM fresh WHERE rollup = {quoted(rollup)} AND tier = 'hour')"
         for each in days:
             placed = _placed(hours, each)
@@ -101,15 +95,31 @@ def again(rollup: str, where: str, days: Days) -> str:
     return f"INSERT INTO fresh BY NAME {_regrouped(_placed(hours, days), 'rollup', quoted(days.tier))}"
 
 
-def _hours(keys: str, where: str) -> str:
-    """Rows of weight 1 as state, each with the list of its histogram buckets."""
+def _rows(project: str, width: int, where: str, *, bins: str) -> str:
+    at = f"make_timestamp(epoch_us(ts) // {width} * {width})"
+    return f"(SELECT * REPLACE ({at} AS ts), {bins} AS bin FROM events WHERE project = {quoted(project)} AND {where})"
+
+
+def _hours(project: str, width: int, rollups: Sequence[str], where: str) -> list[str]:
+    """Rows of weight 1 as state of every rollup, each with the list of its histogram buckets; from one look at them."""
     parts = ["count(*) AS n", "0 AS v"]
     for name in MEASURES:
         total = f"sum({name})" if name == "duration_ms" else f"sum({name})::DECIMAL(38, 6)"
         parts += [f"count({name}) AS {name}_has", f"{total} AS {name}_sum", f"min({name}) AS {name}_min",
                   f"max({name}) AS {name}_max", *(f"0 AS {name}_v{k}" for k in range(3))]  # fmt: skip
-    bins = f"list({bucket_of('duration_ms')}) FILTER (WHERE duration_ms IS NOT NULL) AS bins"
-    return f"SELECT {keys}, {', '.join(parts)}, {bins} FROM events WHERE {where} GROUP BY ALL"
+    parts.append("list(bin) FILTER (WHERE bin IS NOT NULL) AS bins")
+    kept = [name for name in DIMENSIONS if any(name in kept_by(rollup) for rollup in rollups)]
+    sets = ", ".join(f"(ts, {', '.join(kept_by(rollup))})" for rollup in rollups)
+    # One bit for each dimension, the first one highest: 0 where it is kept apart.
+    told = {sum(1 << place for place, name in enumerate(reversed(kept)) if name not in kept_by(rollup)): rollup
+            for rollup in rollups}  # fmt: skip
+    names = " ".join(f"WHEN {bits} THEN {quoted(rollup)}" for bits, rollup in told.items())
+    bins = f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END"
+    return [
+        f"INSERT INTO fresh BY NAME SELECT {quoted(project)} AS project, CASE GROUPING({', '.join(kept)}) {names} END "
+        f"AS rollup, 'hour' AS tier, ts, {', '.join(kept)}, {', '.join(parts)} "
+        f"FROM {_rows(project, width, where, bins=bins)} GROUP BY GROUPING SETS ({sets})"
+    ]
 
 
 def counted(rows: str) -> str:
@@ -126,7 +136,7 @@ def _days(rows: str, tier: str) -> str:
     return f"SELECT {keys}, {_merged()}, flatten(list(bins)) AS bins FROM {rows} GROUP BY ALL"
 
 
-def _weighted_hours(keys: str, where: str) -> str:
+def _weighted_hours(project: str, width: int, rollups: Sequence[str], where: str) -> list[str]:
     """Rows of any weight as state, with their histograms."""
     parts = ["sum(weight) AS n", "sum(weight * (weight - 1)) AS v"]
     for name in MEASURES:
@@ -138,13 +148,18 @@ def _weighted_hours(keys: str, where: str) -> str:
                   f"max({name}) AS {name}_max", f"sum(weight * (weight - 1)) {here} AS {name}_v0",
                   f"sum(weight * (weight - 1) * {name}) AS {name}_v1",
                   f"sum(weight * (weight - 1) * {name} * {name}) AS {name}_v2"]  # fmt: skip
-    bin_ = f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END AS bin"
-    inner = f"SELECT {keys}, {bin_}, {', '.join(parts)} FROM events WHERE {where} GROUP BY ALL"
-    there = "FILTER (WHERE bin IS NOT NULL)"
-    return (
-        f"SELECT ts, {', '.join(DIMENSIONS)}, {_merged()}, list(bin ORDER BY bin) {there} AS duration_ms_at, "
-        f"list(duration_ms_has ORDER BY bin) {there} AS duration_ms_w FROM ({inner}) GROUP BY ALL"
-    )
+    bins = f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END"
+    rows, there = _rows(project, width, where, bins=bins), "FILTER (WHERE bin IS NOT NULL)"
+    steps = []
+    for rollup in rollups:
+        keys = ", ".join(kept_by(rollup))
+        inner = f"SELECT ts, {keys}, bin, {', '.join(parts)} FROM {rows} GROUP BY ALL"
+        steps.append(
+            f"INSERT INTO fresh BY NAME SELECT {quoted(project)} AS project, {quoted(rollup)} AS rollup, 'hour' AS "
+            f"tier, ts, {keys}, {_merged()}, list(bin ORDER BY bin) {there} AS duration_ms_at, "
+            f"list(duration_ms_has ORDER BY bin) {there} AS duration_ms_w FROM ({inner}) GROUP BY ts, {keys}"
+        )
+    return steps
 
 
 def _placed(hours: str, days: Days) -> str:
@@ -299,6 +314,12 @@ def late_rows(project: str, until_us: int, version: int) -> str:
     """How many rows came behind the watermark, the span of their times, and whether any has a weight other than 1."""
     span = f"version > {version} AND ts < make_timestamp({until_us})"
     return f"SELECT count(*), epoch_us(min(ts)), epoch_us(max(ts)), bool_or(weight <> 1) {_both(project, span)}"
+
+
+def any_late(project: str, until_us: int, version: int) -> str:
+    """One row if some row came behind the watermark, else none."""
+    where = f"project = {quoted(project)} AND version > {version} AND ts < make_timestamp({until_us})"
+    return f"SELECT 1 FROM events WHERE {where} UNION ALL SELECT 1 FROM sightings WHERE {where} LIMIT 1"
 
 
 def _both(project: str, span: str) -> str:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
-from collections.abc import Callable
 from typing import Any
 
+from gnomon.cli.command import declare, settings_of
 from gnomon.config import Settings, shown
 from gnomon.errors import InvalidValue
 from gnomon.timerange import system_clock
 
-#: How the command line declares a command: its parsers, name, function, about and examples.
-Declare = Callable[[Any, str, Any, str, str], argparse.ArgumentParser]
 #: How long the service keeps events and samples where no setting says so.
 EVENT_DAYS, METRIC_DAYS = 90, 365
 DAY = 86_400
 
 
-def add_commands(commands: Any, declare: Declare, settings_of: Callable[[argparse.Namespace], Settings]) -> None:
-    """Declare both commands; `settings_of` makes the settings of the options that every command has."""
+def add_serve(commands: Any) -> None:
+    """Declare the command."""
     serve = declare(
-        commands, "serve", lambda args: _serve(args, settings_of(args)),
+        commands, "serve", _serve,
         "Serve the HTTP API: events in, answers out. Ends with Ctrl-C or SIGTERM, and loses nothing then.",
         "  gnomon serve --dev\n  JWT_SECRET_KEY=... gnomon serve --host 0.0.0.0 --port 8000 --store usage.duckdb",
     )  # fmt: skip
@@ -31,8 +29,12 @@ def add_commands(commands: Any, declare: Declare, settings_of: Callable[[argpars
     serve.add_argument("--dev", action="store_true", help="without a key: make one for this run, and print a token")
     serve.add_argument("--workers", type=int, default=1, help="only 1 works with DuckDB, see docs/server.md")
     serve.add_argument("--no-jobs", action="store_true", help="do not roll up, prune and back up in the background")
+
+
+def add_token(commands: Any) -> None:
+    """Declare the command."""
     token = declare(
-        commands, "token", lambda args: _token(args, settings_of(args)),
+        commands, "token", _token,
         "Print a token signed with JWT_SECRET_KEY, or make a write key.",
         "  gnomon token --sub ann --scope \"read admin\" --days 7\n"
         "  gnomon token --write-key shop --origin https://shop.example",
@@ -44,7 +46,8 @@ def add_commands(commands: Any, declare: Declare, settings_of: Callable[[argpars
     token.add_argument("--origin", action="append", default=[], help="of the write key; may be given several times")
 
 
-def _serve(args: argparse.Namespace, settings: Settings) -> int:
+def _serve(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
     if args.workers != 1:
         remedy = "Start it again on other ports: the first one answers, the others take events."
         raise InvalidValue("more than one worker cannot share a DuckDB store", remedy=remedy, code="bad-argument")
@@ -91,7 +94,8 @@ def _with_key(settings: Settings, *, dev: bool) -> tuple[Settings, str]:
     return settings, minted(settings, sub="dev", project="*", scope="ingest:any admin", seconds=DAY)
 
 
-def _token(args: argparse.Namespace, settings: Settings) -> int:
+def _token(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
     from gnomon.server.auth import minted
 
     if args.write_key is None:

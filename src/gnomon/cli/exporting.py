@@ -6,26 +6,24 @@ import argparse
 import json
 import secrets
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gnomon.cli.command import declare, opened
 from gnomon.errors import InvalidValue
 from gnomon.export import ALIASES, FORMATS
 
 if TYPE_CHECKING:
-    from gnomon.engine import AnalyticsEngine
     from gnomon.export.running import ExportStream
 
 _TEXTS = ("csv", "json", "ndjson")
 
 
-def add_export(commands: Any, command_of: Callable[..., argparse.ArgumentParser],
-               opened: Callable[..., AnalyticsEngine]) -> None:  # fmt: skip
-    """Add the command to a parser; `command_of` makes one, `opened` opens the engine that its arguments name."""
-    command = command_of(
-        commands, "export", lambda args: _export(args, opened), "Write events, or the answer to a query, into a file.",
+def add_export(commands: Any) -> None:
+    """Declare the command."""
+    command = declare(
+        commands, "export", _export, "Write events, or the answer to a query, into a file.",
         "  gnomon export --date-range 7d --output events.csv\n"
         "  gnomon export --date-range 2025-01-01,2025-02-01 --fields ts,type,user_id --output january.xlsx\n"
         "  gnomon export --filter '[\"is\",\"type\",[\"order\"]]' --format ndjson | gzip > orders.ndjson.gz\n"
@@ -43,7 +41,7 @@ def add_export(commands: Any, command_of: Callable[..., argparse.ArgumentParser]
     command.add_argument("--output", default="-", metavar="FILE", help="a file, or - for standard output (default)")
 
 
-def _export(args: argparse.Namespace, opened: Callable[..., AnalyticsEngine]) -> int:
+def _export(args: argparse.Namespace) -> int:
     ending = Path(args.output).suffix[1:]
     format = args.format or (ALIASES.get(ending, ending) if ALIASES.get(ending, ending) in FORMATS else "csv")
     span = [part.strip() for part in args.date_range.split(",")]

@@ -1,0 +1,69 @@
+"""What every command shares: how it is declared, and what its options open."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gnomon.config import Settings, read_settings
+from gnomon.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gnomon.engine import AnalyticsEngine
+
+
+def declare(commands: Any, name: str, run: Any, about: str, example: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=about, description=about, epilog=f"examples:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.set_defaults(run=run)
+    command.add_argument(
+        "--store", metavar="URL", help="store to use (default: GNOMON_DATABASE_URL, else gnomon.duckdb here)"
+    )
+    command.add_argument("--project", help="project to use (default: GNOMON_PROJECT, else `default`)")
+    return command
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """A command records nothing (imports are no recording), so its being there must not hide that nobody else was."""
+    settings = read_settings().but(enabled=False)
+    if args.store:
+        settings = settings.but(database_url=args.store)
+    return settings.but(project=args.project) if args.project else settings
+
+
+def opened(args: argparse.Namespace, *, must_exist: bool = False) -> AnalyticsEngine:
+    from gnomon.engine import AnalyticsEngine
+    from gnomon.store import store_path
+
+    settings = settings_of(args)
+    path = store_path(settings.database_url)
+    if must_exist and path is not None and "://" not in path and not Path(path).exists():
+        raise no_store()
+    return AnalyticsEngine(settings)
+
+
+def no_store() -> InvalidValue:
+    return InvalidValue(
+        "there is no store at that path", remedy="Check --store, or import something first.", code="no-store"
+    )
+
+
+def console_of(**options: Any) -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False, **options)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done, on a terminal; nothing anywhere else."""
+    console = console_of(stderr=True)
+    with console.status("starting") as line:
+        yield line.update
