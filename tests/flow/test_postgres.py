@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from contextlib import ExitStack, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from own_postgres import OwnPostgres
+from serving import bearer, served
 
 import gnomon
 from gnomon.cli import main
@@ -472,3 +474,56 @@ def test_replicas_that_do_not_wait_for_each_other_would_be_found(server, url, tm
     monkeypatch.setattr(PostgresStore, "data_version", together)
     with pytest.raises((AssertionError, gnomon.GnomonError)):
         test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url, tmp_path)
+
+
+def test_a_wrong_password_is_said_at_once_and_never_shown(server, url, tmp_path):
+    rules = server.folder / "pg_hba.conf"
+    before = rules.read_text()
+    with server.connect() as con:
+        con.execute("CREATE ROLE ann LOGIN SUPERUSER PASSWORD 'right-one'")
+        rules.write_text("local all ann scram-sha-256\n" + before)
+        con.execute("SELECT pg_reload_conf()")
+    wrong, right = (url.replace("postgres:@", f"ann:{word}@") for word in ("s3cret-word", "right-one"))
+    until = time.monotonic() + 10
+    while True:  # until the server has read its rules
+        try:
+            opened(wrong, tmp_path).close()
+            assert time.monotonic() < until
+        except StoreUnavailable as error:
+            assert error.code == "store-login" and error.remedy
+            assert "s3cret" not in "".join(traceback.format_exception(error))
+            break
+    with opened(right, tmp_path) as engine:
+        engine.track("tick")
+        engine.flush()
+        with server.connect() as con:  # the password changes while it runs: recording goes on, nothing is set aside
+            con.execute("ALTER ROLE ann PASSWORD 'new-one'")
+        server.end_connections()
+        engine.track("tick")
+        with pytest.raises(StoreUnavailable) as caught:
+            engine.flush(timeout=1)
+        assert "password" in caught.value.remedy and "right-one" not in str(caught.value)
+        with server.connect() as con:
+            con.execute("ALTER ROLE ann PASSWORD 'right-one'")
+        tolerant_flush(engine)
+        assert engine.query(metrics=["events"], date_range="24h").rows == [{"events": 2}]
+        assert engine.books().rejected == {}
+    rules.write_text(before)
+
+
+def test_a_service_takes_events_and_says_that_it_cannot_answer(server, url, tmp_path):
+    claims = {"project": "kill", "scope": "ingest:any admin"}
+    with served(url, data_dir=str(tmp_path), project="kill", flush_seconds=0.01) as service:
+        assert service.get("/healthz").json()["answers"]
+        server.stop("fast")
+        try:
+            found = service.get("/healthz")
+            assert (found.status_code, found.json()["ready"], found.json()["answers"]) == (200, True, False)
+            sent = [{"type": "tick", "id": f"n{n}"} for n in range(10)]
+            assert service.post("/ingest", sent, claims=claims).json()["ingested"] == 10
+            assert service.get("/summary?hours=1", claims=claims).status_code == 503
+            assert "gnomon_store_fault" in service.client.get("/metrics", headers=bearer(**claims)).text
+        finally:
+            server.start()
+        tolerant_flush(service.engine)
+        assert service.get("/summary?hours=1", claims=claims).json()["events"] == 10
