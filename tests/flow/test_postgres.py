@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+from contextlib import ExitStack, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from own_postgres import OwnPostgres
+from serving import bearer, served
 
 import gnomon
 from gnomon.cli import main
-from gnomon.errors import StoreBusy, StoreUnavailable
+from gnomon.errors import InvalidValue, StoreBusy, StoreUnavailable
 from gnomon.store import postgres as module
 from gnomon.store.postgres import PostgresStore
 from gnomon.store.postgres.writing import Writing
@@ -382,7 +385,12 @@ def test_a_journal_of_another_database_is_not_poured_into_this_one(server, tmp_p
 
 def test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url, tmp_path):
     now = [datetime(2026, 1, 15, 12, tzinfo=UTC)]
-    engines = [opened(url, tmp_path / f"data{n}", clock=lambda: now[0]) for n in range(2)]
+    with ExitStack() as open_ones:
+        engines = [open_ones.enter_context(opened(url, tmp_path / f"data{n}", clock=lambda: now[0])) for n in range(2)]
+        roll_up_at_once(engines, now)
+
+
+def roll_up_at_once(engines, now):
     errors = []
 
     def roll(engine):
@@ -413,8 +421,6 @@ def test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url,
         assert engine.books().closes()
     engines[0].forget("u3")
     assert engines[1].query(metrics=["events", "people"], date_range="7d").rows == [{"events": done, "people": 10}]
-    for engine in engines:
-        engine.close()
 
 
 def test_the_command_line_knows_a_store_on_a_server(server, url, tmp_path, capsys, monkeypatch):
@@ -429,3 +435,95 @@ def test_the_command_line_knows_a_store_on_a_server(server, url, tmp_path, capsy
     assert main(["doctor", "--store", url, "--project", "kill"]) == 1  # the server of the tests runs without fsync
     said = " ".join(capsys.readouterr().out.split())
     assert "NOT SOUND: the database does not wait for its disk" in said and said.count("NOT SOUND") == 1
+
+
+def test_what_is_set_on_one_replica_holds_on_the_others(server, url, tmp_path):
+    first, second = (opened(url, tmp_path / f"data{n}") for n in range(2))
+    first.set_retention_policy(raw_data_days=30)
+    first.set_legal_hold(datetime.now(UTC) + timedelta(days=3))
+    with pytest.raises(InvalidValue) as caught:  # at once, also where nobody has looked yet
+        second.forget("u")
+    assert caught.value.code == "legal-hold"
+    second.set_sampling_thresholds(10, 100, 0.5)
+    until = time.monotonic() + 20
+    while first.sampling_thresholds().low != 10 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert first.sampling_thresholds().low == 10 and second.get_retention_policy().raw_data_days == 30
+    third = opened(url, tmp_path / "data3")
+    assert third.get_retention_policy().raw_data_days == 30
+    server.stop("fast")
+    try:
+        with pytest.raises(StoreUnavailable):
+            third.set_sampling_thresholds(20, 100, 0.5)
+        assert third.sampling_thresholds().low == 10
+    finally:
+        server.start()
+    for engine in (first, second, third):
+        engine.close()
+
+
+def test_replicas_that_do_not_wait_for_each_other_would_be_found(server, url, tmp_path, monkeypatch):
+    monkeypatch.setattr(PostgresStore, "alone", lambda self: nullcontext())
+    look, both = PostgresStore.data_version, threading.Barrier(2)
+
+    def together(self):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # both know how far the rollups are before either goes on
+        return look(self)
+
+    monkeypatch.setattr(PostgresStore, "data_version", together)
+    with pytest.raises((AssertionError, gnomon.GnomonError)):
+        test_replicas_that_roll_up_at_the_same_time_count_nothing_twice(server, url, tmp_path)
+
+
+def test_a_wrong_password_is_said_at_once_and_never_shown(server, url, tmp_path):
+    rules = server.folder / "pg_hba.conf"
+    before = rules.read_text()
+    with server.connect() as con:
+        con.execute("CREATE ROLE ann LOGIN SUPERUSER PASSWORD 'right-one'")
+        rules.write_text("local all ann scram-sha-256\n" + before)
+        con.execute("SELECT pg_reload_conf()")
+    wrong, right = (url.replace("postgres:@", f"ann:{word}@") for word in ("s3cret-word", "right-one"))
+    until = time.monotonic() + 10
+    while True:  # until the server has read its rules
+        try:
+            opened(wrong, tmp_path).close()
+            assert time.monotonic() < until
+        except StoreUnavailable as error:
+            assert error.code == "store-login" and error.remedy
+            assert "s3cret" not in "".join(traceback.format_exception(error))
+            break
+    with opened(right, tmp_path) as engine:
+        engine.track("tick")
+        engine.flush()
+        with server.connect() as con:  # the password changes while it runs: recording goes on, nothing is set aside
+            con.execute("ALTER ROLE ann PASSWORD 'new-one'")
+        server.end_connections()
+        engine.track("tick")
+        with pytest.raises(StoreUnavailable) as caught:
+            engine.flush(timeout=1)
+        assert "password" in caught.value.remedy and "right-one" not in str(caught.value)
+        with server.connect() as con:
+            con.execute("ALTER ROLE ann PASSWORD 'right-one'")
+        tolerant_flush(engine)
+        assert engine.query(metrics=["events"], date_range="24h").rows == [{"events": 2}]
+        assert engine.books().rejected == {}
+    rules.write_text(before)
+
+
+def test_a_service_takes_events_and_says_that_it_cannot_answer(server, url, tmp_path):
+    claims = {"project": "kill", "scope": "ingest:any admin"}
+    with served(url, data_dir=str(tmp_path), project="kill", flush_seconds=0.01) as service:
+        assert service.get("/healthz").json()["answers"]
+        server.stop("fast")
+        try:
+            found = service.get("/healthz")
+            assert (found.status_code, found.json()["ready"], found.json()["answers"]) == (200, True, False)
+            sent = [{"type": "tick", "id": f"n{n}"} for n in range(10)]
+            assert service.post("/ingest", sent, claims=claims).json()["ingested"] == 10
+            assert service.get("/summary?hours=1", claims=claims).status_code == 503
+            assert "gnomon_store_fault" in service.client.get("/metrics", headers=bearer(**claims)).text
+        finally:
+            server.start()
+        tolerant_flush(service.engine)
+        assert service.get("/summary?hours=1", claims=claims).json()["events"] == 10

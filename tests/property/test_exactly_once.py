@@ -18,6 +18,7 @@ import gnomon
 from gnomon.config import Settings
 from gnomon.event import ROW, Batch
 from gnomon.store.duckdb import DuckDBStore, writing
+from gnomon.store.postgres import writing as postgres_writing
 from gnomon.testing import ManualClock
 
 START = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -70,7 +71,7 @@ STEP = st.one_of(
 )
 
 
-def run(path, steps):
+def run(path, steps, **more):
     """Do the steps on real engines and on the model; compare rows and books after each flush."""
     clock, model = ManualClock(START), Model()
     engines = {}
@@ -78,7 +79,7 @@ def run(path, steps):
     def opened():
         for project in PROJECTS:
             # Nothing is carried by itself: the clock must not move between recording and the gate.
-            engines[project] = gnomon.open(path, project=project, clock=clock, flush_seconds=600.0)
+            engines[project] = gnomon.open(path, project=project, clock=clock, flush_seconds=600.0, **more)
 
     def settle():
         for project, engine in engines.items():
@@ -137,6 +138,14 @@ def test_every_event_counts_once_and_the_books_close(tmp_path, steps):
     run(tmp_path / f"{next(FOLDERS)}.duckdb", steps)
 
 
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(STEP, min_size=3, max_size=25))
+def test_every_event_counts_once_in_postgres(postgres, tmp_path, steps):
+    run(postgres.url(), steps, data_dir=str(tmp_path))
+
+
 SEND = ("send", "one", "a", 0, "s")
 STORIES = {
     "in one batch": [SEND] * 5,
@@ -160,6 +169,22 @@ STORIES = {
 @pytest.mark.parametrize("story", STORIES)
 def test_known_stories(tmp_path, story):
     run(tmp_path / "x.duckdb", STORIES[story])
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_known_stories_in_postgres(postgres, tmp_path, story):
+    run(postgres.url(), STORIES[story], data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "none", "story"),
+    [("e.ts = s.ts", "false", "the same ts after a week"), ("s.doubt > 1", "false", "another ts within 24 hours")],
+    ids=["moment", "lately"],
+)
+def test_a_postgres_store_that_forgets_to_look_is_found(postgres, tmp_path, monkeypatch, words, none, story):
+    monkeypatch.setattr(postgres_writing, "_HELD", postgres_writing._HELD.replace(words, none))
+    with pytest.raises((AssertionError, gnomon.GnomonError)):
+        run(postgres.url(), STORIES[story], data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(

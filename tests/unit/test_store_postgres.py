@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 
@@ -144,6 +145,50 @@ def test_every_earlier_schema_is_brought_up_to_date_with_its_data(postgres, url,
     found = new.describe()
     assert (found["events"], found["samples"], found["schema"]) == (3, 1, opening.KNOWN)
     new.close()
+
+
+def next_schema(folder, monkeypatch, least=1):
+    """A version of the program that knows one revision more."""
+    shutil.copytree(str(opening.REVISIONS), folder, dirs_exist_ok=True)
+    (folder / "versions" / "revision_next.py").write_text(
+        f"from alembic import op\nrevision, down_revision = '{opening.KNOWN + 1:04}', '{opening.KNOWN:04}'\n"
+        "def upgrade():\n"
+        "    op.execute(\"ALTER TABLE samples ADD COLUMN unit text DEFAULT 'ms'\")\n"
+        "    op.execute(\"ALTER TABLE events ADD COLUMN extra text DEFAULT 'none'\")\n"
+        f"    op.execute(\"UPDATE state SET value = '{opening.KNOWN + 1}' WHERE key = 'schema'\")\n"
+        f"    op.execute(\"UPDATE state SET value = '{least}' WHERE key = 'schema_least'\")\n"
+    )
+    monkeypatch.setattr(opening, "REVISIONS", folder)
+    monkeypatch.setattr(opening, "KNOWN", opening.KNOWN + 1)
+
+
+def test_a_newer_program_upgrades_with_data_while_older_ones_go_on(url, store, tmp_path, monkeypatch):
+    store.write([(1, batch(row("a"), samples=[(NOW, NOW, "m", "gauge", 1.0, None)]))], "j")
+    with monkeypatch.context() as newer:
+        next_schema(tmp_path, newer)
+        upgraded = PostgresStore(url, DEFAULTS)
+        assert upgraded.ask(["SELECT unit, value FROM samples"], 5.0)[0].rows == [("ms", 1.0)]
+        assert upgraded.write([(1, batch(row("a"), row("b")))], "new") == {1: {"duplicate": 1}}
+    assert store.write([(2, batch(row("b"), row("c", NOW + 40 * DAY)))], "j") == {2: {"duplicate": 1}}
+    again = PostgresStore(url, DEFAULTS)  # an older program that starts now
+    assert again.ask(["SELECT count(*), min(extra), max(extra) FROM events"], 5.0)[0].rows == [(3, "none", "none")]
+    assert again.write([(3, batch(row("c", NOW + 40 * DAY), row("d")))], "j") == {3: {"duplicate": 1}}
+    for each in (again, upgraded):
+        each.close()
+
+
+def test_an_upgrade_that_fails_leaves_everything_as_it_was(url, store, tmp_path, monkeypatch):
+    store.write([(1, batch(row("a")))], "j")
+    with monkeypatch.context() as newer:
+        next_schema(tmp_path, newer)
+        file = tmp_path / "versions" / "revision_next.py"
+        file.write_text(file.read_text() + "    op.execute('SELECT 1 / 0')\n")
+        with pytest.raises(GnomonError) as caught:
+            PostgresStore(url, DEFAULTS)
+        assert caught.value.code == "store-migration"
+    assert store.ask(["SELECT value FROM state WHERE key = 'schema'"], 5.0)[0].rows == [(f"{opening.KNOWN}",)]
+    columns = "SELECT count(*) FROM information_schema.columns WHERE column_name = 'extra'"
+    assert store.ask([f"{columns} AND table_schema = current_schema()"], 5.0)[0].rows == [(0,)]
 
 
 def test_words_that_changed_are_made_again(postgres, url, schema, store):
@@ -347,6 +392,24 @@ def test_a_writer_waits_for_one_of_another_process_and_gives_up_in_time(postgres
         assert "another process" in caught.value.message
         con.execute("ROLLBACK")
     store.write([(1, batch(row("a")))], "j")
+
+
+def test_a_writer_that_stops_in_the_middle_holds_up_nobody_for_long(url, store, monkeypatch):
+    other = PostgresStore(url, DEFAULTS)
+    honest = writing.Writing.write
+
+    def stopped(self, work, version):
+        monkeypatch.setattr(writing.Writing, "write", honest)
+        other.write([(1, batch(row("b")))], "other")
+        honest(self, work, version)
+
+    monkeypatch.setattr(opening, "IDLE_MS", 200)
+    monkeypatch.setattr(writing.Writing, "write", stopped)
+    with pytest.raises(StoreUnavailable):
+        store.write([(1, batch(row("a")))], "j")
+    assert (store.position("j"), store.position("other")) == (0, 1)
+    store.write([(1, batch(row("a")))], "j")
+    other.close()
 
 
 def test_a_conflict_is_tried_again(store, monkeypatch):

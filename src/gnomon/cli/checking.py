@@ -55,7 +55,7 @@ def add_audit(commands: Any) -> None:
 
 def _audit(args: argparse.Namespace) -> int:
     """Reads the files only, so it works while a process has the store open, and when the store is damaged."""
-    from gnomon.ingest.hold import file_of
+    from gnomon.ingest.places import file_of
     from gnomon.store import served
     from gnomon.upkeep import verify
 

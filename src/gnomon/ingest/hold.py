@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,11 @@ from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, St
 from gnomon.event import Batch
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
+from gnomon.ingest.places import checked, file_of, made
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
+from gnomon.ingest.replica import Waiting, check_same, take_kept
 from gnomon.ingest.writer import Writer
-from gnomon.store import Served, Store, open_store, served, served_name, store_path
+from gnomon.store import Served, Store, open_store, served, store_path
 
 if TYPE_CHECKING:
     from gnomon.ingest.collector import Collector
@@ -40,9 +42,8 @@ log = logging.getLogger("gnomon.hold")
 
 #: How often a process that only records looks whether the owner is gone.
 TAKE_OVER_SECONDS = 2.0
+LOOK_SECONDS = 1.0  #: how often a process looks what was kept elsewhere for all processes of a store on a server
 POLL_SECONDS = 0.05  #: how often a process that does not drain looks whether its own events have arrived
-DATA_DIR = "gnomon-data"  #: in the working directory: what lies beside a store that is no file
-KEPT_STORE = "store"  #: the kept value of a journal that names the database it belongs to
 
 _HELD: dict[Path, Hold] = {}
 _ALL: weakref.WeakSet[Hold] = weakref.WeakSet()
@@ -58,7 +59,7 @@ def take_hold(settings: Settings) -> Hold:
     with _OPENING:
         if path is None:
             return Hold(settings, None)
-        file = _made(file_of(settings)) if served(path) else _checked(path)
+        file = made(file_of(settings)) if served(path) else checked(path)
         shared = _HELD.get(file)
         if shared is None:
             shared = _HELD[file] = Hold(settings, file)
@@ -84,7 +85,7 @@ class Hold:
         self._taking = threading.Lock()
         self._next_try = 0.0
         self.collectors: weakref.WeakSet[Collector] = weakref.WeakSet()  #: of this process, for their heartbeats
-        self._next_beat = 0.0
+        self._next_beat = self._next_look = 0.0
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._asking: Store | None = None  #: for questions only, where another process drains
         self._waiting: Waiting | None = None  #: for a server that could not be reached yet
@@ -94,6 +95,8 @@ class Hold:
         owned = self._lock.acquire()
         try:
             self.journal: Journal = open_journal(journal_file, settings, repair=owned)
+            if self.served:
+                self.journal.share = self._share
             if owned:
                 self._open_store()
         except BaseException as error:
@@ -171,7 +174,18 @@ class Hold:
         """While no other thread, and of a store on a server no other process, does upkeep on it: two that roll up the
         same rows at the same time would count them twice."""
         with self._changing, self.store.alone() if isinstance(self.store, Served) else nullcontext():
+            self._take_kept()  # a legal hold that was set elsewhere a moment ago
             yield
+
+    def _share(self, key: str, value: str) -> None:
+        store = self.own()
+        assert isinstance(store, Served)
+        store.keep(key, value)
+
+    def _take_kept(self) -> None:
+        store: object = self.store
+        if isinstance(store, Served):
+            take_kept(store, self.journal)
 
     def durable(self, positions: list[int], batches: list[Batch]) -> None:
         """Batches of this process are in the journal: hand them to the writer, here or wherever it is."""
@@ -192,6 +206,12 @@ class Hold:
 
         The writer's thread calls it all the time: an owner needs no thread of its own for this.
         """
+        if self.served and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            try:
+                self._take_kept()
+            except GnomonError as error:
+                log.debug("what was kept elsewhere could not be looked at: %s", error.code)
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + self.settings.heartbeat_seconds / 4
@@ -257,7 +277,7 @@ class Hold:
             store = open_or_rebuild(self._target, self.settings, self.journal)
         try:
             if isinstance(store, Served):
-                _check_same(store, self.journal)
+                check_same(store, self.journal)
             settle_restore(store, self.journal)
             self.journal.continue_after(store.position(self.journal.id))
             writer = Writer(store, self.journal, self.settings, self.beat)
@@ -306,93 +326,6 @@ class Hold:
         self._taking, self._changing = threading.Lock(), threading.RLock()
         self._lock.release()
         never_destroy(*self.journal.after_fork())
-
-
-class Waiting:
-    """A thread that tries to open a store until it can be reached."""
-
-    def __init__(self, open_it: Callable[[], None], error: GnomonError) -> None:
-        self._error = error
-        self._open_it = open_it
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gnomon-waiting", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        wait = 0.5
-        while not self._stop.wait(wait):
-            try:
-                self._open_it()
-                return
-            except GnomonError as error:
-                if error.code != self._error.code:
-                    log.error("the store cannot be opened, recording goes on into the journal: %s", error)
-                self._error, wait = error, min(5.0, wait * 2)
-
-    def refusal(self) -> StoreUnavailable:
-        """Why it could not be opened when it was last tried."""
-        return StoreUnavailable(self._error.message, remedy=self._error.remedy, code=self._error.code)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._thread.join()
-
-
-def file_of(settings: Settings) -> Path | None:
-    """The file of a store, beside which everything else of it lies; one that is never made where a server keeps the
-    store (its name in `data_dir`); None for a store in memory."""
-    path = store_path(settings.database_url)
-    if path is None or not served(path):
-        return None if path is None else Path(os.path.realpath(path))
-    return Path(os.path.realpath(settings.data_dir or DATA_DIR)) / served_name(path)
-
-
-def _made(file: Path | None) -> Path:
-    assert file is not None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable("data_dir cannot be made", remedy="Make it, or set another data_dir.") from error
-    return file
-
-
-def _check_same(store: Served, journal: Journal) -> None:
-    """What waits in a journal goes into no other database than the one it was recorded for, unless that is new."""
-    known = journal.kept(KEPT_STORE)
-    if known not in (None, store.store_id) and store.is_used():
-        raise InvalidValue(
-            "the files in data_dir belong to another database than the store's URL names",
-            remedy="Set another data_dir (GNOMON_DATA_DIR), or correct the URL.",
-            code="other-store",
-        )
-    if known != store.store_id:
-        journal.keep(KEPT_STORE, store.store_id)
-
-
-def _checked(path: str) -> Path:
-    if "://" in path:
-        raise InvalidValue(
-            "this version opens DuckDB files and PostgreSQL databases only",
-            remedy="Give a path, duckdb://path, :memory: or postgresql://user:password@host/database.",
-            code="bad-store",
-        )
-    file = Path(os.path.realpath(path))
-    if not file.parent.is_dir():
-        raise StoreUnavailable("the folder of the store does not exist", remedy="Make it, or give another path.")
-    if file.is_dir():
-        raise InvalidValue("the store's path is a folder", remedy="Give the path of a file.", code="bad-store")
-    if not _may_be_ours(file):
-        raise InvalidValue("the file is not a store", remedy="Give another path.", code="foreign-file")
-    return file
-
-
-def _may_be_ours(file: Path) -> bool:
-    """Whether a file may be opened, and set aside if damaged: one that has a journal, or begins as DuckDB's do."""
-    if not file.exists() or file.stat().st_size == 0 or file.with_name(file.name + ".journal").exists():
-        return True
-    with file.open("rb") as start:
-        return start.read(12)[8:] == b"DUCK"
 
 
 _GRAVE: list[object] = []

@@ -13,7 +13,7 @@ import time
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -32,6 +32,9 @@ CREATE TABLE IF NOT EXISTS batch (
 """
 
 
+#: Begins of the kept values that are meant for every process of a store: write keys, thresholds of sampling, erasures,
+#: rules of types, retention. The others are about this journal.
+SHARED = ("key:", "sampling:", "erased:", "types:", "retention:")
 RESTORED = "restored"  #: the kept value that names the restore whose kept values the journal has
 
 Sealed: TypeAlias = tuple[int, bytes, bytes]  #: checksum, summary, body
@@ -73,6 +76,7 @@ class Journal:
         self._reader: sqlite3.Connection | None = None
         self._reader_inode: int | None = None
         self._reader_lock = threading.Lock()
+        self.share: Callable[[str, str], None] | None = None  #: is told first of a shared value that is to be kept
         self._writing()
 
     def append(self, batches: list[Batch]) -> list[int]:
@@ -128,7 +132,16 @@ class Journal:
             return _counts(_guard(lambda: self._reading().execute(query, (position,)).fetchone()[0]))
 
     def keep(self, key: str, value: str) -> None:
-        """Keep a small value durably, for every process that uses this journal (policies that admins set)."""
+        """Keep a small value durably, for every process that uses this journal (policies that admins set).
+
+        Where other journals belong to the same store, raises what the store raises, and keeps nothing then.
+        """
+        if self.share is not None and key.startswith(SHARED):
+            self.share(key, value)
+        self.keep_here(key, value)
+
+    def keep_here(self, key: str, value: str) -> None:
+        """As `keep`, of a value that came from elsewhere."""
         with self._lock:
             db = self._writing()
             _guard(lambda: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"kept:{key}", value)))

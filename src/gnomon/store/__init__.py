@@ -104,6 +104,12 @@ class Served(Protocol):
     def is_used(self) -> bool:
         """Whether anything was ever written into it."""
 
+    def keep(self, key: str, value: str) -> None:
+        """Keep a small value for every process that uses the store."""
+
+    def all_kept(self) -> dict[str, str]:
+        """Every kept value."""
+
     def alone(self) -> AbstractContextManager[None]:
         """While no other process does upkeep on it. Raises `StoreUnavailable` when another one does for too long."""
 

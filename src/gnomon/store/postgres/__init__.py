@@ -41,6 +41,7 @@ log = logging.getLogger("gnomon.store.postgres")
 
 Answer = TypeVar("Answer")
 
+KEPT = "kept:"  #: of the keys of the state that hold what every process has to know
 TRIES = 5  #: of a transaction that met another one
 LOCK_SECONDS = 30.0  #: how long a change waits for one of another process
 ALONE_SECONDS = 60  #: how long upkeep waits for that of another process
@@ -71,6 +72,20 @@ class PostgresStore:
     def is_used(self) -> bool:
         """See `Served.is_used`."""
         return bool(self._asked(["SELECT 1 FROM state WHERE key LIKE 'journal:%'"], 60.0)[0].rows)
+
+    def keep(self, key: str, value: str) -> None:
+        """See `Served.keep`."""
+
+        def put(con: Connection) -> None:
+            con.execute(SET_STATE, [KEPT + key, value])
+            con.execute("COMMIT")
+
+        self._changed(put, LOCK_SECONDS)
+
+    def all_kept(self) -> dict[str, str]:
+        """See `Served.all_kept`."""
+        asked = f"SELECT substr(key, {len(KEPT) + 1}), value FROM state WHERE key LIKE '{KEPT}%'"
+        return dict(self._asked([asked], 60.0)[0].rows)
 
     # -- writing ----------------------------------------------------------------------------------------------
 

@@ -20,7 +20,11 @@ from gnomon.store.postgres.address import Address
 from gnomon.store.postgres.faults import of_connecting, translated
 
 KNOWN = 1  #: the newest schema that this version knows
+IDLE_MS = 60_000  #: a transaction whose process was stopped in the middle holds nobody up for longer than this
 CHECK_MS = 5_000  #: a server process whose client is gone ends so soon, and holds no old rows any longer
+#: Not the fault of a migration.
+_PASSING = (psycopg.OperationalError, errors.InsufficientPrivilege)
+REVISIONS = resources.files("gnomon.store.migrations").joinpath("postgres")
 OLDEST_SERVER = 150_000  #: PostgreSQL 15: the first that takes NULLS NOT DISTINCT
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -62,6 +66,7 @@ def begin(address: Address, *, reading: bool, milliseconds: int, lock_millisecon
     return (
         f"BEGIN {kind}; SET LOCAL search_path = {address.schema}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
         f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
         f"SET LOCAL client_connection_check_interval = {CHECK_MS}; SET LOCAL standard_conforming_strings = on; "
         f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}{durable}"
     )
@@ -178,17 +183,26 @@ def _run_alembic(con: Connection, address: Address) -> None:
     """Alembic's steps on this connection, within its transaction."""
     from alembic import command  # deferred: half a second, needed when the schema changes only
     from alembic.config import Config
+    from alembic.util import CommandError
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
     from sqlalchemy.pool import StaticPool
 
     config = Config()
-    folder = resources.files("gnomon.store.migrations").joinpath("postgres")
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("script_location", str(REVISIONS).replace("%", "%%"))
     engine = create_engine("postgresql+psycopg://", creator=lambda: _Within(con), poolclass=StaticPool,
                            pool_reset_on_return=None, _initialize=False)  # fmt: skip
-    with engine.connect() as bound:
-        config.attributes.update(connection=bound, schema=address.schema)
-        command.upgrade(config, f"{KNOWN:04}")
+    try:
+        with engine.connect() as bound:
+            config.attributes.update(connection=bound, schema=address.schema)
+            command.upgrade(config, f"{KNOWN:04}")
+    except (SQLAlchemyError, CommandError) as error:
+        if isinstance(error, DBAPIError) and isinstance(error.orig, _PASSING):
+            raise translated(error.orig, writing=True) from error
+        raise StoreUnavailable(
+            "the tables cannot be brought to the schema of this version; nothing was changed",
+            remedy="Report this; go back to the version of Gnomon that was in use.", code="store-migration",
+        ) from error  # fmt: skip
 
 
 class _Within:
