@@ -18,6 +18,7 @@ import gnomon
 from gnomon.config import Settings
 from gnomon.metrics import Quantile
 from gnomon.query import intervals, percentiles
+from gnomon.store.dialect import DUCKDB
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.testing import ManualClock
 
@@ -208,7 +209,7 @@ def covered(store, name, runs, first=0):
     )
     columns = [f"{kind}{i}" for i in range(len(qs)) for kind in "mlh"]
     asked = [(i, Quantile("x", q)) for i, q in enumerate(qs)]
-    text = percentiles.percentiles(rows, ["d0"], columns, asked)
+    text = percentiles.percentiles(rows, ["d0"], columns, asked, DUCKDB)
     truth = ", ".join(f"quantile_disc(x, {q}) AS t{i}" for i, q in enumerate(qs))
     shares = ", ".join(f"avg((l{i} <= t{i} AND t{i} <= h{i})::INT), count(l{i})" for i in range(len(qs)))
     sql = f"SELECT count(*), {shares} FROM {text}, (SELECT {truth} FROM ({people}))"

@@ -174,7 +174,7 @@ def test_a_store_that_forgets_to_look_is_found(tmp_path, monkeypatch, broken, st
 
 
 def test_a_store_that_does_not_look_within_a_batch_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "_without_own_repeats", lambda rows, at=None: (rows, []))
+    monkeypatch.setattr(writing, "without_own_repeats", lambda rows, at=None: (rows, []))
     with pytest.raises(AssertionError):
         run(tmp_path, STORIES["in one batch"])
 

@@ -8,6 +8,7 @@ import os
 import random
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from upkeep_machine import BERLIN, CROWDED, KATHMANDU, TURNS, USERS, Upkeep, many_lives
@@ -20,6 +21,7 @@ from gnomon.query import inquiry
 from gnomon.store import rollups
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.store.duckdb.writing import Writing
+from gnomon.store.incoming import Edges
 from gnomon.upkeep import backup, erasure, restore, retention
 
 DEAR = ("roll up", "prune", "forget", "erase", "back up", "restore", "crash", "restart")
@@ -88,11 +90,18 @@ def test_a_rollup_that_forgets_late_rows_is_found(monkeypatch):
     broken(monkeypatch, late, rollups, "late_rows", lambda *_: "SELECT 0, 0, 0, false")
 
 
+def rolled_up_by(**words):
+    """The store's dialect with other words for rolling up."""
+    dialect = DuckDBStore.dialect
+    return replace(dialect, rollups=replace(dialect.rollups, **words))
+
+
 def test_a_merge_that_drops_what_was_there_is_found(monkeypatch):
-    there = rollups.merge
-    broken(monkeypatch, late, rollups, "merge", lambda project: [
-        step.replace("SELECT * FROM met UNION ALL BY NAME", "SELECT * FROM met WHERE false UNION ALL BY NAME")
-        for step in there(project)])  # fmt: skip
+    def merge(project):
+        kept, none = "SELECT * FROM met UNION ALL BY NAME", "SELECT * FROM met WHERE false UNION ALL BY NAME"
+        return [step.replace(kept, none) for step in rollups.merge(project)]
+
+    broken(monkeypatch, late, DuckDBStore, "dialect", rolled_up_by(merge=merge))
 
 
 def test_a_rollup_that_passes_its_end_over_is_found(monkeypatch):
@@ -112,7 +121,7 @@ def test_time_that_is_not_sealed_is_found(monkeypatch):
         machine.prune(1)
         machine.record(30, 24 * 9)
 
-    broken(monkeypatch, story, Writing, "_part_sealed", lambda self, project, rows: (rows, []))
+    broken(monkeypatch, story, Edges, "part", lambda self, project, rows: (rows, []))
 
 
 def test_a_type_that_is_pruned_like_all_others_is_found(monkeypatch):
@@ -121,8 +130,8 @@ def test_a_type_that_is_pruned_like_all_others_is_found(monkeypatch):
         machine.prune(5, own_days=1)
         machine.record(30, 24 * 9)
 
-    edge = Writing._edge
-    broken(monkeypatch, story, Writing, "_edge", lambda self, project, _: edge(self, project, None))
+    edge = Edges.of
+    broken(monkeypatch, story, Edges, "of", lambda self, project, _: edge(self, project, None))
 
 
 def test_repeats_that_are_stored_are_found(monkeypatch):
@@ -301,9 +310,10 @@ def test_who_is_not_noted_again_is_found(monkeypatch):
 
 
 def test_rollups_that_count_rows_are_found(monkeypatch):
-    stage = rollups.stage
-    broken(monkeypatch, thinned, rollups, "stage", lambda *words, **more: [
-        step.replace("sum(weight) AS n", "count(*) AS n") for step in stage(*words, **more)], sampled=True)  # fmt: skip
+    def stage(*words, **more):
+        return [step.replace("sum(weight) AS n", "count(*) AS n") for step in rollups.stage(*words, **more)]
+
+    broken(monkeypatch, thinned, DuckDBStore, "dialect", rolled_up_by(stage=stage), sampled=True)
 
 
 def test_failures_that_are_left_out_are_found(monkeypatch):

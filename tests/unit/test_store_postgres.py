@@ -137,13 +137,23 @@ def test_many_processes_may_open_a_new_store_at_once(url):
 def test_every_earlier_schema_is_brought_up_to_date_with_its_data(postgres, url, schema, monkeypatch, step):
     monkeypatch.setattr(opening, "KNOWN", step)
     old = PostgresStore(url, DEFAULTS)
-    old.write([(1, batch(row("a"), row("b", weight=2.0), samples=[(NOW, NOW, "m", "gauge", 1.0, None)]))], "j")
+    old.write([(1, batch(row("a"), row("b", weight=2.0)))], "j")
     old.close()
     monkeypatch.undo()
+
+    def sample_of_schema_1():
+        with postgres.connect() as con:
+            con.execute(
+                f"INSERT INTO {schema}.samples (project, version, ts, received_at, name, kind, value, labels) "
+                "VALUES ('p', 2, now(), now(), 'm', 'gauge', 1, NULL)"
+            )
+
+    sample_of_schema_1()
     new = PostgresStore(url, DEFAULTS)
     assert new.write([(2, batch(row("a"), row("c")))], "j") == {2: {"duplicate": 1}}
+    sample_of_schema_1()  # by a program that was not upgraded yet
     found = new.describe()
-    assert (found["events"], found["samples"], found["schema"]) == (3, 1, opening.KNOWN)
+    assert (found["events"], found["samples"], found["schema"]) == (3, 2, opening.KNOWN)
     new.close()
 
 

@@ -62,6 +62,13 @@ def apply(log: Path, database: Path) -> None:
 
 def _first_loss(log: Path, database: Path) -> int | None:
     """The number of the first frame that SQLite would drop, if it or one behind it is committed."""
+    try:
+        return _first_loss_of(log, database)
+    except FileNotFoundError:  # its last user closed it meanwhile, and so has everything in the database
+        return None
+
+
+def _first_loss_of(log: Path, database: Path) -> int | None:
     committed, salts = _committed(log)
     found = _read_header(log)
     if found is None:
