@@ -18,6 +18,10 @@ _STRANGE = re.compile("[\x01-\x1f\ufffe\uffff]|_x[0-9A-Fa-f]{4}_")
 _REFERENCES = {"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 
 
+class Instant(datetime):
+    """A moment of an event, in UTC. As a text it always has its microseconds, as the texts that a store makes."""
+
+
 def guarded(text: str) -> str:
     """A text with an apostrophe in front if it begins like a formula, or with an apostrophe; see `unguarded`."""
     return "'" + text if text[:1] and text[0] in FORMULA_STARTS else text
@@ -32,7 +36,8 @@ def plain(value: Any) -> Any:
     """A value as JSON and the text formats hold it: times as ISO texts, `Z` for UTC."""
     if isinstance(value, datetime):
         moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-        text = moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds")
+        exact = moment.microsecond or isinstance(value, Instant)
+        text = moment.isoformat(timespec="microseconds" if exact else "seconds")
         return text.removesuffix("+00:00") + "Z" if not moment.utcoffset() else text
     return value.isoformat() if isinstance(value, date) else value
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gnomon.export import Column, ColumnKind, Form
+from gnomon.export.cells import Instant
 from gnomon.query.extract import Extract, Span
 from gnomon.store import Columnar, Store
 
@@ -126,7 +127,7 @@ def _read(value: Any, kind: ColumnKind) -> Any:
         return None
     if kind == "json":
         return msgspec.json.decode(value)
-    return value.replace(tzinfo=UTC) if kind == "time" else value
+    return Instant.combine(value.date(), value.time(), UTC) if kind == "time" else value
 
 
 def way_of(source: Source, form: Form) -> Way:
