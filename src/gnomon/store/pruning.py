@@ -34,6 +34,16 @@ def prune_raw(project: str, since_us: int, before_us: int, only: str) -> list[st
     ]
 
 
+def weights(project: str, since_us: int, before_us: int, only: str, rollup: str) -> str:
+    """What the raw rows weigh that `prune_raw` would delete, and what one rollup holds of the same time and types."""
+    rolled = f"version <= (SELECT version FROM rolled_up WHERE project = {quoted(project)})"
+    span = _raw(project, since_us, before_us)
+    raw = f"SELECT coalesce(sum(weight), 0) FROM events WHERE {span} AND {only} AND {rolled}"
+    hours = f"tier = 'hour' AND rollup = {quoted(rollup)}"
+    kept = f"SELECT coalesce(sum(n), 0) FROM rolled WHERE {span} AND {hours} AND {only}"
+    return f"SELECT ({raw}), ({kept})"
+
+
 def prune_rolled(project: str, tier: str, before_us: int) -> list[str]:
     """Delete the rows of a tier (`hour`, or `day` for all zones, with who was active) before a moment."""
     kind = "tier = 'hour'" if tier == "hour" else "tier LIKE 'day:%'"

@@ -65,11 +65,19 @@ class Days:
         return f"day:{self.zone}"
 
 
-#: The temporary table of states that are to be added, with none in it.
-NOTHING_FRESH = (
-    "DROP TABLE IF EXISTS fresh",
-    "CREATE TEMP TABLE fresh AS SELECT *, NULL::INTEGER[] AS bins FROM rolled LIMIT 0",
-)
+def _columns() -> str:
+    kinds = {"status_code": "SMALLINT", "success": "BOOLEAN"}
+    columns = ["project VARCHAR", "rollup VARCHAR", "tier VARCHAR", "ts TIMESTAMP"]
+    columns += [f"{name} {kinds.get(name, 'VARCHAR')}" for name in DIMENSIONS]
+    whole = {f"bytes_{way}_{part}": kind for way in ("sent", "received")
+             for part, kind in (("sum", "DECIMAL(38, 6)"), ("min", "BIGINT"), ("max", "BIGINT"))}  # fmt: skip
+    columns += [f"{name} {whole.get(name, 'DOUBLE')}" for name in _STATE]
+    return ", ".join([*columns, "duration_ms_at INTEGER[]", "duration_ms_w DOUBLE[]", "bins INTEGER[]"])
+
+
+#: The temporary table of states that are to be added, with none in it. The columns of `rolled` are named, as a table
+#: that is made of a select that finds no rows has the fault of which `merge` tells: every state would be lost.
+NOTHING_FRESH = ("DROP TABLE IF EXISTS fresh", f"CREATE TEMP TABLE fresh ({_columns()})")
 
 
 def stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
@@ -80,19 +88,26 @@ def stage(project: str, width: int, rollups: Sequence[str], where: str, *, weigh
     `merge` counts them. That takes a third of the time.
     """
     steps = [*NOTHING_FRESH, *(_weighted_hours if weighted else _hours)(project, width, rollups, where)]
+    made = []
     for rollup in rollups:
         hours = f"(SELECT * FROM fresh WHERE rollup = {quoted(rollup)} AND tier = 'hour')"
         for each in days:
             placed = _placed(hours, each)
-            row = _regrouped(placed, "rollup", quoted(each.tier)) if weighted else _days(placed, each.tier)
-            steps.append(f"INSERT INTO fresh BY NAME {row}")
-    return steps
+            made.append(_regrouped(placed, "rollup", quoted(each.tier)) if weighted else _days(placed, each.tier))
+    return [*steps, *_into_fresh(made)]
 
 
-def again(rollup: str, where: str, days: Days) -> str:
-    """Add days to `fresh`, made of the hours in `rolled` that `where` names."""
-    hours = f"(SELECT * FROM rolled WHERE rollup = {quoted(rollup)} AND tier = 'hour' AND {where})"
-    return f"INSERT INTO fresh BY NAME {_regrouped(_placed(hours, days), 'rollup', quoted(days.tier))}"
+def _into_fresh(rows: Sequence[str]) -> list[str]:
+    """One INSERT for all of them, see `merge`."""
+    together = " UNION ALL BY NAME ".join(f"({each})" for each in rows)
+    return [f"INSERT INTO fresh BY NAME {together}"] if rows else []
+
+
+def again(rollups: Sequence[str], where: str, days: Days) -> list[str]:
+    """Make `fresh` of days, from the hours in `rolled` that `where` names."""
+    hours = "(SELECT * FROM rolled WHERE rollup = {} AND tier = 'hour' AND {})".format
+    made = [_regrouped(_placed(hours(quoted(rollup), where), days), "rollup", quoted(days.tier)) for rollup in rollups]
+    return [*NOTHING_FRESH, *_into_fresh(made)]
 
 
 def _rows(project: str, width: int, where: str, *, bins: str) -> str:
@@ -150,16 +165,16 @@ def _weighted_hours(project: str, width: int, rollups: Sequence[str], where: str
                   f"sum(weight * (weight - 1) * {name} * {name}) AS {name}_v2"]  # fmt: skip
     bins = f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END"
     rows, there = _rows(project, width, where, bins=bins), "FILTER (WHERE bin IS NOT NULL)"
-    steps = []
+    made = []
     for rollup in rollups:
         keys = ", ".join(kept_by(rollup))
         inner = f"SELECT ts, {keys}, bin, {', '.join(parts)} FROM {rows} GROUP BY ALL"
-        steps.append(
-            f"INSERT INTO fresh BY NAME SELECT {quoted(project)} AS project, {quoted(rollup)} AS rollup, 'hour' AS "
-            f"tier, ts, {keys}, {_merged()}, list(bin ORDER BY bin) {there} AS duration_ms_at, "
+        made.append(
+            f"SELECT {quoted(project)} AS project, {quoted(rollup)} AS rollup, 'hour' AS tier, ts, {keys}, "
+            f"{_merged()}, list(bin ORDER BY bin) {there} AS duration_ms_at, "
             f"list(duration_ms_has ORDER BY bin) {there} AS duration_ms_w FROM ({inner}) GROUP BY ts, {keys}"
         )
-    return steps
+    return _into_fresh(made)
 
 
 def _placed(hours: str, days: Days) -> str:
@@ -174,8 +189,8 @@ def _placed(hours: str, days: Days) -> str:
 def merge(project: str) -> list[str]:
     """Move `fresh` into `rolled`; buckets that were there already are made one with it.
 
-    One INSERT for each table and transaction: after a large one, a second that finds no rows leaves an empty group of
-    rows in DuckDB 2.0, behind which scans see nothing until the next checkpoint (docs/decisions/0013).
+    One INSERT for each table and transaction: one that finds no rows, before or after a large one, leaves an empty
+    group of rows in DuckDB 2.0, behind which scans see nothing until the next checkpoint (docs/decisions/0013).
     """
     touched = (
         f"rolled.project = {quoted(project)} AND rolled.ts BETWEEN (SELECT min(ts) FROM fresh) AND (SELECT max(ts) "
@@ -350,12 +365,8 @@ class Rollups:
     note_people: Callable[[str, str], list[str]]
 
 
-def _days_again(rollups: Sequence[str], where: str, days: Days) -> list[str]:
-    return [*NOTHING_FRESH, *(again(rollup, where, days) for rollup in rollups)]
-
-
 def _put() -> list[str]:
     return [f"INSERT INTO rolled BY NAME FROM {counted('fresh')}", "DROP TABLE fresh"]
 
 
-DUCKDB = Rollups(stage, _days_again, _put, merge, note_people)
+DUCKDB = Rollups(stage, again, _put, merge, note_people)

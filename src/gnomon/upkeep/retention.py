@@ -14,12 +14,14 @@ from typing import Any
 import msgspec
 
 from gnomon.config import Settings
-from gnomon.errors import InvalidValue, unknown_name
+from gnomon.errors import InvalidValue, StoreUnavailable, unknown_name
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store
 from gnomon.store import pruning as sql
-from gnomon.timerange import US_DAY, to_us
+from gnomon.store.dialect import quoted
+from gnomon.store.rollups import STATE
+from gnomon.timerange import US_DAY, from_us, to_us
 from gnomon.upkeep.rollup import roll_up
 
 _KEPT = "retention:"
@@ -152,12 +154,25 @@ class _Pruning:
         only = sql.only_type(type_, own)
         gone = 0
         for start, end, rows in self._days(edge, only):
+            self._check_rolled(start, end, only)
             gone += rows
             noted = sql.note_edge(self.project, "raw", type_, max(end, done))
             self._change([*noted, *sql.prune_raw(self.project, start, end, only)])
         if edge > done:
             self._change(sql.note_edge(self.project, "raw", type_, edge))
         return gone
+
+    def _check_rolled(self, start: int, end: int, only: str) -> None:
+        """What is about to go must be in the rollups. Raises `StoreUnavailable` (rollup-incomplete) where it is not."""
+        if self.dry_run:
+            return
+        ((_, _, _, names, _),) = self._ask(STATE.format(quoted(self.project)))
+        ((raw, kept),) = self._ask(sql.weights(self.project, start, end, only, names.split(",")[0]))
+        if kept < raw * (1 - 1e-9):
+            raise StoreUnavailable(
+                f"the rollups of {from_us(start):%Y-%m-%d} hold less than the raw rows, so these are not pruned",
+                code="rollup-incomplete", remedy="Please report this; restore a backup, or keep the raw rows.",
+            )  # fmt: skip
 
     def _days(self, edge: int, only: str) -> Iterator[tuple[int, int, int]]:
         for day, rows in self._ask(sql.raw_days(self.project, edge, only)):

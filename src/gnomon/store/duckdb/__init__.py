@@ -29,6 +29,7 @@ from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB, quoted
 from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
+from gnomon.store.duckdb.filling import check_filled
 from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, remove
 from gnomon.store.duckdb.undo import mend, undoable
 from gnomon.store.duckdb.writing import Writing
@@ -131,6 +132,7 @@ class DuckDBStore:
                 self._connection.execute(statement)
                 names = [column[0] for column in self._connection.description or ()]
                 tables.append(Table(names, self._connection.fetchall()))
+            check_filled(zip(statements, tables, strict=True))
         self._writing.forget_edges()
         return tables
 
