@@ -10,7 +10,7 @@ import pytest
 import gnomon
 from gnomon.errors import InvalidValue, UnknownName
 from gnomon.ingest.journal import Journal
-from gnomon.query import relations, state
+from gnomon.query import inquiry, relations, state
 from gnomon.store import pruning
 from gnomon.store.duckdb import salvage
 from gnomon.store.duckdb.faults import suspect_mark
@@ -304,3 +304,44 @@ def test_samples_of_pruned_time_are_refused_not_told_in_part(engine):
 def test_samples_without_an_edge_would_be_told_in_part(engine, monkeypatch):
     monkeypatch.setattr(pruning, "note_edge", lambda *_: [])
     assert pruned_samples(engine)(["2026-03-15", "2026-03-21"]) == 3
+
+
+def totals_with_late_rows(engine):
+    """What rollups tell and raw rows say after rows came behind the watermark."""
+    fill(engine, days=3)
+    engine.trigger_aggregation()
+    assert engine.query(["events"], [], "3d").basis.source == "rollups and raw"  # of today
+    engine.track("request", user_id="late", ts=NOW - timedelta(days=1))
+    engine.flush()
+    rolled, raw = (engine.query(["events", "people"], ["time:day"], "3d", basis=basis) for basis in ("auto", "raw"))
+    return rolled.to_dicts(), raw.to_dicts()
+
+
+def test_a_row_that_comes_late_is_in_the_next_answer(engine):
+    rolled, raw = totals_with_late_rows(engine)
+    assert rolled == raw
+
+
+def test_answers_that_do_not_look_for_late_rows_are_found(engine, monkeypatch):
+    monkeypatch.setattr(inquiry, "any_late", lambda *_: "SELECT 1 FROM state WHERE 1 = 0")
+    rolled, raw = totals_with_late_rows(engine)
+    assert rolled != raw
+
+
+def test_a_row_that_comes_late_between_plan_and_answer_is_in_it(engine, monkeypatch):
+    fill(engine, days=3)
+    engine.trigger_aggregation()
+    span = ["2026-03-18", "2026-03-20"]
+    (before,) = engine.query(["events"], [], span, basis="raw").to_dicts()
+    plan, came = inquiry.make_plan, []
+
+    def meanwhile(*given):
+        made = plan(*given)
+        if not came:
+            came.append(1)
+            engine.track("request", user_id="late", ts=NOW - timedelta(days=1))
+            engine.flush()
+        return made
+
+    monkeypatch.setattr(inquiry, "make_plan", meanwhile)
+    assert engine.query(["events"], [], span).to_dicts() == [{"events": before["events"] + 1}]
