@@ -44,6 +44,11 @@ class Inquiry:
         self._answers = AnswerCache(settings.cache_entries, settings.cache_seconds)
         self._known: tuple[Any, ...] | None = None  # by data version
 
+    def patient(self, seconds: float) -> Inquiry:
+        """One of the same project that may take longer for a question, and keeps no answers."""
+        settings = replace(self._settings, query_timeout_seconds=seconds, cache_entries=0)
+        return Inquiry(settings, self._clock, self._zone, self._own_span)
+
     @property
     def zone(self) -> ZoneInfo:
         """The first zone of the project."""

@@ -42,6 +42,12 @@ class Deadlines:
             with self._changed:  # an interrupt is given under the lock, so none can come after this
                 self._running.pop(key, None)
 
+    def end_all(self) -> None:
+        """Interrupt whatever runs now, as if its time were over."""
+        with self._changed:
+            self._running = {key: (0.0, interrupt) for key, (_, interrupt) in self._running.items()}
+            self._changed.notify()
+
     def close(self) -> None:
         """End the thread."""
         with self._changed:
