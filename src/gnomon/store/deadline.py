@@ -49,10 +49,12 @@ class Deadlines:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, which may still hold on to the last connection that it watched."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _watch(self) -> None:
         with self._changed:
