@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 from typing import Any
 
@@ -47,6 +48,20 @@ def add_token(commands: Any) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    # The first process of a container gets no signal that it does not handle, so one during the start would be lost.
+    before = signal.signal(signal.SIGTERM, _ended)
+    try:
+        return _served(args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ended(_number: int, _frame: Any) -> None:
+    """SIGTERM before anything is served: nothing is to be answered, and what is open is safe to be left at any time."""
+    raise SystemExit(0)
+
+
+def _served(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if args.workers != 1:
         remedy = "Start it again on other ports: the first one answers, the others take events."
