@@ -1,0 +1,45 @@
+"""The guides of running it name what there is: every alert, codes that exist, figures that were measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gnomon.upkeep.conditions import CONDITIONS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def text(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text("utf-8")
+
+
+def test_the_runbook_has_a_chapter_for_every_alert():
+    chapters = re.findall(r"^## ([a-z-]+)$", text("runbook"), re.MULTILINE)
+    table = re.search(r"^\| alert \|.*?\n\n", text("operations"), re.MULTILINE | re.DOTALL)[0]
+    alerts = re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
+    assert sorted(chapters) == sorted(alerts) and {condition.name for condition in CONDITIONS} <= set(alerts)
+
+
+def test_the_codes_of_the_guides_exist():
+    known = set(re.findall(r"`([a-z]+(?:-[a-z0-9]+)+|closed|internal|forbidden|overloaded)`", text("errors")))
+    alerts = set(re.findall(r"^## ([a-z-]+)$", text("runbook"), re.MULTILINE))
+    for name in ("troubleshooting", "upgrading", "runbook", "deployment"):
+        used = re.findall(r"`([a-z]+(?:-[a-z]+)+)`", text(name))
+        assert set(used) <= known | alerts, name
+
+
+@pytest.mark.parametrize(
+    ("constant", "shown"),
+    [
+        ("DUCKDB = CLICKHOUSE = 37.4", "with random ids | 37.4 |"),
+        ("POSTGRES, ROLLUP, JOURNAL = 277, 10.0, 240", "indexes included | 277 |"),
+        ("POSTGRES, ROLLUP, JOURNAL = 277, 10.0, 240", "| 30 million | 0.90 M/s | 10.0 | 118 ms |"),
+        ("SERVICE_US, ROLL_UP_US, READ_PER_CORE = 13, 1 / 0.9, 91e6", "20 to 21 us | 12 to 14 us |"),
+        ("SERVICE_US, ROLL_UP_US, READ_PER_CORE = 13, 1 / 0.9, 91e6", "| totals | 164 ms |"),
+    ],
+)
+def test_the_plan_rests_on_what_was_measured(constant, shown):
+    assert constant in text("capacity") and shown in text("performance")
