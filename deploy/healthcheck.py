@@ -1,4 +1,4 @@
-"""Exit 0 when the service in this container can take events, else 1: for HEALTHCHECK, so that the image needs no curl."""
+"""Exit 0 when the service in this container can take events, else 1: so that the image needs no curl."""
 
 import http.client
 import sys

@@ -19,6 +19,7 @@ SERVED = {**PLAIN, "store": "postgres", "service": {"replicas": 3, "workers": 2}
 FULL = {
     **SERVED,
     "worker": {"enabled": True, "replicas": 2},
+    "exports": {"existingClaim": "shared"},
     "autoscaling": {"enabled": True},
     "ingress": {"enabled": True, "host": "a.example", "tlsSecret": "tls", "className": "nginx"},
     "serviceMonitor": {"enabled": True, "tokenSecret": {"name": "metrics"}},
@@ -123,7 +124,8 @@ def test_no_secret_is_in_what_the_chart_makes(chart):
     assert "Secret" not in kinds(documents)
     held = [env for _, pod in pods(documents) for box in pod["containers"] for env in box["env"] if "valueFrom" in env]
     assert {env["name"] for env in held} == {
-        "JWT_SECRET_KEY", "GNOMON_DATABASE_URL", "GNOMON_RATE_LIMIT_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND",
+        "JWT_SECRET_KEY", "GNOMON_DATABASE_URL", "GNOMON_RATE_LIMIT_URL", "GNOMON_CACHE_URL",
+        "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND",
     }  # fmt: skip
     assert all(env["valueFrom"]["secretKeyRef"]["name"] == "gnomon" for env in held)
 
@@ -159,6 +161,7 @@ def test_the_pod_outlives_the_drain_of_the_service(chart):
         ({**SERVED, "persistence": {"enabled": False}}, "loses acknowledged events"),
         ({**SERVED, "autoscaling": {"enabled": True, "minReplicas": 9}}, "minReplicas is more than"),
         ({**PLAIN, "serviceMonitor": {"enabled": True}}, "serviceMonitor needs"),
+        ({**FULL, "settings": {"GNOMON_EXPORT_DIR": "/x"}}, "GNOMON_EXPORT_DIR is /exports"),
         ({**PLAIN, "ingress": {"enabled": True}}, "ingress.host is empty"),
         ({**PLAIN, "store": "mysql"}, "must be one of 'duckdb', 'postgres', 'clickhouse'"),
         ({**PLAIN, "replicas": 2}, "additional properties 'replicas' not allowed"),

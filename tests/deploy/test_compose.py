@@ -139,11 +139,12 @@ def test_a_key_that_stands_twice_is_found():
         read_yaml("services:\n  a: {image: x}\n  a: {image: y}\n")
 
 
-def test_the_worker_has_the_work_of_the_service():
+def test_each_process_has_a_folder_of_its_own_and_all_share_that_of_exports():
     services = read("postgres")["services"]
-    assert "--no-jobs" in services["gnomon"]["command"] and "--no-jobs" not in str(read("duckdb"))
-    volumes = [sources(services[name]) for name in ("gnomon", "worker", "beat")]
-    assert len({volume for one in volumes for volume in one}) == 3  # each has a data_dir of its own
+    mine = [sources(services[name]) for name in ("gnomon", "worker", "beat")]
+    assert len({one for volumes in mine for one in volumes}) == 4 and all("exports" in volumes for volumes in mine[:2])
+    assert services["gnomon"]["environment"]["GNOMON_EXPORT_DIR"] == "/exports"
+    assert services["gnomon"]["environment"].items() >= services["worker"]["environment"].items()  # but for its key
 
 
 # -- ClickHouse ---------------------------------------------------------------------------------------------------
@@ -201,10 +202,13 @@ def test_no_user_of_clickhouse_is_without_a_password():
 def test_clickhouse_knows_the_settings():
     """Asked of the ClickHouse that chdb embeds, in a process of its own."""
     pytest.importorskip("chdb")
+    grants = [one.text for one in xml("users").iter("query")]
     asked = {"merge_tree_settings": [one.tag for one in xml("server").find("merge_tree")],
              "settings": [one.tag for one in xml("users").find("profiles/gnomon")]}  # fmt: skip
-    ask = "import chdb, sys; [print(chdb.query(f'SELECT name FROM system.{table}', 'CSV')) for table in sys.argv[1:]]"
-    done = subprocess.run([sys.executable, "-c", ask, *asked], capture_output=True, text=True, check=True)
+    ask = "import chdb, sys; [print(chdb.query(text, 'CSV')) for text in sys.argv[1:]]"
+    texts = [f"SELECT name FROM system.{table}" for table in asked]
+    texts += [f"SELECT formatQuery('{grant} TO gnomon')" for grant in grants]  # which raises where it cannot be read
+    done = subprocess.run([sys.executable, "-c", ask, *texts], capture_output=True, text=True, check=True)
     known = set(re.findall(r'"(\w+)"', done.stdout))
     assert len(known) > 500 and not {name for names in asked.values() for name in names} - known
 

@@ -23,6 +23,9 @@
 {{- if and (not .Values.persistence.enabled) (not .Values.persistence.acceptLoss) -}}
 {{- fail "without persistence a deleted pod loses acknowledged events that the store did not have yet; set persistence.acceptLoss: true if that may be" -}}
 {{- end -}}
+{{- if and .Values.exports.existingClaim (hasKey .Values.settings "GNOMON_EXPORT_DIR") -}}
+{{- fail "GNOMON_EXPORT_DIR is /exports where exports.existingClaim is set: leave it out of settings" -}}
+{{- end -}}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
 {{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas" -}}
 {{- end -}}

@@ -30,6 +30,10 @@ securityContext:
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
 {{- end }}
+{{- if $root.Values.exports.existingClaim }}
+- name: GNOMON_EXPORT_DIR
+  value: /exports
+{{- end }}
 {{- range $key := index . 1 }}
 - name: {{ $key }}
   valueFrom: {secretKeyRef: {name: {{ $root.Values.existingSecret }}, key: {{ $key }}}}
@@ -39,6 +43,19 @@ securityContext:
 {{/* The secrets of a process that opens the store. */}}
 {{- define "gnomon.storeKeys" -}}
 {{- if ne .Values.store "duckdb" }}GNOMON_DATABASE_URL{{ end -}}
+{{- end -}}
+
+{{/* The folder of exports, where services and workers share one. */}}
+{{- define "gnomon.exportsMount" -}}
+{{- if .Values.exports.existingClaim -}}
+- {name: exports, mountPath: /exports}
+{{- end -}}
+{{- end -}}
+
+{{- define "gnomon.exportsVolume" -}}
+{{- with .Values.exports.existingClaim -}}
+- {name: exports, persistentVolumeClaim: {claimName: {{ . }}}}
+{{- end -}}
 {{- end -}}
 
 {{/* The pod of the service. */}}
@@ -77,13 +94,12 @@ spec:
         {{- if gt (int .Values.service.workers) 1 }}
         - --workers={{ int .Values.service.workers }}
         {{- end }}
-        {{- if .Values.worker.enabled }}
-        - --no-jobs
-        {{- end }}
       env:
         {{- include "gnomon.env" (list . (compact (list "JWT_SECRET_KEY" (include "gnomon.storeKeys" .)))) | nindent 8 }}
-        - name: GNOMON_RATE_LIMIT_URL
-          valueFrom: {secretKeyRef: {name: {{ .Values.existingSecret }}, key: GNOMON_RATE_LIMIT_URL, optional: true}}
+        {{- range $key := list "GNOMON_RATE_LIMIT_URL" "GNOMON_CACHE_URL" }}
+        - name: {{ $key }}
+          valueFrom: {secretKeyRef: {name: {{ $.Values.existingSecret }}, key: {{ $key }}, optional: true}}
+        {{- end }}
         {{- if .Values.worker.enabled }}
         - name: CELERY_BROKER_URL
           valueFrom: {secretKeyRef: {name: {{ .Values.existingSecret }}, key: CELERY_BROKER_URL}}
@@ -114,7 +130,9 @@ spec:
       volumeMounts:
         - {name: data, mountPath: /data}
         - {name: tmp, mountPath: /tmp}
+        {{- include "gnomon.exportsMount" . | nindent 8 }}
   volumes:
+    {{- include "gnomon.exportsVolume" . | nindent 4 }}
     - name: tmp
       emptyDir: {sizeLimit: 1Gi}
     {{- if not .Values.persistence.enabled }}
