@@ -44,9 +44,7 @@ def faults(text: str) -> list[str]:
     told = dict(final)
     env = {name: value for word, rest in final if word == "ENV" for name, value in environment(rest).items()}
     found = [f"moving base: {base}" for base in [arguments["PYTHON_IMAGE"]] if not pinned(base)]
-    found += [
-        f"a secret: {name}" for name in {*arguments, *env} if SECRET.search(name) and name != "GNOMON_DATABASE_URL"
-    ]
+    found += [f"a secret: {name}" for name in {*arguments, *env} if SECRET.search(name)]
     found += ["no numeric user"] * (not re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", told.get("USER", "")))
     found += ["no SIGTERM"] * (told.get("STOPSIGNAL") != "SIGTERM")
     found += ["ADD"] * any(word == "ADD" for word, _ in lines)
@@ -62,7 +60,7 @@ def faults(text: str) -> list[str]:
     found += ["no health check"] * (
         not check or json.loads(check)[-2:] != ["/opt/gnomon/healthcheck.py", told["EXPOSE"]]
     )
-    found += ["no volume"] * (told.get("VOLUME") != '["/data"]' or not env["GNOMON_DATABASE_URL"].startswith("/data/"))
+    found += ["no volume"] * (told.get("VOLUME") != '["/data"]' or told.get("WORKDIR") != "/data")
     return found
 
 
