@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+import gnomon
+from gnomon.cli import main
 from gnomon.upkeep.conditions import CONDITIONS
 
+START, SECOND = datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1)
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -47,3 +52,22 @@ def test_the_codes_of_the_guides_exist():
 )
 def test_the_plan_rests_on_what_was_measured(constant, shown):
     assert constant in text("capacity") and shown in text("performance")
+
+
+def test_the_way_back_brings_events_over_as_they_were(tmp_path, monkeypatch):
+    """The steps of upgrading.md, with an overlap."""
+    monkeypatch.chdir(tmp_path)
+    assert "--map received_at=" in text("upgrading")
+    with gnomon.open("newer.duckdb") as newer, gnomon.open("before.duckdb") as older:
+        for n in range(20):
+            for engine in (newer, older)[: 2 if n < 5 else 1]:
+                kept = {"amount": n / 2, "tags": ["a", {"b": None}]}
+                engine.track("order", id=f"o{n}", ts=START + n * SECOND, user_id="u1", properties=kept)
+        newer.record_request(source="p", url="https://example.com/a", method="GET", status_code=503, duration_ms=80.5)
+    for words in (["export", "--store", "newer.duckdb", "--output", "since.ndjson"],
+                  ["import", "since.ndjson", "--store", "before.duckdb", "--map", "received_at="],
+                  ["export", "--store", "before.duckdb", "--output", "after.ndjson"]):  # fmt: skip
+        assert main(words) == 0
+    found = [[{**json.loads(line), "received_at": None} for line in (tmp_path / f"{name}.ndjson").read_text().splitlines()]
+             for name in ("since", "after")]  # fmt: skip
+    assert found[0] == found[1] and len(found[0]) == 21
