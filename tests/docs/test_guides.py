@@ -68,6 +68,6 @@ def test_the_way_back_brings_events_over_as_they_were(tmp_path, monkeypatch):
                   ["import", "since.ndjson", "--store", "before.duckdb", "--map", "received_at="],
                   ["export", "--store", "before.duckdb", "--output", "after.ndjson"]):  # fmt: skip
         assert main(words) == 0
-    found = [[{**json.loads(line), "received_at": None} for line in (tmp_path / f"{name}.ndjson").read_text().splitlines()]
-             for name in ("since", "after")]  # fmt: skip
-    assert found[0] == found[1] and len(found[0]) == 21
+    since, after = ([{**json.loads(line), "received_at": None} for line in (tmp_path / name).read_text().splitlines()]
+                    for name in ("since.ndjson", "after.ndjson"))  # fmt: skip
+    assert since == after and len(since) == 21
