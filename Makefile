@@ -24,8 +24,8 @@ demo: $(STAMP)  ## import the sample data, print a report and serve it; SERVE=0:
 	SERVE=$(SERVE) $(BIN)/gnomon demo
 
 check: $(STAMP)  ## style, types, import contracts
-	$(BIN)/ruff check src tests bench examples
-	$(BIN)/ruff format --check src tests bench examples
+	$(BIN)/ruff check src tests bench examples deploy
+	$(BIN)/ruff format --check src tests bench examples deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -87,6 +87,7 @@ def test_errors_of_the_router_are_problems(service):
 def test_health_and_figures(service):
     assert service.get("/healthz").json() == {"status": "ok", "live": True, "ready": True, "answers": True}
     assert service.client.get("/healthz").status_code == 200
+    assert service.client.get("/livez").json() == {"live": True}
     assert service.client.get("/metrics").status_code == 401
     assert service.client.get("/metrics", headers=bearer(scope="read")).status_code == 403
     service.post("/ingest", [{"type": "x"}] * 3, claims={"project": 'odd"\n'})

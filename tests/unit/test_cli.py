@@ -18,7 +18,7 @@ import gnomon
 from gnomon import cli
 from gnomon.cli import asking, demo, main, tables
 
-COMMANDS = ["demo", "import", "query", "backup", "restore", "doctor", "audit"]
+COMMANDS = ["demo", "import", "query", "backup", "restore", "migrate", "doctor", "audit"]
 EVENTS = [
     {
         "type": "request",

@@ -13,6 +13,7 @@ from gnomon.cli.checking import add_audit, add_doctor
 from gnomon.cli.demo import add_demo
 from gnomon.cli.exporting import add_export
 from gnomon.cli.importing import add_import
+from gnomon.cli.migrating import add_migrate
 from gnomon.cli.safekeeping import add_backup, add_restore
 from gnomon.cli.serving import add_serve, add_token
 from gnomon.config import read_settings
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_backup(commands)
     add_restore(commands)
+    add_migrate(commands)
     add_doctor(commands)
     add_audit(commands)
     add_serve(commands)

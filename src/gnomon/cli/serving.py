@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 from typing import Any
 
@@ -20,7 +21,7 @@ DAY = 86_400
 def add_serve(commands: Any) -> None:
     """Declare the command."""
     serve = declare(
-        commands, "serve", _serve,
+        commands, "serve", _serve_until_told,
         "Serve the HTTP API: events in, answers out. Ends with Ctrl-C or SIGTERM, and loses nothing then.",
         "  gnomon serve --dev\n  JWT_SECRET_KEY=... gnomon serve --host 0.0.0.0 --port 8000 --store usage.duckdb",
     )  # fmt: skip
@@ -111,3 +112,17 @@ def _token(args: argparse.Namespace) -> int:
     print(text)
     print(f"Key {key.id} of project {key.project}; it is not shown again.", file=sys.stderr)
     return 0
+
+
+def _serve_until_told(args: argparse.Namespace) -> int:
+    """The first process of a container gets no signal that it does not handle: one during the start would be lost."""
+    before = signal.signal(signal.SIGTERM, _ended)
+    try:
+        return _serve(args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ended(_number: int, _frame: Any) -> None:
+    """SIGTERM before anything is served: nothing is to be answered, and what is open is safe to be left at any time."""
+    raise SystemExit(0)

@@ -50,6 +50,11 @@ def root_router() -> APIRouter:
     def healthz(request: Request) -> Response:
         return _health(service_of(request))
 
+    @routes.get("/livez", include_in_schema=False)
+    async def livez() -> Response:
+        """That calls are answered at all; a full disk is no reason to start the service again."""
+        return json_answer({"live": True}, 200)
+
     @routes.get("/metrics", dependencies=[keyed_by_token()], responses={200: _FIGURES, **problems()})
     async def metrics(request: Request) -> Response:
         """The figures of the service and the books of the token's projects, as Prometheus reads them.

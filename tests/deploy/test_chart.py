@@ -1,0 +1,215 @@
+"""The Helm chart, rendered by Helm itself and checked against the schemas of Kubernetes."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import kubernetes_validate
+import pytest
+from shipped import DEPLOY, command_faults, paths_of, read_yaml, unknown_names
+
+import gnomon
+
+helm = pytest.importorskip("helm_python", reason="Helm has no package for this machine: the chart was not rendered")
+
+CHART = DEPLOY / "helm" / "gnomon"
+PLAIN = {"existingSecret": "gnomon"}
+SERVED = {**PLAIN, "store": "postgres", "service": {"replicas": 3, "workers": 2}}
+FULL = {
+    **SERVED,
+    "worker": {"enabled": True, "replicas": 2},
+    "exports": {"existingClaim": "shared"},
+    "autoscaling": {"enabled": True},
+    "ingress": {"enabled": True, "host": "a.example", "tlsSecret": "tls", "className": "nginx"},
+    "serviceMonitor": {"enabled": True, "tokenSecret": {"name": "metrics"}},
+    "networkPolicy": {
+        "enabled": True,
+        "ingressFrom": [{"podSelector": {}}],
+        "egressTo": [{"to": [{"podSelector": {}}]}],
+    },
+    "image": {"pullSecrets": [{"name": "pull"}]},
+}
+LOSSY = {**FULL, "store": "clickhouse", "persistence": {"enabled": False, "acceptLoss": True}}
+VARIANTS = {"plain": PLAIN, "served": SERVED, "full": FULL, "lossy": LOSSY}
+#: The oldest that Chart.yaml allows, and the newest whose schemas there are.
+RELEASES = ("1.29", "1.36")
+
+
+@pytest.fixture(scope="module")
+def chart():
+    with helm.Chart.load(str(CHART)) as found:
+        yield found
+
+
+def rendered(chart, values) -> list[dict]:
+    texts = chart.render(values, name="demo", namespace="prod")
+    return [found for name, text in sorted(texts.items()) if name.endswith(".yaml") for found in read_yaml(text)]
+
+
+def pods(documents: list[dict]) -> list[tuple[dict, dict]]:
+    return [(one, one["spec"]["template"]["spec"]) for one in documents if "template" in one.get("spec", {})]
+
+
+@pytest.fixture(scope="module")
+def paths():
+    with gnomon.open(":memory:") as engine:
+        return paths_of(engine)
+
+
+def faults(documents: list[dict], paths: set[str]) -> list[str]:
+    """Everything that is wrong with what the chart makes."""
+    found = []
+    for one, pod in pods(documents):
+        say = f"{one['kind']}/{one['metadata']['name']}: ".__add__
+        secure = pod["securityContext"]
+        found += [say("may be root")] * (secure.get("runAsNonRoot") is not True or secure.get("runAsUser") != 10001)
+        found += [say("no seccomp")] * (secure.get("seccompProfile") != {"type": "RuntimeDefault"})
+        found += [say("has an account")] * (pod.get("automountServiceAccountToken") is not False)
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        volumes |= {claim["metadata"]["name"] for claim in one["spec"].get("volumeClaimTemplates", [])}
+        for box in pod["containers"]:
+            inner = box["securityContext"]
+            found += [say("may be written")] * (inner.get("readOnlyRootFilesystem") is not True)
+            found += [say("capabilities")] * (inner.get("capabilities") != {"drop": ["ALL"]})
+            found += [say("privileges")] * (inner.get("allowPrivilegeEscalation") is not False)
+            found += [say("no limit")] * ("memory" not in box["resources"].get("limits", {}))
+            found += [say(f"no setting {name}") for name in unknown_names([env["name"] for env in box["env"]])]
+            found += [say("set twice")] * (len({env["name"] for env in box["env"]}) != len(box["env"]))
+            found += [say(fault) for fault in command_faults(box.get("command", []) + box.get("args", []))]
+            found += [say(f"no path {path}") for path in probed(box) if path not in paths]
+            found += [say("mounts nothing")] * ({mount["name"] for mount in box["volumeMounts"]} != volumes)
+        if one["kind"] != "Job":
+            wanted, given = one["spec"]["selector"]["matchLabels"], one["spec"]["template"]["metadata"]["labels"]
+            found += [say("selects others")] * (not wanted.items() <= given.items() or not one["spec"]["selector"])
+    found += [f"no path {e['path']}" for one in documents if one["kind"] == "ServiceMonitor"
+              for e in one["spec"]["endpoints"] if e["path"] not in paths]  # fmt: skip
+    return found
+
+
+def probed(box: dict) -> list[str]:
+    probes = [box.get(f"{kind}Probe", {}).get("httpGet") for kind in ("startup", "readiness", "liveness")]
+    return [probe["path"] for probe in probes if probe]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_the_chart_makes_is_sound(chart, paths, name):
+    documents = rendered(chart, VARIANTS[name])
+    for one in documents:
+        if one["kind"] != "ServiceMonitor":  # of the Prometheus operator
+            for release in RELEASES:
+                kubernetes_validate.validate(one, release, strict=True)
+    assert faults(documents, paths) == []
+
+
+def kinds(documents: list[dict]) -> list[str]:
+    return sorted(one["kind"] for one in documents)
+
+
+def test_each_variant_is_what_it_says(chart):
+    assert kinds(rendered(chart, PLAIN)) == ["Service", "Service", "ServiceAccount", "StatefulSet"]
+    assert kinds(rendered(chart, SERVED)) == ["Job", "PodDisruptionBudget", "Service", "Service", "ServiceAccount",
+                                              "StatefulSet"]  # fmt: skip
+    assert set(kinds(rendered(chart, FULL))) == {
+        "Deployment", "HorizontalPodAutoscaler", "Ingress", "Job", "NetworkPolicy", "PodDisruptionBudget", "Service",
+        "ServiceAccount", "ServiceMonitor", "StatefulSet",
+    }  # fmt: skip
+    (service,) = [one for one in rendered(chart, LOSSY) if one["metadata"]["name"] == "demo-gnomon" and
+                  one["kind"] in ("Deployment", "StatefulSet")]  # fmt: skip
+    assert service["kind"] == "Deployment" and "replicas" not in service["spec"]
+
+
+def test_no_secret_is_in_what_the_chart_makes(chart):
+    documents = rendered(chart, FULL)
+    assert "Secret" not in kinds(documents)
+    held = [env for _, pod in pods(documents) for box in pod["containers"] for env in box["env"] if "valueFrom" in env]
+    assert {env["name"] for env in held} == {
+        "JWT_SECRET_KEY", "GNOMON_DATABASE_URL", "GNOMON_RATE_LIMIT_URL", "GNOMON_CACHE_URL",
+        "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND",
+    }  # fmt: skip
+    assert all(env["valueFrom"]["secretKeyRef"]["name"] == "gnomon" for env in held)
+
+
+def test_selectors_tell_the_parts_of_a_release_apart(chart):
+    documents = rendered(chart, FULL)
+    labels = [one["spec"]["template"]["metadata"]["labels"] for one, _ in pods(documents)]
+    (main,) = [one for one in documents if one["kind"] == "Service" and one["metadata"]["name"] == "demo-gnomon"]
+    assert sum(main["spec"]["selector"].items() <= label.items() for label in labels) == 1
+    (monitor,) = [one for one in documents if one["kind"] == "ServiceMonitor"]
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    assert sum(wanted <= one["metadata"]["labels"].items() for one in documents if one["kind"] == "Service") == 1
+
+
+def test_the_pod_outlives_the_drain_of_the_service(chart):
+    from gnomon.server.running import DRAIN_SECONDS
+
+    for values in (PLAIN, FULL, LOSSY):
+        for one, pod in pods(rendered(chart, values)):
+            if one["metadata"]["name"] == "demo-gnomon":
+                assert pod["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + 30
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, "existingSecret is empty"),
+        ({**PLAIN, "service": {"replicas": 2}}, "service.replicas > 1 cannot work with store: duckdb"),
+        ({**PLAIN, "service": {"workers": 2}}, "service.workers > 1 cannot work with store: duckdb"),
+        ({**PLAIN, "autoscaling": {"enabled": True}}, "autoscaling cannot work with store: duckdb"),
+        ({**PLAIN, "worker": {"enabled": True}}, "worker.enabled cannot work with store: duckdb"),
+        ({**PLAIN, "persistence": {"enabled": False, "acceptLoss": True}}, "persistence.enabled must be true"),
+        ({**SERVED, "persistence": {"enabled": False}}, "loses acknowledged events"),
+        ({**SERVED, "autoscaling": {"enabled": True, "minReplicas": 9}}, "minReplicas is more than"),
+        ({**PLAIN, "serviceMonitor": {"enabled": True}}, "serviceMonitor needs"),
+        ({**FULL, "settings": {"GNOMON_EXPORT_DIR": "/x"}}, "GNOMON_EXPORT_DIR is /exports"),
+        ({**PLAIN, "ingress": {"enabled": True}}, "ingress.host is empty"),
+        ({**PLAIN, "store": "mysql"}, "must be one of 'duckdb', 'postgres', 'clickhouse'"),
+        ({**PLAIN, "replicas": 2}, "additional properties 'replicas' not allowed"),
+        ({**PLAIN, "settings": {"JWT_SECRET_KEY": "x"}}, "invalid propertyName 'JWT_SECRET_KEY'"),
+        ({**PLAIN, "service": {"replicas": "two"}}, "/service/replicas"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_with_the_reason(chart, values, told):
+    with pytest.raises(helm.HelmError) as refused:
+        chart.render(values, name="demo")
+    assert told in str(refused.value)
+
+
+def test_figures_may_be_public_instead_of_a_token(chart):
+    chart.render(
+        {**PLAIN, "serviceMonitor": {"enabled": True}, "settings": {"GNOMON_METRICS_PUBLIC": True}}, name="demo"
+    )
+
+
+def box_of(documents: list[dict]) -> dict:
+    return pods(documents)[-1][1]["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda box: box["securityContext"].update(readOnlyRootFilesystem=False), "may be written"),
+        (lambda box: box["readinessProbe"]["httpGet"].update(path="/health"), "no path /health"),
+        (lambda box: box["args"].append("--replicas=2"), "no command"),
+        (lambda box: box["env"].append({"name": "GNOMON_LOGLEVEL"}), "no setting GNOMON_LOGLEVEL"),
+        (lambda box: box["env"].append(box["env"][0]), "set twice"),
+        (lambda box: box["resources"].pop("limits"), "no limit"),
+        (lambda box: box["volumeMounts"].pop(), "mounts nothing"),
+    ],
+)
+def test_a_broken_one_is_found(chart, paths, change, fault):
+    documents = copy.deepcopy(rendered(chart, PLAIN))
+    change(box_of(documents))
+    assert any(fault in found for found in faults(documents, paths))
+
+
+def test_helm_finds_nothing():
+    found = helm.lint(str(CHART))
+    assert found["errors"] == [] and [one["error"] for one in found["messages"] if one["severity"] > 1] == []
+
+
+def test_the_chart_is_of_this_version():
+    (chart,) = read_yaml((CHART / "Chart.yaml").read_text("utf-8"))
+    assert chart["appVersion"] == gnomon.__version__
+    text = (CHART / "templates" / "NOTES.txt").read_text("utf-8")
+    assert not command_faults(["token", *re.search(r"-- gnomon token (.*)", text)[1].replace('"', "").split()[:4]])
