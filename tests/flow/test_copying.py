@@ -1,4 +1,4 @@
-"""A copy in another store holds the same, goes on where it was cut short, and counts only when every row was compared."""
+"""A copy in another store holds the same, goes on where it was cut short, and counts once every row was compared."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from contextlib import closing
 
 import copied_life
 import pytest
-from copied_life import PROJECTS, all_told, clock_now, live, opened, record
+from copied_life import all_told, clock_now, live, opened, record
 
 import gnomon
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
-from gnomon.event import Batch
 from gnomon.ingest.owner import OwnerLock
 from gnomon.store import carrying, open_store
 from gnomon.store.carrying import TABLES, Carried, slices
@@ -185,7 +184,7 @@ def cut_after(monkeypatch, kind, n, where="after"):
             raise Cut
 
     monkeypatch.setattr(kind, "fill", fill)
-    return honest, seen
+    return honest
 
 
 def finished(place):
@@ -194,7 +193,7 @@ def finished(place):
         return carrying.note_of(store).done
 
 
-@pytest.mark.parametrize("kind", [DuckDBStore, PostgresStore])
+@pytest.mark.parametrize("kind", [DuckDBStore, pytest.param(PostgresStore, marks=pytest.mark.slow)])
 def test_wherever_it_is_cut_it_goes_on(postgres, tmp_path, monkeypatch, kind):
     """Every slice is carried once, and what is not finished cannot be opened."""
     monkeypatch.setattr(carrying, "SLICE_ROWS", 15)
@@ -203,7 +202,7 @@ def test_wherever_it_is_cut_it_goes_on(postgres, tmp_path, monkeypatch, kind):
     place = tmp_path / "copy.duckdb" if kind is DuckDBStore else postgres.url()
     carried, cuts = 0, 0
     while True:
-        honest, seen = cut_after(monkeypatch, kind, 3 if cuts % 2 else 4, "before" if cuts % 3 else "after")
+        honest = cut_after(monkeypatch, kind, 3 if cuts % 2 else 4, "before" if cuts % 3 else "after")
         try:
             done = copy(source, place, data_dir=str(tmp_path / "d"))
         except Cut:
@@ -233,7 +232,7 @@ def test_a_source_that_changed_meanwhile_is_carried_as_it_is_now(tmp_path, monke
         record(engine, 40)
         engine.track("secret-type", user_id="forget-me-entirely")
         engine.trigger_aggregation()
-        honest, _ = cut_after(monkeypatch, DuckDBStore, 12)
+        honest = cut_after(monkeypatch, DuckDBStore, 12)
         with pytest.raises(Cut):
             engine.copy_to(place)
         monkeypatch.setattr(DuckDBStore, "fill", honest)
@@ -299,7 +298,7 @@ def test_only_an_empty_store_or_its_own_copy_is_filled(tmp_path, postgres, monke
             copy(source, wrong)
         assert refused.value.code == code and refused.value.remedy
     assert other.read_bytes() == held, "what was refused is as it was"
-    honest, _ = cut_after(monkeypatch, DuckDBStore, 3)
+    honest = cut_after(monkeypatch, DuckDBStore, 3)
     with pytest.raises(Cut):
         copy(source, place)
     monkeypatch.setattr(DuckDBStore, "fill", honest)
@@ -329,6 +328,9 @@ def test_a_destination_that_another_process_has_is_refused(tmp_path):
 # -- damage -------------------------------------------------------------------------------------------------------
 
 
+SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("twice", "instead", "text", "number")]
+
+
 def damaged(table: Carried, rows, damage):
     """The rows with one lost, doubled, or one value a little different; None where that cannot be."""
     if damage == "dropped":
@@ -346,7 +348,7 @@ def damaged(table: Carried, rows, damage):
     return None
 
 
-@pytest.mark.parametrize("damage", ["dropped", "twice", "instead", "text", "number", "sign"])
+@pytest.mark.parametrize("damage", ["dropped", "sign", *SELDOM])
 def test_a_damaged_copy_is_found_does_not_count_and_is_mended(lived, tmp_path, monkeypatch, damage):
     """One row of each table is lost, doubled or changed on its way."""
     place, honest, hit = tmp_path / "c.duckdb", DuckDBStore.fill, []
@@ -428,13 +430,3 @@ def test_a_row_that_the_destination_refuses_stops_the_copy(postgres, tmp_path):
     with pytest.raises(GnomonError) as refused:
         copy(source, postgres.url(), data_dir=str(tmp_path / "d"))
     assert refused.value.code == "store-refused"
-
-
-def test_batches_behind_the_moment_stay_in_the_journal(tmp_path):
-    """A process that only records goes on recording into the source."""
-    source, place = small(tmp_path / "s.duckdb", 3), tmp_path / "c.duckdb"
-    with gnomon.open(source, scheduler=False, heartbeat_seconds=0) as engine:
-        done = engine.copy_to(place, on_progress=lambda told: told.table == "alive" and told.step == "copying"
-                              and engine._journal.append([Batch("default", counts=[["event", None, "shed", "x", 1]])]))  # fmt: skip
-        assert done.newer
-    assert PROJECTS
