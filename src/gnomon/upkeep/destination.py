@@ -113,8 +113,11 @@ def open_destination(
         if not lock.acquire():
             raise StoreBusy("another process owns the destination", remedy="End it, and run the copy again.")
         held.callback(lock.release)
+        fresh = not file.exists()
         store = open_store(settings.database_url if served(path) else str(file), settings)
         held.callback(store.close)
+        if fresh and file.exists() and source_file.exists():
+            shutil.copymode(source_file, file)  # whoever may read the one may read the other, and nobody else
         if isinstance(store, Served):
             if isinstance(source, Served) and source.store_id == store.store_id:
                 raise _same()
