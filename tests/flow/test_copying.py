@@ -75,7 +75,7 @@ def test_from_a_file_to_a_server_and_back_again(lived, postgres, tmp_path):
         returned = engine.copy_to(back)
         assert returned.same and returned.tables == done.tables
         assert engine.verify_audit()
-    assert all_told(back, lived.clock) == all_told(lived.file, lived.clock) == lived.told
+    assert all_told(back, lived.clock) == lived.told
     with opened(back, lived.clock) as engine:
         assert engine.verify_audit() and "copy_from" in [entry.operation for entry in engine.get_access_log()]
         assert engine.health().sound
@@ -204,7 +204,7 @@ def test_wherever_it_is_cut_it_goes_on(postgres, tmp_path, monkeypatch, kind):
     place = tmp_path / "copy.duckdb" if kind is DuckDBStore else postgres.url()
     carried, cuts = 0, 0
     while True:
-        honest = cut_after(monkeypatch, kind, 4 if cuts % 2 else 5, "before" if cuts % 3 else "after")
+        honest = cut_after(monkeypatch, kind, 6 if cuts % 2 else 8, "before" if cuts % 3 else "after")
         try:
             done = copy(source, place, data_dir=str(tmp_path / "d"))
         except Cut:
@@ -220,7 +220,7 @@ def test_wherever_it_is_cut_it_goes_on(postgres, tmp_path, monkeypatch, kind):
             monkeypatch.setattr(kind, "fill", honest)
         carried += done.carried
         break
-    assert cuts >= 3 and done.same and done.resumed
+    assert cuts >= 2 and done.same and done.resumed
     assert carried < done.tables["events"][0], "what was there was carried again"
     assert events_in(place, data_dir=str(tmp_path / "d")) == events_in(source)
 
@@ -331,7 +331,7 @@ def test_a_destination_that_another_process_has_is_refused(tmp_path):
 # -- damage -------------------------------------------------------------------------------------------------------
 
 
-SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("twice", "instead", "text", "number")]
+SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("dropped", "twice", "instead", "text", "number")]
 
 
 def damaged(table: Carried, rows, damage):
@@ -351,7 +351,7 @@ def damaged(table: Carried, rows, damage):
     return None
 
 
-@pytest.mark.parametrize("damage", ["dropped", "sign", *SELDOM])
+@pytest.mark.parametrize("damage", ["sign", *SELDOM])
 def test_a_damaged_copy_is_found_does_not_count_and_is_mended(lived, tmp_path, monkeypatch, damage):
     """One row of each table is lost, doubled or changed on its way."""
     place, honest, hit = tmp_path / "c.duckdb", DuckDBStore.fill, []
@@ -387,6 +387,7 @@ def test_a_copy_that_was_changed_later_is_found(tmp_path):
     assert found.differing == ["events"] and found.tables["events"][0] == found.found["events"][0]
 
 
+@pytest.mark.slow
 def test_a_comparison_that_looks_at_numbers_of_rows_only_would_be_noticed(tmp_path, monkeypatch):
     """The broken variant of the hash: everything is alike."""
     monkeypatch.setattr(comparing, "blake2b", lambda data, digest_size: comparing.hashes_nothing)
@@ -438,7 +439,7 @@ def test_a_row_that_the_destination_refuses_stops_the_copy(postgres, tmp_path):
 PEAK = """
 import resource, sys, gnomon
 source = sys.argv[1]
-settings = gnomon.Settings(sampling=False, scheduler=False, enabled=False, threads=1, memory_limit="200MB")
+settings = gnomon.Settings(sampling=False, scheduler=False, enabled=False, threads=1, memory_limit="100MB")
 with gnomon.open(source, settings=settings) as engine:
     engine.copy_to(source + ".copy")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -448,7 +449,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_store(tmp_path):
     peaks = []
-    for rows in (60_000, 360_000):
+    for rows in (150_000, 600_000):
         source = tmp_path / f"{rows}.duckdb"
         with closing(DuckDBStore(str(source), gnomon.Settings())) as store:
             names = ", ".join(TABLES["events"].columns)
