@@ -356,12 +356,12 @@ def test_a_damaged_copy_is_found_does_not_count_and_is_mended(lived, tmp_path, m
     """One row of each table is lost, doubled or changed on its way."""
     place, honest, hit = tmp_path / "c.duckdb", DuckDBStore.fill, []
 
-    def fill(self, table, rows, first, then):
+    def fill(self, table, rows, first, state):
         found = [row for part in rows() for row in part]
         wrong = damaged(TABLES[table], found, damage) if found and table not in (*hit, "alive") else None
         if wrong is not None:
             hit.append(table)
-        honest(self, table, lambda: [found if wrong is None else wrong], first, then)
+        honest(self, table, lambda: [found if wrong is None else wrong], first, state)
 
     monkeypatch.setattr(DuckDBStore, "fill", fill)
     with pytest.raises(StoreDamaged) as found:
@@ -400,11 +400,11 @@ def test_a_copy_whose_notes_run_ahead_of_its_rows_would_be_noticed(tmp_path, mon
     """The broken variant of going on: the note of a slice is kept although its rows are not."""
     honest = DuckDBStore.fill
 
-    def fill(self, table, rows, first, then):
+    def fill(self, table, rows, first, state):
         if table == "samples":
             raise Cut
         lost = table == "events" and self.ask(["SELECT count(*) FROM events"], 9.0)[0].rows[0][0]
-        honest(self, table, (list) if lost else rows, first, then)
+        honest(self, table, (list) if lost else rows, first, state)
 
     monkeypatch.setattr(carrying, "SLICE_ROWS", 6)
     monkeypatch.setattr(copying, "SETTLE_ROWS", 1)

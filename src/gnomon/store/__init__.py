@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -141,8 +141,9 @@ class Carrying(Protocol):
         """This moment of the store, whatever is written meanwhile. Raises what `Store.ask` raises."""
 
     def fill(self, table: str, rows: Callable[[], Iterable[list[tuple[Any, ...]]]], first: Sequence[str],
-             then: Sequence[str]) -> None:  # fmt: skip
-        """Run statements, put rows into a table, run other statements, in one transaction where the store has any.
+             state: Mapping[str, str | None]) -> None:  # fmt: skip
+        """Run statements, put rows into a table, then values into the state (None: away), in one transaction where the
+        store has any.
 
         `rows` may be called again. The data version stays. For a copy that nobody else uses yet.
         """

@@ -191,20 +191,9 @@ class CopyNote(msgspec.Struct):
     journals: int = 0
 
 
-def put_note(note: CopyNote) -> list[str]:
-    """The statements that keep a note."""
-    return put_state(NOTE, msgspec.json.encode(note).decode())
-
-
-def put_state(key: str, value: str) -> list[str]:
-    """The statements that put a value in the place of the one before."""
-    return [f"DELETE FROM state WHERE key = {quoted(key)}",
-            f"INSERT INTO state (key, value) VALUES ({quoted(key)}, {quoted(value)})"]  # fmt: skip
-
-
-def drop_note() -> list[str]:
-    """The statement that forgets a note."""
-    return [f"DELETE FROM state WHERE key = {quoted(NOTE)}"]
+def put_note(note: CopyNote) -> dict[str, str | None]:
+    """What keeps a note in the state."""
+    return {NOTE: msgspec.json.encode(note).decode()}
 
 
 def note_of(store: Store) -> CopyNote | None:

@@ -23,7 +23,7 @@ from gnomon.ingest.places import checked, file_of, made
 from gnomon.ingest.recovery import SCRATCH
 from gnomon.ingest.replica import KEPT_STORE
 from gnomon.store import Carrying, Served, Store, open_store, served, store_path
-from gnomon.store.carrying import CopyNote, drop_note, journals_of, note_of, put_note, put_state, rows_of
+from gnomon.store.carrying import NOTE, CopyNote, journals_of, note_of, put_note, rows_of
 from gnomon.timerange import to_us
 from gnomon.upkeep.archive import AUDIT
 from gnomon.upkeep.chain import Chain, Draft
@@ -85,7 +85,7 @@ class Destination:
         """From here on it is a store as any other."""
         self.note.done, self.note.finished_us, self.note.journals = True, to_us(at), journals_of(self.store)
         self.note.version = version
-        self.taking.fill("books", lambda: (), [], [*put_state("version", str(version)), *put_note(self.note)])
+        self.taking.fill("books", lambda: (), [], {"version": str(version), **put_note(self.note)})
         self.taking.settle(done=True, compact=compact)
 
 
@@ -148,7 +148,7 @@ def begin(store: Store, file: Path, settings: Settings, note: CopyNote) -> Desti
         raise _used("holds events or other content")
     found.keep_note()
     if known is None and any(rows_of(store).values()):  # somebody was quicker
-        found.taking.fill("books", lambda: (), [], drop_note())
+        found.taking.fill("books", lambda: (), [], {NOTE: None})
         raise _used("holds events or other content")
     return found
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -310,14 +310,14 @@ class DuckDBStore:
                 cursor.close()
 
     def fill(self, table: str, rows: Callable[[], Iterable[list[tuple[Any, ...]]]], first: Sequence[str],
-             then: Sequence[str]) -> None:  # fmt: skip
+             state: Mapping[str, str | None]) -> None:  # fmt: skip
         """See `Carrying.fill`."""
         with self._transaction():
             for statement in first:
                 self._connection.execute(statement)
             append(self._connection, table, rows())
-            for statement in then:
-                self._connection.execute(statement)
+            for key, value in state.items():
+                self._set_state(key, value)
 
     def settle(self, *, done: bool, compact: bool) -> None:
         """See `Carrying.settle`."""
@@ -476,9 +476,10 @@ class DuckDBStore:
         rows = self.ask([f"SELECT value FROM state WHERE key = {quoted(key)}"], 60.0)[0].rows
         return str(rows[0][0]) if rows else default
 
-    def _set_state(self, key: str, value: str) -> None:
+    def _set_state(self, key: str, value: str | None) -> None:
         self._connection.execute("DELETE FROM state WHERE key = ?", [key])
-        self._connection.execute("INSERT INTO state VALUES (?, ?)", [key, value])
+        if value is not None:
+            self._connection.execute("INSERT INTO state VALUES (?, ?)", [key, value])
 
 
 def _even(number: int) -> int:

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -247,7 +247,7 @@ class PostgresStore:
             close(con)
 
     def fill(self, table: str, rows: Callable[[], Iterable[list[tuple[Any, ...]]]], first: Sequence[str],
-             then: Sequence[str]) -> None:  # fmt: skip
+             state: Mapping[str, str | None]) -> None:  # fmt: skip
         """See `Carrying.fill`. Events of a slice are in memory all at once, as their months are made before."""
         events = [row for part in rows() for row in part] if table == "events" else []
 
@@ -258,8 +258,10 @@ class PostgresStore:
                 note_touched(con)
             append(con, table, [events] if table == "events" else rows())
             note_months(con, events)
-            for statement in then:
-                con.execute(statement)
+            for key, value in state.items():
+                con.execute("DELETE FROM state WHERE key = %s", [key])
+                if value is not None:
+                    con.execute(SET_STATE, [key, value])
             if self._alone is not None:
                 self._alone.execute("SELECT 1")  # still held, as in `change`
             con.execute("COMMIT")
