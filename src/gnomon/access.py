@@ -30,7 +30,8 @@ RIGHTS: Mapping[str, str] = {
     "sampling_thresholds": "read", "get_retention_policy": "read",
     "settings": "read", "clock": "read", "zone": "read", "owns_store": "read", "strict": "read",
     "set_sampling_thresholds": "admin", "trigger_aggregation": "admin", "set_retention_policy": "admin",
-    "prune": "admin", "backups": "admin", "trigger_backup": "admin", "restore_backup": "admin", "forget": "admin",
+    "prune": "admin", "backups": "admin", "trigger_backup": "admin", "restore_backup": "admin", "copy_to": "admin",
+    "forget": "admin",
     "set_legal_hold": "admin", "run_jobs": "admin", "alerts": "admin", "on_alert": "admin",
     "audit_head": "admin", "verify_audit": "admin", "prune_audit": "admin", "acting_as": "admin", "close": "admin",
 }  # fmt: skip

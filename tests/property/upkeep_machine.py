@@ -179,12 +179,12 @@ class Upkeep(RuleBasedStateMachine):
         self.weights = self.random.choice([[1.0], [1.0, 1.0, 2.5]])  # rows of weight 1 are rolled up in another way
         self.open()
 
-    def open(self):
+    def open(self, url=None, data_dir=None):
         server = os.environ.get("UPKEEP_POSTGRES")
-        url = f"{server}&schema=u{self.home.name[-8:].lower()}" if server else str(self.folder / "x.duckdb")
+        own = f"{server}&schema=u{self.home.name[-8:].lower()}" if server else str(self.folder / "x.duckdb")
         self.engine = gnomon.open(
-            url, data_dir=str(self.folder) if server else "", clock=self.clock, timezones=self.zones,
-            rollup_lag_seconds=0, threads=1,
+            url or own, data_dir=str(data_dir or (self.folder if server else "")), clock=self.clock,
+            timezones=self.zones, rollup_lag_seconds=0, threads=1,
             checkpoint_seconds=1_000.0, flush_seconds=1_000.0, backup_days=4, sampling=self.sampled, sampling_low=60.0,
             sampling_high=120.0, sampling_rate=RATE, sampling_floor_per_source=1,
         )  # fmt: skip
@@ -520,9 +520,9 @@ def quick_folder():
 # -- many runs -------------------------------------------------------------------------------------------------------
 
 
-def live(chance, runs, steps, turns):
+def live(chance, runs, steps, turns, kind=Upkeep):
     """Runs of the machine in this process: what happened in them, and the story of the one that failed."""
-    machine = type("Upkeep", (Upkeep,), {"turns": turns, "tally": Counter()})
+    machine = type("Upkeep", (kind,), {"turns": turns, "tally": Counter()})
     quiet = settings(
         max_examples=runs, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck),
         database=None, derandomize=False,

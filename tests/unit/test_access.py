@@ -32,7 +32,7 @@ MAY = {
 }  # fmt: skip
 MAY["admin"] = MAY["read"] | {
     "audit_head", "verify_audit", "prune_audit", "acting_as", "close", "set_sampling_thresholds",
-    "trigger_aggregation", "set_retention_policy", "prune", "trigger_backup", "restore_backup", "forget",
+    "trigger_aggregation", "set_retention_policy", "prune", "trigger_backup", "restore_backup", "copy_to", "forget",
     "set_legal_hold", "run_jobs", "backups", "alerts", "on_alert",
 }  # fmt: skip
 CALLS = {"acting_as": [Principal("x")], "record_metric": ["m", 1], "track": ["t"], "query": [["events"]]}

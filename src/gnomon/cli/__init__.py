@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gnomon import __version__
 from gnomon.cli.asking import add_query
 from gnomon.cli.checking import add_audit, add_doctor
+from gnomon.cli.copying import add_copy
 from gnomon.cli.demo import add_demo
 from gnomon.cli.exporting import add_export
 from gnomon.cli.importing import add_import
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add_backup(commands)
     add_restore(commands)
     add_migrate(commands)
+    add_copy(commands)
     add_doctor(commands)
     add_audit(commands)
     add_serve(commands)

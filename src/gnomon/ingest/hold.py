@@ -31,7 +31,7 @@ from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.places import checked, file_of, made
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
-from gnomon.ingest.replica import Waiting, check_same, take_kept
+from gnomon.ingest.replica import Waiting, check_finished, check_same, take_kept
 from gnomon.ingest.writer import Writer
 from gnomon.store import Served, Store, open_store, served, store_path
 
@@ -154,7 +154,13 @@ class Hold:
         if not self.served:
             raise self.busy()
         if self._asking is None:
-            self._asking = open_store(self._target, self.settings)
+            asking = open_store(self._target, self.settings)
+            try:
+                check_finished(asking)
+            except BaseException:
+                asking.close()
+                raise
+            self._asking = asking
         return self._asking
 
     def drained(self, position: int, timeout: float) -> bool:
@@ -279,6 +285,7 @@ class Hold:
         else:
             store = open_or_rebuild(self._target, self.settings, self.journal)
         try:
+            check_finished(store)
             if isinstance(store, Served):
                 check_same(store, self.journal)
             settle_restore(store, self.journal)

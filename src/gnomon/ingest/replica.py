@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
 from gnomon.ingest.journal import SHARED, Journal
-from gnomon.store import Served
+from gnomon.store import Served, Store
+from gnomon.store.carrying import note_of, unfinished_copy
 
 log = logging.getLogger("gnomon.hold")
 
@@ -63,6 +64,13 @@ def check_same(store: Served, journal: Journal) -> None:
     for key, value in journal.all_kept().items():
         if key.startswith(SHARED) and key not in there:
             store.keep(key, value)  # kept before the database was, or in the one before it
+
+
+def check_finished(store: Store) -> None:
+    """Nobody uses a store into which another one is still being copied. Raises `StoreUnavailable`, for that to end."""
+    note = note_of(store)
+    if note is not None and not note.done:
+        raise unfinished_copy()
 
 
 def take_kept(store: Served, journal: Journal) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -124,6 +124,32 @@ class Served(Protocol):
 
     def alone(self) -> AbstractContextManager[None]:
         """While no other process does upkeep on it. Raises `StoreUnavailable` when another one does for too long."""
+
+
+class Reading(Protocol):
+    """One moment of a store, whose rows can be streamed."""
+
+    def rows(self, statement: str) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a read-only statement in parts of some thousand. One at a time: read a statement to its end."""
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """A store whose rows can be carried to another one, and that takes in those of another; see `store.carrying`."""
+
+    def reading(self) -> AbstractContextManager[Reading]:
+        """This moment of the store, whatever is written meanwhile. Raises what `Store.ask` raises."""
+
+    def fill(self, table: str, rows: Callable[[], Iterable[list[tuple[Any, ...]]]], first: Sequence[str],
+             state: Mapping[str, str | None]) -> None:  # fmt: skip
+        """Run statements, put rows into a table, then values into the state (None: away), in one transaction where the
+        store has any.
+
+        `rows` may be called again. The data version stays. For a copy that nobody else uses yet.
+        """
+
+    def settle(self, *, done: bool, compact: bool) -> None:
+        """Make durable what was filled in; with `compact` free of deleted bytes, when `done` ready for questions."""
 
 
 class Store(Protocol):

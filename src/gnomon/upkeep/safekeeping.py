@@ -1,4 +1,4 @@
-"""The engine's calls for backups. Each is one line over `backup`, `restore` and `targets`."""
+"""The engine's calls for backups and copies. Each is one line over `backup`, `restore`, `targets` and `copying`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gnomon.upkeep.audit import Audited
 if TYPE_CHECKING:
     from gnomon.ingest.hold import Hold
     from gnomon.upkeep.backup import Backup
+    from gnomon.upkeep.copying import Copied, CopyProgress
     from gnomon.upkeep.restore import Restored
     from gnomon.upkeep.targets import KeptBackup
 
@@ -22,8 +23,12 @@ def _quiet(_step: str) -> None:
     """Nobody wants to know what is being done."""
 
 
+def _silent(_progress: CopyProgress) -> None:
+    """As `_quiet`, of a copy."""
+
+
 class Safekeeping:
-    """Backups of the store. Mixed into the engine, which knows the store, its files and the clock."""
+    """Backups and copies of the store. Mixed into the engine, which knows the store, its files and the clock."""
 
     settings: Settings
     clock: Clock
@@ -86,3 +91,28 @@ class Safekeeping:
             self._reset_asking()  # what was counted of the content before
             note.rows = restored.counts.get("events")
         return restored
+
+    def copy_to(self, url: str | os.PathLike[str], *, data_dir: str | None = None, verify_only: bool = False,
+                on_progress: Callable[[CopyProgress], None] = _silent) -> Copied:  # fmt: skip
+        """Copy everything, of all projects, into another store: `url` is a new file or database, or one into which
+        this very store was being copied when it was cut short; then it goes on there.
+
+        It holds everything acknowledged before the call; what is recorded meanwhile is stored here as usual, and told
+        by `newer`: call it again before the copy is used, and it carries the rest. The copy counts once every row of
+        both was read and compared; until then nobody can open it. `data_dir` is that of a destination on a server.
+        With `verify_only` the two are compared, and nothing is changed. Raises `InvalidValue` (`destination-used`,
+        `bad-store`), `StoreBusy`, `StoreUnavailable`, `StoreDamaged` (`copy-differs`; `store-damaged` of the source).
+        """
+        store = self._own_or_refuse()
+        if self._hold.writer is None:
+            raise self._hold.busy()
+        from gnomon.upkeep.copying import CopyOrder, copy_store
+
+        self._make_durable()
+        there = self.settings.but(database_url=os.fspath(url), data_dir=data_dir or self.settings.data_dir)
+        order = CopyOrder(there, self.settings.project, self.clock(), self._release, on_progress, verify_only)
+        with self._audited("copy_to") as note:
+            note.detail = {"verify_only": verify_only}
+            copied = copy_store(self._hold, store, order)
+            note.rows = copied.carried
+        return copied

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,7 @@ from gnomon.store import Repeated, Statement, Table
 from gnomon.store.aliveness import Change, slack_us
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB, quoted
+from gnomon.store.duckdb.carrying import Moment, append
 from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
 from gnomon.store.duckdb.filling import check_filled
@@ -296,6 +297,41 @@ class DuckDBStore:
             finally:
                 cursor.close()
 
+    @contextmanager
+    def reading(self) -> Iterator[Moment]:
+        """See `Carrying.reading`."""
+        with self._counted():
+            cursor = self._take_cursor()
+            try:
+                cursor.begin()
+                cursor.execute("SELECT count(*) FROM state").fetchall()  # the moment is that of the first statement
+                yield Moment(cursor, self._noted)
+            except duckdb.Error as error:
+                raise self._noted(error) from error
+            finally:
+                cursor.close()
+
+    def fill(self, table: str, rows: Callable[[], Iterable[list[tuple[Any, ...]]]], first: Sequence[str],
+             state: Mapping[str, str | None]) -> None:  # fmt: skip
+        """See `Carrying.fill`."""
+        with self._transaction():
+            for statement in first:
+                self._connection.execute(statement)
+            append(self._connection, table, rows())
+            for key, value in state.items():
+                self._set_state(key, value)
+
+    def settle(self, *, done: bool, compact: bool) -> None:
+        """See `Carrying.settle`."""
+        if compact:
+            self.checkpoint(compact=True)
+            return
+        try:
+            self._checkpoint()
+        except duckdb.Error as error:
+            self._reconnect()
+            raise self._noted(error) from error
+
     def exchange(self, file: Path, aside: Path) -> None:
         """See `Copying.exchange`."""
         if self.path == ":memory:":
@@ -448,9 +484,10 @@ class DuckDBStore:
         rows = self.ask([f"SELECT value FROM state WHERE key = {quoted(key)}"], 60.0)[0].rows
         return str(rows[0][0]) if rows else default
 
-    def _set_state(self, key: str, value: str) -> None:
+    def _set_state(self, key: str, value: str | None) -> None:
         self._connection.execute("DELETE FROM state WHERE key = ?", [key])
-        self._connection.execute("INSERT INTO state VALUES (?, ?)", [key, value])
+        if value is not None:
+            self._connection.execute("INSERT INTO state VALUES (?, ?)", [key, value])
 
 
 def _even(number: int) -> int:

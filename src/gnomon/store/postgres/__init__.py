@@ -12,22 +12,25 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import sql
 
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, QueryTimeout, StoreUnavailable
 from gnomon.event import AT, Batch
 from gnomon.store import Repeated, Statement, Table
 from gnomon.store.aliveness import slack_us
+from gnomon.store.carrying import TABLES
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import POSTGRES, quoted
 from gnomon.store.postgres.address import address_of
+from gnomon.store.postgres.carrying import Moment, append, moments_of, note_months
 from gnomon.store.postgres.compacting import compact_touched, note_touched
 from gnomon.store.postgres.connections import Connections, close, cut
 from gnomon.store.postgres.describing import described
@@ -46,6 +49,7 @@ TRIES = 5  #: of a transaction that met another one
 LOCK_SECONDS = 30.0  #: how long a change waits for one of another process
 ALONE_SECONDS = 60  #: how long upkeep waits for that of another process
 WRITE_SECONDS = 300.0  #: the longest that one write may take
+FILL_SECONDS = 3_600.0  #: the longest that a slice of a copy may take
 MERCY_SECONDS = 5.0  #: a server that has not ended a statement so long after its time-out is hung up on
 
 
@@ -228,6 +232,55 @@ class PostgresStore:
         finally:
             self._alone = None
             close(con)
+
+    # -- copies -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Moment]:
+        """See `Carrying.reading`; on a connection of its own."""
+        con = connect(self._address)
+        try:
+            yield Moment(con, self._address)
+        except psycopg.Error as error:
+            raise translated(error, writing=True) from error
+        finally:
+            close(con)
+
+    def fill(self, table: str, rows: Callable[[], Iterable[list[tuple[Any, ...]]]], first: Sequence[str],
+             state: Mapping[str, str | None]) -> None:  # fmt: skip
+        """See `Carrying.fill`. Events of a slice are in memory all at once, as their months are made before."""
+        events = [row for part in rows() for row in part] if table == "events" else []
+
+        def run(con: Connection) -> None:
+            for statement in first:
+                con.execute(statement)
+            if first:
+                note_touched(con)
+            append(con, table, [events] if table == "events" else rows())
+            note_months(con, events)
+            for key, value in state.items():
+                con.execute("DELETE FROM state WHERE key = %s", [key])
+                if value is not None:
+                    con.execute(SET_STATE, [key, value])
+            if self._alone is not None:
+                self._alone.execute("SELECT 1")  # still held, as in `change`
+            con.execute("COMMIT")
+
+        self._changed(run, FILL_SECONDS, moments_of(events))
+
+    def settle(self, *, done: bool, compact: bool) -> None:
+        """See `Carrying.settle`: what is committed is durable, so there is left to tell the planner of it."""
+        with self._changes:
+            try:
+                with self._writing_connection() as con:
+                    if done:
+                        self._months.settle(con)
+                    for table in TABLES if done else ():
+                        con.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(self._address.schema, table)))
+                    if compact:
+                        compact_touched(con, self._address)
+            except psycopg.Error as error:
+                raise translated(error, writing=True) from error
 
     # -- asking -----------------------------------------------------------------------------------------------
 

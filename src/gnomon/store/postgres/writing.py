@@ -16,6 +16,7 @@ from typing import Any
 from gnomon.errors import StoreUnavailable
 from gnomon.event import AT, SAMPLE_AT, Batch, Row
 from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, addition, changed, folded
+from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.dialect import quoted
 from gnomon.store.incoming import (
     EDGES,
@@ -52,7 +53,7 @@ AND o.received_at = s.received_at AND o.name = s.name AND o.kind = s.kind AND o.
 AND o.labels IS NOT DISTINCT FROM s.labels))"""
 _STATE = "SELECT key, value FROM state WHERE key = ANY(%s)"
 _MONTHS = "SELECT month FROM months WHERE last_received >= %s"
-_NOTE_MONTHS = """INSERT INTO months VALUES (%s, %s) ON CONFLICT (month)
+NOTE_MONTHS = """INSERT INTO months VALUES (%s, %s) ON CONFLICT (month)
 DO UPDATE SET last_received = greatest(months.last_received, excluded.last_received)"""
 SET_STATE = "INSERT INTO state VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 FOLD_BOOKS = """WITH several AS (SELECT project, kind, source, outcome, reason FROM books
@@ -151,11 +152,13 @@ class Writing:
 
     def state(self, *keys: str) -> dict[str, str]:
         """Values of the state. Raises `StoreUnavailable` where a newer version has changed the schema meanwhile."""
-        found: dict[str, str] = dict(self._con.execute(_STATE, [[*keys, "schema_least"]]).fetchall())
+        found: dict[str, str] = dict(self._con.execute(_STATE, [[*keys, "schema_least", NOTE]]).fetchall())
         if int(found["schema_least"]) > KNOWN:
             raise StoreUnavailable(
                 "a newer version of Gnomon has changed the store", remedy="Upgrade gnomon.", code="newer-schema"
             )
+        if not finished(found.get(NOTE)):
+            raise unfinished_copy()
         return found
 
     def look_alive(self, batches: Sequence[tuple[int, Batch]]) -> list[Change]:
@@ -254,7 +257,7 @@ class Writing:
         )
         for month, us in latest.items():
             if known.get(month, datetime.min) < _moment(us):
-                self._con.execute(_NOTE_MONTHS, [month, _moment(us)])
+                self._con.execute(NOTE_MONTHS, [month, _moment(us)])
 
     def _book(self, work: Work, books: Counter[tuple[Any, ...]]) -> None:
         for _, batch in work.batches:
