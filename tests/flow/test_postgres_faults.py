@@ -57,7 +57,10 @@ def recorded(engine, count=50):
 # -- a commit of which nobody knows -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", ["before", "after", "anywhere"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("at", [pytest.param("before", marks=SLOW), "after", pytest.param("anywhere", marks=SLOW)])
 def test_connections_that_are_cut_in_a_commit(server, url, tmp_path, at):
     schema = url.rpartition("schema=")[2]
     place = f"{server._server.get_postmaster_info().socket_dir}/.s.PGSQL.5432"
@@ -220,9 +223,9 @@ def test_the_disk_of_the_database_is_full_for_a_while(server, url, tmp_path, sma
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_processes_that_are_killed_while_the_database_falls(server, url, tmp_path):
-    """`POSTGRES_KILLS=500` asks for that many kills of what records; every third time the server falls as well."""
+    """`POSTGRES_KILLS=500` asks for that many kills of what records instead of 100; every third time the server falls as well."""
     rng, ledger = random.Random(5), tmp_path / "ledger"
-    for cycle in range(int(os.environ.get("POSTGRES_KILLS", "50"))):
+    for cycle in range(int(os.environ.get("POSTGRES_KILLS", "100"))):
         child = start(url, tmp_path / "data", ledger, cycle * 100_000, 100_000)
         time.sleep(rng.uniform(0.05, 0.5))
         falling = threading.Thread(target=server.restart) if cycle % 3 == 0 else None
