@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -63,6 +64,11 @@ def test_the_url_is_never_shown_with_its_password():
     settings = Settings(database_url="postgresql://u:s3cret@h/db")
     assert "s3cret" not in repr(settings)
     assert "s3cret" not in repr(address_of(settings.database_url))
+
+
+def test_options_of_the_url_reach_libpq_as_they_are():
+    found = address_of("postgresql://u@h/db?options=-c%20default_tablespace%3Da%2Bb&schema=s").parameters
+    assert found["options"] == "-c default_tablespace=a+b" and "schema" not in found
 
 
 @pytest.mark.parametrize(
@@ -520,7 +526,7 @@ def bytes_of(postgres, schema, text):
             "AND relkind IN ('r', 'i', 't') UNION ALL SELECT t.relname, pg_relation_filepath(t.oid) FROM pg_class c "
             "JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.relnamespace = %s::regnamespace", [schema, schema],
         ).fetchall()  # fmt: skip
-    root = postgres.server.pgdata
+        root = Path(con.execute("SHOW data_directory").fetchone()[0])
     return {name for name, path in rows if path and text.encode() in (root / path).read_bytes()}
 
 

@@ -77,6 +77,8 @@ class Exporting:
                             owner=caller.name, created=utc(self.clock()), range=span,
                             fields=[column.name for column in rows.columns],
                             sampled=rows.sampled, process=runner.name)  # fmt: skip
+            if self._hold.served:  # else nobody looks into it but the one process that owns the store
+                runner.show_life(folder)
             folder.save(job)
             days = timedelta(days=self.settings.export_days)
             task = Task(job, folder, rows, order.form.make(), self, self._doer(caller, note), self._utc_now,
@@ -238,7 +240,7 @@ class Exporting:
             if job.expires is not None and job.expires <= now:
                 folder.remove(job)
                 removed += 1
-            elif job.state in ("queued", "processing") and job.process != runner.name and self.owns_store:
+            elif self.owns_store and _was_left(folder, job, runner.name):
                 why = interrupted()
                 job.state, job.code, job.message, job.remedy = "failed", why.code, why.message, why.remedy
                 job.finished, job.expires = now, now + timedelta(days=self.settings.export_days)
@@ -266,3 +268,8 @@ class Exporting:
         running = sys.modules.get("gnomon.export.running")
         if running is not None:
             running.runner_of(self._hold).stop(lambda task: task.engine is self)
+
+
+def _was_left(folder: Folder, job: ExportJob, ours: str) -> bool:
+    """Whether a job was left by a process that is gone; workers of one service have one folder."""
+    return job.state in ("queued", "processing") and job.process != ours and not folder.is_alive(job.process)

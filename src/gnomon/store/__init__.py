@@ -152,6 +152,26 @@ class Carrying(Protocol):
         """Make durable what was filled in; with `compact` free of deleted bytes, when `done` ready for questions."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to do a piece of background work: taken at `now_us`, by the clock that told that it was due.
+
+    `done()` keeps that it was done, and ends the turn. Raises `StoreUnavailable` where that cannot be kept.
+    """
+
+    now_us: int
+    done: Callable[[], None]
+
+
+@runtime_checkable
+class Turns(Protocol):
+    """A store on a server that tells which of many processes does a piece of background work."""
+
+    def turn(self, name: str, period_us: int, now_us: int | None = None) -> AbstractContextManager[Turn | None]:
+        """The turn to do the work of that name, where it was not done within `period_us`; None where it was, or where
+        another process is at it. `now_us` instead of the server's own clock. Raises `StoreUnavailable`."""
+
+
 class Store(Protocol):
     """One open store. All methods may be called from any thread; `write`, `change` and `checkpoint` under
     the writer's lock only."""
