@@ -28,6 +28,7 @@ NAMES = (
     "exports",
     "size",
     "queries",
+    "side_by_side",
     "rollups",
     "scale",
     "people",
