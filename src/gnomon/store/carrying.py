@@ -7,7 +7,7 @@ the data version: it says where journals are, which a copy begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -84,9 +84,35 @@ class Carried:
         assert self.key is not None
         return f"epoch_us({self.key})" if self.columns[self.key] == "time" else self.key
 
+    def alike(self, rows: list[Row]) -> list[Row]:
+        """The same rows with lists as `listed`, and decimals without the zeros at their end."""
+        places = [(place, _ALIKE[kind]) for place, kind in enumerate(self.columns.values()) if kind in _ALIKE]
+        if not places:
+            return rows
+        return [_changed(row, places) for row in rows]
+
     def _literal(self, value: int) -> str:
         assert self.key is not None
         return f"make_timestamp({value})" if self.columns[self.key] == "time" else str(value)
+
+
+def listed(values: list[Any] | None) -> list[Any] | None:
+    """A list as stores keep it: none where it is empty, as not every database tells the two apart."""
+    return values or None
+
+
+def _shortest(decimal: str | None) -> str | None:
+    return decimal.rstrip("0").rstrip(".") if decimal is not None and "." in decimal else decimal
+
+
+_ALIKE: dict[Kind, Callable[[Any], Any]] = {"integers": listed, "reals": listed, "decimal": _shortest}
+
+
+def _changed(row: Row, places: Sequence[tuple[int, Callable[[Any], Any]]]) -> Row:
+    values = list(row)
+    for place, to in places:
+        values[place] = to(values[place])
+    return tuple(values)
 
 
 def _word(name: str, kind: Kind) -> str:
@@ -199,12 +225,12 @@ def put_note(note: CopyNote) -> dict[str, str | None]:
 def note_of(store: Store) -> CopyNote | None:
     """What a store is a copy of; None where it is none."""
     rows = store.ask([_STATE.format(quoted(NOTE))], 60.0)[0].rows
-    return msgspec.json.decode(str(rows[0][0]), type=CopyNote) if rows else None
+    return msgspec.json.decode(str(rows[0][0]), type=CopyNote) if rows and rows[0][0] else None
 
 
 def finished(note: str | None) -> bool:
     """Whether a note, as it is kept, lets the store be used."""
-    return note is None or msgspec.json.decode(note, type=CopyNote).done
+    return not note or msgspec.json.decode(note, type=CopyNote).done
 
 
 def unfinished_copy() -> StoreUnavailable:
@@ -218,6 +244,12 @@ def unfinished_copy() -> StoreUnavailable:
 def version_of(reading: Reading) -> int:
     """The data version of the moment that is read."""
     return int(next((row[0] for part in reading.rows(_STATE.format("'version'")) for row in part), 0))
+
+
+def kept_version(store: Store) -> int:
+    """The data version as the store keeps it."""
+    rows = store.ask([_STATE.format("'version'")], 60.0)[0].rows
+    return int(rows[0][0]) if rows else 0
 
 
 def journals_of(store: Store) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from gnomon.store.carrying import TABLES, Row
+from gnomon.store.carrying import TABLES, Row, listed
 from gnomon.store.postgres.address import Address
 from gnomon.store.postgres.faults import translated
 from gnomon.store.postgres.months import months_of
@@ -27,6 +27,8 @@ _TYPES = {
 
 class Moment:
     """See `gnomon.store.Reading`: a connection that is in a transaction since then."""
+
+    streams = True
 
     def __init__(self, con: Connection, address: Address) -> None:
         self._con = con
@@ -83,4 +85,5 @@ def _turned(row: Row, places: list[tuple[int, Callable[[Any], Any]]]) -> Row:
 
 _TURNS: dict[str, Callable[[Any], Any]] = {
     "time": lambda us: us - EPOCH_US, "uuid": lambda text: bytes.fromhex(text.replace("-", "")), "decimal": Decimal,
+    "integers": listed, "reals": listed,
 }  # fmt: skip
