@@ -28,6 +28,12 @@ class _Log(NamedTuple):
     sums: tuple[int, int] | None  #: None when the header itself does not hold
 
 
+class _Index(NamedTuple):
+    frames: int  #: that are committed
+    in_database: int  #: of them
+    salts: tuple[int, int]
+
+
 class _Frame(NamedTuple):
     page: int
     pages_after: int
@@ -69,10 +75,12 @@ def _first_loss(log: Path, database: Path) -> int | None:
 
 
 def _first_loss_of(log: Path, database: Path) -> int | None:
-    committed, salts = _committed(log)
+    index = _read_index(log)
+    waiting = index is not None and index.in_database < index.frames
     found = _read_header(log)
     if found is None:
-        return 0 if committed else None
+        return 0 if waiting else None
+    known = index if index is not None and index.salts == found.salts else None
     empty = not database.exists() or not database.stat().st_size
     sums, bad = found.sums, (0 if empty or found.sums is None else None)
     seen = 0
@@ -82,21 +90,28 @@ def _first_loss_of(log: Path, database: Path) -> int | None:
             sums = _checksum(frame.data, found.order, _checksum(frame.head[:8], found.order, sums))
             if sums != frame.sums:
                 bad = place
+                if known is not None and bad >= known.frames:
+                    return None  # its writer was killed in the middle of it: nothing from here on was committed
         if bad is not None and frame.pages_after:
             return bad
-    return seen if found.salts == salts and seen < committed else None
+    return seen if waiting and known is not None and seen < known.frames else None
 
 
-def _committed(log: Path) -> tuple[int, tuple[int, ...]]:
-    """How many frames are committed and not all in the database yet, as the shared memory of the last user says."""
-    index = log.with_name(log.name.removesuffix("-wal") + "-shm")
-    start = index.read_bytes()[: _BACKFILLED + 4] if index.exists() else b""
+def _read_index(log: Path) -> _Index | None:
+    """What the last user's shared memory says is committed; None where there is none, or where it may be older than the
+    log: after a crash of the machine it is whatever was on the disk."""
+    path = log.with_name(log.name.removesuffix("-wal") + "-shm")
+    booted = time.time() - time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    if not path.exists() or path.stat().st_mtime < booted:
+        return None
+    start = path.read_bytes()[: _BACKFILLED + 4]
     if len(start) < _BACKFILLED + 4 or start[:48] != start[48:96]:
-        return 0, ()
+        return None
     initialised, frames, _, _, salts, _ = _INDEX.unpack_from(start)
-    if not initialised or struct.unpack_from("=I", start, _BACKFILLED)[0] >= frames:
-        return 0, ()
-    return frames, struct.unpack(">2I", salts)
+    if not initialised:
+        return None
+    first, second = struct.unpack(">2I", salts)
+    return _Index(frames, struct.unpack_from("=I", start, _BACKFILLED)[0], (first, second))
 
 
 def _read_header(log: Path) -> _Log | None:
