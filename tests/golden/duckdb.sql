@@ -838,8 +838,10 @@ WITH answer AS (
           )
       ), close AS (
         SELECT
-          marked.*,
-          near.x,
+          marked.d0 AS d0,
+          marked.level0 AS level0,
+          marked.error0 AS error0,
+          near.x AS x,
           reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
         FROM near
         JOIN marked
@@ -953,8 +955,10 @@ WITH answer AS (
           )
       ), close AS (
         SELECT
-          marked.*,
-          near.x,
+          marked.d0 AS d0,
+          marked.level1 AS level1,
+          marked.error1 AS error1,
+          near.x AS x,
           reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
         FROM near
         JOIN marked
@@ -1085,8 +1089,9 @@ LIMIT 10001;
       )
   ), close AS (
     SELECT
-      marked.*,
-      near.x,
+      marked.level0 AS level0,
+      marked.error0 AS error0,
+      near.x AS x,
       reached - marked.w + SUM(near.w) OVER (PARTITION BY near.bin ORDER BY near.x) AS so_far
     FROM near
     JOIN marked

@@ -167,12 +167,12 @@ def _names(who: Traces, column: str) -> str:
     texts = {
         form for text in (*who.ids, *who.texts) for form in (json.dumps(text), json.dumps(text, ensure_ascii=False))
     }
-    found = " OR ".join(f"contains({column}, {quoted(text)})" for text in sorted(texts))
+    found = " OR ".join(f"strpos({column}, {quoted(text)}) > 0" for text in sorted(texts))
     return f"coalesce({found}, false)"
 
 
 def _segment(who: Traces, column: str) -> str:
-    found = " OR ".join(f"contains('/' || {column} || '/', {quoted('/' + text + '/')})" for text in who.ids)
+    found = " OR ".join(f"strpos('/' || {column} || '/', {quoted('/' + text + '/')}) > 0" for text in who.ids)
     return f"coalesce({found}, false)"
 
 
@@ -215,5 +215,5 @@ def _sample_id(who: Traces) -> str:
 
 
 def _quarantine(project: str, who: Traces) -> str:
-    found = " OR ".join(f"contains(event, {quoted(text)})" for text in (*who.ids, *who.texts))
+    found = " OR ".join(f"strpos(event, {quoted(text)}) > 0" for text in (*who.ids, *who.texts))
     return f"project = {quoted(project)} AND ({_called(who, ('id', 'source'))} OR coalesce({found}, false))"
