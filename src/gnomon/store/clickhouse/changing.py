@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 
-
 import msgspec
 
 from gnomon.store import Table
@@ -110,7 +109,9 @@ class Changing:
             con.run(f"INSERT INTO {fresh} ({', '.join(names)}) SELECT {chosen} FROM {table} WHERE {where}",
                     self._settings)  # fmt: skip
             left = con.run(f"SELECT count() FROM {fresh}", self._settings).rows[0][0]
-            change = f"REPLACE PARTITION ID {quoted(part)} FROM {fresh}" if left else f"DROP PARTITION ID {quoted(part)}"
+            change = (
+                f"REPLACE PARTITION ID {quoted(part)} FROM {fresh}" if left else f"DROP PARTITION ID {quoted(part)}"
+            )
             con.run(f"ALTER TABLE {table} {change}", self._settings)
             con.run(f"DROP TABLE {fresh} SYNC", self._settings)
         return Table([], [])
@@ -159,5 +160,3 @@ def _parted(rest: str) -> tuple[str, str, str]:
         if depth == 0:
             return rest[: place + 1], "", rest[place + 1 :].strip()
     return rest, "", ""
-
-

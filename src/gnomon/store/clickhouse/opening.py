@@ -1,4 +1,4 @@
-"""Opening a ClickHouse store: what the server must be, the schema by its numbered files, and the settings it rests on."""
+"""Opening a ClickHouse store: what the server must be, the schema by its numbered files, the settings it rests on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from gnomon.store.dialect_clickhouse import SETTINGS
-
 from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.store.clickhouse.address import Address
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
 from gnomon.store.clickhouse.faults import translated
 from gnomon.store.clickhouse.ledger import Head, head_of, put_state
 from gnomon.store.clickhouse.tables import BATCHED, DURABLE, SESSION
+from gnomon.store.dialect_clickhouse import SETTINGS
 from gnomon.store.texts import quoted
 
 KNOWN = 1  #: the newest schema that this version knows
