@@ -170,8 +170,7 @@ class ClickHouseStore:
         def run(con: Connection, head: Head) -> None:
             settings = {**self._limited(3_600.0), **head.filters(self._address.database)}
             plain = {**settings, "additional_table_filters": "{}"}
-            statements = tidy(con, settings, plain, head, self._slack_us, compact=compact, database=self._address.database,
-                              embedded=self._address.path is not None)  # fmt: skip
+            statements = tidy(con, settings, plain, head, self._slack_us, compact=compact, address=self._address)
             if statements:
                 self._change(con, head, statements, head.version, 3_600.0)
 

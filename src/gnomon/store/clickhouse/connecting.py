@@ -50,6 +50,7 @@ class Connection(Protocol):
 #: What the driver and the engine raise.
 FAILED = (ClickHouseError, RuntimeError, OSError)
 _PLAIN = QueryContext()
+_Buffer: Any = RespBuffCls
 
 
 class Embedded:
@@ -59,7 +60,7 @@ class Embedded:
         import chdb
 
         try:
-            self._engine = chdb.connect(path)
+            self._engine: Any = chdb.connect(path)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise of_opening(error) from error
         self._set: dict[str, str] = {}
@@ -69,7 +70,7 @@ class Embedded:
         """See `Connection.run`."""
         self._apply(settings)
         result = self._engine.query(text, "Native")
-        found = NativeTransform.parse_response(RespBuffCls(_Bytes(result.bytes())), _PLAIN)
+        found: Any = NativeTransform.parse_response(_Buffer(_Bytes(result.bytes())), _PLAIN)
         return Table(list(found.column_names), [(*row,) for row in found.result_rows])
 
     def put(self, table: str, columns: Sequence[tuple[str, str, Sequence[Any]]], settings: Settings) -> None:
@@ -110,7 +111,7 @@ class Remote:
 
     def __init__(self, address: Address, pool: Any) -> None:
         try:
-            self._client = get_client(
+            self._client: Any = get_client(
                 host=address.host, port=address.port, username=address.user, password=address.password,
                 database="default", interface="https" if address.secure else "http", connect_timeout=CONNECT_SECONDS,
                 pool_mgr=pool, query_limit=0, autogenerate_session_id=False, query_retries=0, compress=True,
@@ -204,19 +205,21 @@ class Connections:
             with self._lock:
                 kept = self._idle.pop() if self._idle else None
             con = kept or self._make()
-            yield con
-            with self._lock:
-                if not self._closed:
-                    self._idle.append(con)
-                    return
-            con.close()
-        except BaseException:
-            if "con" in locals():
-                with suppress(*FAILED):
-                    con.close()  # whatever state the failed statement left it in
-            raise
+            try:
+                yield con
+            except BaseException:
+                _close(con)  # whatever state the failed statement left it in
+                raise
+            self._give_back(con)
         finally:
             self._free.release()
+
+    def _give_back(self, con: Connection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(con)
+                return
+        _close(con)
 
     def close(self) -> None:
         """Let go of all of them; those in use are closed when they come back."""
@@ -224,7 +227,12 @@ class Connections:
             self._closed = True
             idle, self._idle = self._idle, []
         for con in idle:
-            con.close()
+            _close(con)
+
+
+def _close(con: Connection) -> None:
+    with suppress(*FAILED):
+        con.close()
 
 
 # -- fork ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 from gnomon.errors import StoreUnavailable
 from gnomon.store.aliveness import EVERYBODY, addition, folded
+from gnomon.store.clickhouse.address import Address
 from gnomon.store.clickhouse.connecting import Connection, Settings
 from gnomon.store.clickhouse.ledger import Head, fold_statements
 from gnomon.store.clickhouse.tables import BATCHED
@@ -33,11 +34,11 @@ _FOLD_BOOKS = [
 
 
 def tidy(con: Connection, settings: Settings, plain: Settings, head: Head, slack_us: int, *, compact: bool,
-         database: str, embedded: bool) -> list[str]:  # fmt: skip
+         address: Address) -> list[str]:  # fmt: skip
     """Remove what is of no use to anybody; returns the statements of a change that is to follow."""
-    _remove_burnt(con, plain, head, embedded=embedded)
+    _remove_burnt(con, plain, head, embedded=address.path is not None)
     if compact:
-        _wait_for_removal(con, plain, database)
+        _wait_for_removal(con, plain, address.database)
     statements: list[str] = []
     ((rows, lines),) = con.run(_LINES, settings).rows
     if rows > lines + FOLDED_FROM:
