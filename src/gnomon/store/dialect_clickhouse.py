@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnomon.store.dialect import Dialect, _call, _cast, _literal
 from gnomon.store.rollups_clickhouse import CLICKHOUSE as ROLLUPS
+from gnomon.store.rollups_clickhouse import apart, exact
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -56,14 +57,6 @@ def _moment(us: exp.Expr) -> exp.Expr:
 def _whole(value: exp.Expr) -> exp.Expr:
     """Sums of 64-bit integers do not stop at 64 bits, they go on from the other end."""
     return _cast(value, "INT128")
-
-
-def exact(value: str) -> str:
-    """A double as a decimal, rounded: a cast cuts off. What has no 33rd bit left is a whole number of millionths."""
-    millionths = (
-        f"CAST(CAST(round(({value}) * 1000000) AS Int64) AS Decimal(38, 0)) * CAST('0.000001' AS Decimal(6, 6))"
-    )
-    return f"CASE WHEN abs({value}) < 8000000000 THEN {millionths} ELSE CAST({value} AS Decimal(38, 6)) END"
 
 
 # -- JSON, kept as text -----------------------------------------------------------------------------------------------
@@ -187,7 +180,5 @@ CLICKHOUSE = Dialect(
     whole=_whole,
     exact=exact,
     meets=lambda one, other: f"bitAnd({one}, {other}) <> 0",
-    apart=lambda first, second: tuple(
-        f"tupleElement(arrayJoin(arrayZip({first}, {second})), {place})" for place in (1, 2)
-    ),
+    apart=apart,
 )

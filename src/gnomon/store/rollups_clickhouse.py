@@ -1,7 +1,7 @@
-"""Rolling up in the words of PostgreSQL; what the statements are for is said in `store.rollups`.
+"""Rolling up in the words of ClickHouse; what the statements are for is said in `store.rollups`.
 
-A state is taken apart into rows of `(key, bin)`, the sums beside the null bin, and put together again: a join on keys
-that may hold nulls would compare each row with each.
+As in PostgreSQL a state is taken apart into rows of `(key, bin)`, the sums beside the null bin, and put together again.
+Tables that a statement makes are made for the change that it is part of.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gnomon.store.rollups import ACTIVITY, DIMENSIONS, MEASURES, QUARTER, Days, Rollups, bucket_of, kept_by
 from gnomon.store.texts import quoted
-from gnomon.timerange import US_DAY, US_MINUTE
+from gnomon.timerange import US_DAY
 
 _SUMS = {"n": "sum", "v": "sum"} | {
     f"{name}_{part}": part if part in ("min", "max") else "sum"
@@ -19,19 +19,32 @@ _SUMS = {"n": "sum", "v": "sum"} | {
 }
 _KEYS = ("project", "rollup", "tier", "ts", *DIMENSIONS)
 _COLUMNS = ", ".join([*_KEYS, *_SUMS, "duration_ms_at", "duration_ms_w"])
-_ROOM = "SET LOCAL work_mem = '128MB'"  #: else what is grouped is sorted on the disk, which takes three times as long
-_FRESH = ("CREATE TEMP TABLE fresh (LIKE rolled) ON COMMIT DROP",)
+_MERGED = ", ".join(f"{kind}({name}) AS {name}" for name, kind in _SUMS.items())
+_FRESH = ("DROP TABLE IF EXISTS fresh", "CREATE TEMP TABLE fresh AS SELECT * FROM rolled LIMIT 0")
+
+
+def exact(value: str) -> str:
+    """A double as a decimal, rounded: a cast cuts off. From 2^33 on, a double has no more than millionths."""
+    millionths = f"CAST(CAST(round({value} * 1000000) AS Int64) AS Decimal(38, 0)) * CAST('0.000001' AS Decimal(6, 6))"
+    return f"CASE WHEN abs({value}) < {2**33} THEN {millionths} ELSE CAST({value} AS Decimal(38, 6)) END"
+
+
+def apart(first: str, second: str) -> tuple[str, str]:
+    """Two lists of one length side by side: what is joined twice in one select is joined once."""
+    each = f"arrayJoin(arrayZip({first}, {second}))"
+    return f"tupleElement({each}, 1)", f"tupleElement({each}, 2)"
 
 
 def _stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
            days: Sequence[Days] = ()) -> list[str]:  # fmt: skip
     """Raw rows are grouped once for each rollup, by its dimensions, bucket and bin; hours and days are made of that."""
-    steps = [_ROOM, *_FRESH]
+    steps = [*_FRESH]
     for rollup in rollups:
         kept = kept_by(rollup)
         told = {"project": quoted(project), "rollup": quoted(rollup)}
         steps += [
-            f"CREATE TEMP TABLE parts ON COMMIT DROP AS {_parts(project, width, kept, where, weighted=weighted)}",
+            "DROP TABLE IF EXISTS parts",
+            f"CREATE TEMP TABLE parts AS {_parts(project, width, kept, where, weighted=weighted)}",
             _into("fresh", _together("SELECT *, duration_ms_has AS w FROM parts", kept, told | {"tier": "'hour'"})),
         ]
         for each in days:
@@ -52,20 +65,20 @@ def _put() -> list[str]:
 
 
 def _merge(project: str) -> list[str]:
-    """Only the buckets that were there already are looked at again; both sides of a join are counted before."""
-    same = "{0}.rollup = {1}.rollup AND {0}.tier = {1}.tier AND {0}.ts = {1}.ts"
+    """Only the buckets that were there already are looked at again."""
+    key = "(rollup, tier, ts)"
     taken = (
-        "DELETE FROM rolled AS r USING (SELECT DISTINCT rollup, tier, ts FROM fresh) AS f "
-        f"WHERE r.project = {quoted(project)} AND {same.format('r', 'f')} RETURNING r.*"
+        f"project = {quoted(project)} AND ts >= (SELECT min(ts) FROM fresh) AND ts <= (SELECT max(ts) FROM fresh) "
+        f"AND {key} IN (SELECT DISTINCT rollup, tier, ts FROM fresh)"
     )
-    met = f"EXISTS (SELECT FROM met WHERE {same.format('met', 'fresh')})"
+    met = f"{key} {{}} (SELECT DISTINCT rollup, tier, ts FROM met)"
+    both = f"SELECT {_COLUMNS} FROM met UNION ALL SELECT {_COLUMNS} FROM fresh WHERE {met.format('IN')}"
     return [
-        "ANALYZE fresh (rollup, tier, ts)",
-        "CREATE TEMP TABLE met (LIKE rolled) ON COMMIT DROP",
-        f"WITH taken AS ({taken}) INSERT INTO met SELECT * FROM taken",
-        "ANALYZE met (rollup, tier, ts)",
-        _into("rolled", f"SELECT {_COLUMNS} FROM fresh WHERE NOT {met}"),
-        _into("rolled", _regrouped(f"SELECT {_COLUMNS} FROM met UNION ALL SELECT {_COLUMNS} FROM fresh WHERE {met}")),
+        "DROP TABLE IF EXISTS met",
+        f"CREATE TEMP TABLE met AS SELECT {_COLUMNS} FROM rolled WHERE {taken}",
+        f"DELETE FROM rolled WHERE {taken}",
+        _into("rolled", f"SELECT {_COLUMNS} FROM fresh WHERE {met.format('NOT IN')}"),
+        _into("rolled", _regrouped(both)),
         "DROP TABLE met",
         "DROP TABLE fresh",
     ]
@@ -78,8 +91,6 @@ def _into(table: str, rows: str) -> str:
 def _parts(project: str, width: int, kept: Sequence[str], where: str, *, weighted: bool) -> str:
     """Raw rows as state, grouped by bucket of time, the dimensions of a rollup, and histogram bucket."""
     at = f"make_timestamp(divide(epoch_us(ts), {width}) * {width}) AS ts"
-    if width % US_MINUTE == 0 and US_DAY % width == 0:  # half the time, to the same end
-        at = f"date_bin('{width // US_MINUTE} minutes', ts, timestamp '1970-01-01') AS ts"
     bin_ = f"CASE WHEN duration_ms IS NOT NULL THEN {bucket_of('duration_ms')} END AS bin"
     parts = _weighted() if weighted else _counted()
     groups = ", ".join(str(place + 1) for place in range(len(kept) + 2))
@@ -91,11 +102,11 @@ def _parts(project: str, width: int, kept: Sequence[str], where: str, *, weighte
 
 def _placed_parts(days: Days, kept: Sequence[str]) -> str:
     """Parts of buckets as parts of their local days."""
-    keys = ", ".join(["d.start", *kept, "bin"])
-    merged = ", ".join(f"{kind}({name}) AS {name}" for name, kind in _SUMS.items())
+    keys = ", ".join(["d.start AS start", *kept, "bin"])
+    groups = ", ".join(["d.start", *kept, "bin"])
     rows = (
-        f"SELECT {keys}, {merged}, sum(duration_ms_has) AS w FROM (SELECT *, {days.number} AS day FROM parts) AS p "
-        f"JOIN (VALUES {_pairs(days)}) AS d(number, start) ON p.day = d.number GROUP BY {keys}"
+        f"SELECT {keys}, {_MERGED}, sum(duration_ms_has) AS w FROM (SELECT *, {days.number} AS day FROM parts) AS p "
+        f"JOIN (VALUES {_pairs(days)}) AS d(number, start) ON p.day = d.number GROUP BY {groups}"
     )
     return f"SELECT make_timestamp(start) AS ts, r.* FROM ({rows}) AS r"
 
@@ -106,11 +117,12 @@ def _pairs(days: Days) -> str:
 
 def _counted() -> list[str]:
     """State of rows of weight 1."""
-    parts = ["count(*)::double precision AS n", "0::double precision AS v"]
+    parts = ["CAST(count(*) AS Float64) AS n", "CAST(0 AS Float64) AS v"]
     for name in MEASURES:
-        parts += [f"count({name})::double precision AS {name}_has", f"sum({name}) AS {name}_sum",
+        total = f"sum({name})" if name == "duration_ms" else f"sum(CAST({name} AS Decimal(38, 6)))"
+        parts += [f"CAST(count({name}) AS Float64) AS {name}_has", f"{total} AS {name}_sum",
                   f"min({name}) AS {name}_min", f"max({name}) AS {name}_max",
-                  *(f"0::double precision AS {name}_v{k}" for k in range(3))]  # fmt: skip
+                  *(f"CAST(0 AS Float64) AS {name}_v{k}" for k in range(3))]  # fmt: skip
     return parts
 
 
@@ -121,16 +133,13 @@ def _weighted() -> list[str]:
         here = f"FILTER (WHERE {name} IS NOT NULL)"
         total = f"sum(weight * {name})"
         if name != "duration_ms":
-            total = f"sum(CASE WHEN weight = 1 THEN {name}::numeric ELSE (weight * {name})::numeric END)"
+            whole = f"CAST({name} AS Decimal(38, 6))"
+            total = f"sum(CASE WHEN weight = 1 THEN {whole} ELSE {exact(f'(weight * {name})')} END)"
         parts += [f"sum(weight) {here} AS {name}_has", f"{total} AS {name}_sum", f"min({name}) AS {name}_min",
                   f"max({name}) AS {name}_max", f"sum(weight * (weight - 1)) {here} AS {name}_v0",
                   f"sum(weight * (weight - 1) * {name}) AS {name}_v1",
                   f"sum(weight * (weight - 1) * {name} * {name}) AS {name}_v2"]  # fmt: skip
     return parts
-
-
-def _type(dimension: str) -> str:
-    return {"status_code": "smallint", "success": "boolean"}.get(dimension, "text")
 
 
 def _placed(hours: str, days: Days) -> str:
@@ -146,27 +155,25 @@ def _placed(hours: str, days: Days) -> str:
 def _regrouped(rows: str) -> str:
     """States of one key as one."""
     keys, empty = ", ".join(_KEYS), ", ".join(f"NULL AS {name}" for name in _SUMS)
-    apart = (
-        f"SELECT {keys}, NULL::integer AS bin, {', '.join(_SUMS)}, NULL::double precision AS w FROM states UNION ALL "
-        f"SELECT {keys}, unnest(duration_ms_at), {empty}, unnest(duration_ms_w) FROM states"
+    bin_, weight = apart("duration_ms_at", "duration_ms_w")
+    parts = (
+        f"SELECT {keys}, NULL AS bin, {', '.join(_SUMS)}, NULL AS w FROM states UNION ALL "
+        f"SELECT {keys}, {bin_} AS bin, {empty}, {weight} AS w FROM states"
     )
-    merged = ", ".join(f"{kind}({name}) AS {name}" for name, kind in _SUMS.items())
-    added = f"SELECT {keys}, bin, {merged}, sum(w) AS w FROM ({apart}) AS parts GROUP BY {keys}, bin"
+    added = f"SELECT {keys}, bin, {_MERGED}, sum(w) AS w FROM ({parts}) AS parts GROUP BY {keys}, bin"
     return f"WITH states AS ({rows}) {_together(added)}"
 
 
 def _together(parts: str, kept: Sequence[str] = DIMENSIONS, told: dict[str, str] | None = None) -> str:
     """Rows of `(key, bin)` with state and a weight `w` of the bin as one row of state for each key.
 
-    Of the key, what is `told` or not `kept` is the same for all of them. Bins stand in any order: to order them would
-    mean to sort the rows by their keys, where they now are hashed.
+    Of the key, what is `told` or not `kept` is the same for all of them. Bins stand in any order.
     """
-    other = {name: f"NULL::{_type(name)}" for name in DIMENSIONS if name not in kept} | (told or {})
+    other = {name: "NULL" for name in DIMENSIONS if name not in kept} | (told or {})
     keys = ", ".join(f"{other[name]} AS {name}" if name in other else name for name in _KEYS)
     groups, there = ", ".join(name for name in _KEYS if name not in other), "FILTER (WHERE bin IS NOT NULL)"
-    merged = ", ".join(f"{kind}({name}) AS {name}" for name, kind in _SUMS.items())
     return (
-        f"SELECT {keys}, {merged}, array_agg(bin) {there} AS duration_ms_at, array_agg(w) {there} AS duration_ms_w "
+        f"SELECT {keys}, {_MERGED}, groupArray(bin) {there} AS duration_ms_at, groupArray(w) {there} AS duration_ms_w "
         f"FROM ({parts}) AS p GROUP BY {groups}"
     )
 
@@ -177,27 +184,26 @@ def _together(parts: str, kept: Sequence[str] = DIMENSIONS, told: dict[str, str]
 def _note_people(project: str, where: str) -> list[str]:
     me, few = quoted(project), ", ".join(ACTIVITY)
     here = f"project = {me} AND {where}"
-    day, quarter = f"divide(epoch_us(ts), {US_DAY})::integer", f"divide(epoch_us(ts) % {US_DAY}, {QUARTER})::integer"
+    day, quarter = f"CAST(divide(epoch_us(ts), {US_DAY}) AS Int32)", f"divide(epoch_us(ts) % {US_DAY}, {QUARTER})"
     rows = (
         f"SELECT {day} AS day, {quarter} AS quarter, COALESCE(user_id, device_id) AS actor, {few}, weight FROM events "
         f"WHERE {here} UNION ALL SELECT {day}, {quarter}, actor, {few}, 0 FROM sightings WHERE {here}"
     )
+    bit = "bitShiftLeft(CAST(1 AS Int64), {})".format
     seen = (
-        f"SELECT day, actor, {few}, sum(weight) AS weight, "
-        "bit_or(CASE WHEN quarter < 48 THEN 1::bigint << quarter ELSE 0 END) AS low, "
-        "bit_or(CASE WHEN quarter >= 48 THEN 1::bigint << (quarter - 48) ELSE 0 END) AS high "
+        f"SELECT day, assumeNotNull(actor) AS actor, {few}, sum(weight) AS weight, "
+        f"groupBitOr(CASE WHEN quarter < 48 THEN {bit('quarter')} ELSE 0 END) AS low, "
+        f"groupBitOr(CASE WHEN quarter >= 48 THEN {bit('quarter - 48')} ELSE 0 END) AS high "
         f"FROM ({rows}) AS there WHERE actor IS NOT NULL GROUP BY day, actor, {few}"
     )
     count = f"(SELECT COALESCE(max(number), 0) FROM people WHERE project = {me})"
     return [
-        f"CREATE TEMP TABLE seen ON COMMIT DROP AS {seen}",
-        "ANALYZE seen (day, actor)",
+        *(f"DROP TABLE IF EXISTS {table}" for table in ("seen", "numbered")),
+        f"CREATE TEMP TABLE seen AS {seen}",
         f"INSERT INTO people (project, number, actor) SELECT {me}, {count} + row_number() OVER (), actor FROM "
-        "(SELECT DISTINCT actor FROM seen) AS s WHERE NOT EXISTS (SELECT 1 FROM people AS p "
-        f"WHERE p.project = {me} AND p.actor = s.actor)",
-        f"CREATE TEMP TABLE numbered ON COMMIT DROP AS SELECT day, p.number AS person, {few}, weight, low, high "
-        f"FROM seen JOIN people AS p ON p.project = {me} AND p.actor = seen.actor",
-        "ANALYZE numbered (day, person)",
+        f"(SELECT DISTINCT actor FROM seen) AS s WHERE actor NOT IN (SELECT actor FROM people WHERE project = {me})",
+        f"CREATE TEMP TABLE numbered AS SELECT day, p.number AS person, {few}, weight, low, high FROM seen JOIN "
+        f"(SELECT number, actor FROM people WHERE project = {me}) AS p ON p.actor = seen.actor",
         *_added(me, "activity", f"day, person, {few}"),
         *_added(me, "active_days", "day, person"),
         "DROP TABLE numbered",
@@ -207,17 +213,19 @@ def _note_people(project: str, where: str) -> list[str]:
 
 def _added(me: str, table: str, keys: str) -> list[str]:
     """Add to a table what was seen; what is known of the same people's days is made one with it."""
-    masks = "sum(weight) AS weight, bit_or(low) AS low, bit_or(high) AS high"
-    same = "t.day = n.day AND t.person = n.person"
+    masks = "sum(weight) AS weight, groupBitOr(low) AS low, groupBitOr(high) AS high"
     taken = (
-        f"DELETE FROM {table} AS t USING (SELECT DISTINCT day, person FROM numbered) AS n "
-        f"WHERE t.project = {me} AND {same} AND t.day BETWEEN (SELECT min(day) FROM numbered) "
-        "AND (SELECT max(day) FROM numbered) RETURNING t.*"
+        f"project = {me} AND day >= (SELECT min(day) FROM numbered) AND day <= (SELECT max(day) FROM numbered) "
+        "AND (day, person) IN (SELECT DISTINCT day, person FROM numbered)"
     )
-    both = f"SELECT {keys}, weight, low, high FROM numbered UNION ALL SELECT {keys}, weight, low, high FROM taken"
+    both = f"SELECT {keys}, weight, low, high FROM numbered UNION ALL SELECT {keys}, weight, low, high FROM met"
     return [
-        f"WITH taken AS ({taken}) INSERT INTO {table} (project, {keys}, weight, low, high) "
-        f"SELECT {me}, {keys}, {masks} FROM ({both}) AS b GROUP BY {keys}"
+        "DROP TABLE IF EXISTS met",
+        f"CREATE TEMP TABLE met AS SELECT * FROM {table} WHERE {taken}",
+        f"DELETE FROM {table} WHERE {taken}",
+        f"INSERT INTO {table} (project, {keys}, weight, low, high) "
+        f"SELECT {me}, {keys}, {masks} FROM ({both}) AS b GROUP BY {keys}",
+        "DROP TABLE met",
     ]
 
 
