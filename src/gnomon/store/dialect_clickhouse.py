@@ -34,6 +34,7 @@ _SPOKEN = {
     "divide": "intDiv",
     "strpos": "position",
     "json_keys": "JSONExtractKeys",
+    "unnest": "arrayJoin",
     "chr": "char",
     "gen_random_uuid": "generateUUIDv4",
     "bool_or": "max",

@@ -45,10 +45,8 @@ class Changing:
                  kinds: dict[str, dict[str, str]]) -> None:  # fmt: skip
         self._con, self._kinds, self._from = con, kinds, database
         self.place = f"{database}_next_{batch}"
-        seen = str(head.filters(database)["additional_table_filters"])
-        self._plain = {**settings, "additional_table_filters": "{}"}
-        both = f"{seen[:-1]}, {str(head.filters(self.place)['additional_table_filters'])[1:]}"
-        self._settings = {**settings, "database": self.place, "additional_table_filters": both}
+        self._head, self._plain = head, {**settings, "additional_table_filters": "{}"}
+        self._settings: Settings = {}
         self._touched: list[str] = []
 
     def run(self, statements: Sequence[str]) -> list[Table]:
@@ -79,6 +77,8 @@ class Changing:
             elif re.search(rf"\b{table}\b", everything):
                 rows = f"SELECT * FROM {self._from}.{table}"
                 self._con.run(f"CREATE VIEW {self.place}.{table} AS {rows}", self._plain)
+        seen = self._head.filters(self._from, self.place, self._touched)
+        self._settings = {**self._plain, **seen, "database": self.place}
 
     def _one(self, statement: str) -> Table:
         if found := _TEMPORARY.match(statement):

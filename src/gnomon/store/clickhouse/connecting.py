@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from clickhouse_connect import get_client
 from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.driver.ctypes import RespBuffCls
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 from clickhouse_connect.driver.httputil import get_pool_manager
 from clickhouse_connect.driver.insert import InsertContext
 from clickhouse_connect.driver.query import QueryContext
@@ -167,7 +167,7 @@ def _blocks(columns: Sequence[tuple[str, str, Sequence[Any]]]) -> Iterator[bytes
     prefix = True
     for block in NativeTransform.build_insert(context):
         if context.insert_exception is not None:
-            raise context.insert_exception
+            raise DataError("a value does not fit its column") from context.insert_exception
         yield block[block.index(b"\n") + 1 :] if prefix else block
         prefix = False
 

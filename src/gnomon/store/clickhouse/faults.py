@@ -89,7 +89,7 @@ def _rarer(code: int | None, *, writing: bool, name: str) -> GnomonError:
         return StoreDamaged(
             "a part of the ClickHouse store cannot be read", remedy="Restore the folder from a backup of it."
         )
-    if code in _OF_A_VALUE or (code is not None and not writing):
+    if name == "DataError" or code in _OF_A_VALUE or (code is not None and not writing):
         return GnomonError(f"the store refused a statement (code {code})", code=REFUSED)
     return StoreUnavailable(
         f"the database failed or cannot be reached ({name if code is None else f'code {code}'})",

@@ -45,12 +45,13 @@ class Head:
         """What tells whether a change came between two moments."""
         return self.state.get(CHANGES, "0")
 
-    def filters(self, database: str) -> Settings:
-        """The setting of a question that sees this moment."""
+    def filters(self, database: str, copy: str = "", copied: Sequence[str] = ()) -> Settings:
+        """The setting of a question that sees this moment; also of tables that are `copied` in the database `copy`."""
         seen = f"batch <= {self.committed}"
         if self.burnt:
             seen += f" AND batch NOT IN ({', '.join(map(str, sorted(self.burnt)))})"
-        named = ", ".join(f"'{database}.{table}': '{seen}'" for table in (*BATCHED, "state_log"))
+        tables = [f"{database}.{table}" for table in (*BATCHED, "state_log")] + [f"{copy}.{table}" for table in copied]
+        named = ", ".join(f"'{table}': '{seen}'" for table in tables)
         return {"additional_table_filters": f"{{{named}}}"}
 
 

@@ -20,7 +20,7 @@ DURABLE = {
 }
 
 #: Of every statement.
-SESSION = {
+SESSION: dict[str, str | int | float] = {
     "async_insert": 0,
     "insert_deduplicate": 1,
     "insert_allow_materialized_columns": 1,
@@ -30,4 +30,5 @@ SESSION = {
     "max_expanded_ast_elements": 10_000_000,
     "mutations_sync": 2,
     "log_queries": 0,
+    "short_circuit_function_evaluation": "force_enable",
 }
