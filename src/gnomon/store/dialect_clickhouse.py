@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnomon.store.dialect import Dialect, _call, _cast, _literal
 from gnomon.store.rollups_clickhouse import CLICKHOUSE as ROLLUPS
-from gnomon.store.rollups_clickhouse import apart, exact
+from gnomon.store.rollups_clickhouse import apart, exact, listed
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -26,6 +26,9 @@ SETTINGS: dict[str, Any] = {
     "prefer_column_name_to_alias": 1,
     "precise_float_parsing": 1,
     "enable_materialized_cte": 1,
+    "max_query_size": 1 << 30,  # the parts of days of a long range
+    "max_ast_elements": 10_000_000,
+    "max_expanded_ast_elements": 10_000_000,
 }
 
 _SPOKEN = {
@@ -181,4 +184,5 @@ CLICKHOUSE = Dialect(
     exact=exact,
     meets=lambda one, other: f"bitAnd({one}, {other}) <> 0",
     apart=apart,
+    listed=listed,
 )
