@@ -585,69 +585,63 @@ SELECT
     CASE
       WHEN COALESCE(SUM(weight * (
         weight - 1
-      ) * 1.0 * 1.0), 0) IS NULL OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(COALESCE(SUM(weight * (
+      ) * 1.0 * 1.0), 0) < 0
+      THEN 0
+      ELSE COALESCE(SUM(weight * (
         weight - 1
-      ) * 1.0 * 1.0), 0), 0)
+      ) * 1.0 * 1.0), 0)
     END
   ) AS e0,
   CAST('1.959963984540054' AS DOUBLE) * SQRT(
     CASE
       WHEN COALESCE(SUM(weight * (
         weight - 1
-      ) * bytes_sent * bytes_sent), 0) IS NULL OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(COALESCE(SUM(weight * (
+      ) * bytes_sent * bytes_sent), 0) < 0
+      THEN 0
+      ELSE COALESCE(SUM(weight * (
         weight - 1
-      ) * bytes_sent * bytes_sent), 0), 0)
+      ) * bytes_sent * bytes_sent), 0)
     END
   ) AS e1,
   CAST('1.959963984540054' AS DOUBLE) * SQRT(
     CASE
       WHEN (
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0),
-          0
-        )
-      ) IS NULL
-      OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0),
-          0
-        ),
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0),
+        0
+      ) < 0
+      THEN 0
+      ELSE (
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0),
         0
       )
     END
@@ -655,56 +649,50 @@ SELECT
   CAST('1.959963984540054' AS DOUBLE) * SQRT(
     CASE
       WHEN (
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT success IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0),
-          0
-        )
-      ) IS NULL
-      OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT success IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0),
-          0
-        ),
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT success IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0),
+        0
+      ) < 0
+      THEN 0
+      ELSE (
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT success IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0),
         0
       )
     END

@@ -565,15 +565,31 @@ SELECT
   CAST(COALESCE(SUM(weight) FILTER(WHERE
     success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
     NOT success IS NULL), 0.0), 0) AS m3,
-  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(GREATEST(COALESCE(SUM(weight * (
-    weight - 1
-  ) * 1.0 * 1.0), 0), 0)) AS e0,
-  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(GREATEST(COALESCE(SUM(weight * (
-    weight - 1
-  ) * bytes_sent * bytes_sent), 0), 0)) AS e1,
   CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(
-    GREATEST(
-      CAST((
+    CASE
+      WHEN COALESCE(SUM(weight * (
+        weight - 1
+      ) * 1.0 * 1.0), 0) < 0
+      THEN 0
+      ELSE COALESCE(SUM(weight * (
+        weight - 1
+      ) * 1.0 * 1.0), 0)
+    END
+  ) AS e0,
+  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(
+    CASE
+      WHEN COALESCE(SUM(weight * (
+        weight - 1
+      ) * bytes_sent * bytes_sent), 0) < 0
+      THEN 0
+      ELSE COALESCE(SUM(weight * (
+        weight - 1
+      ) * bytes_sent * bytes_sent), 0)
+    END
+  ) AS e1,
+  CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(
+    CASE
+      WHEN CAST((
         COALESCE(SUM(weight * (
           weight - 1
         ) * duration_ms * duration_ms), 0.0) - 2 * CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
@@ -591,13 +607,32 @@ SELECT
           NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
           NOT duration_ms IS NULL), 0.0),
         0
-      ),
-      0
-    )
+      ) < 0
+      THEN 0
+      ELSE CAST((
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * duration_ms), 0.0) - 2 * CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) + CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * CAST(SUM(duration_ms * weight) AS DOUBLE PRECISION) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0)
+      ) AS DOUBLE PRECISION) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0),
+        0
+      )
+    END
   ) AS e2,
   CAST('1.959963984540054' AS DOUBLE PRECISION) * SQRT(
-    GREATEST(
-      CAST((
+    CASE
+      WHEN CAST((
         COALESCE(SUM(weight * (
           weight - 1
         ) * 1.0 * 1.0) FILTER(WHERE
@@ -619,9 +654,32 @@ SELECT
           NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
           NOT success IS NULL), 0.0),
         0
-      ),
-      0
-    )
+      ) < 0
+      THEN 0
+      ELSE CAST((
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE PRECISION) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT success IS NULL), 0.0)
+      ) AS DOUBLE PRECISION) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0),
+        0
+      )
+    END
   ) AS e3
 FROM events
 WHERE
