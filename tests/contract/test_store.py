@@ -6,7 +6,10 @@ says that a second opening finds what the first one wrote.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import itertools
+import tempfile
 import threading
 import time
 import zlib
@@ -27,27 +30,38 @@ from gnomon.store.dialect import Dialect
 SETTINGS = Settings(query_timeout_seconds=20.0)
 
 
+@functools.cache
+def embedded_folder():
+    """The folder of the embedded ClickHouse: a process opens one only, so stores are databases in it."""
+    folder = tempfile.TemporaryDirectory(prefix="gnomon-chdb-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
 @dataclass(frozen=True)
 class Kind:
     """How to open one kind of store."""
 
     name: str
-    url: str  #: `{folder}` stands for an empty folder of the test, `{postgres}` for a schema that is named after it
+    url: str  #: `{folder}` stands for an empty folder of the test, `{postgres}` and `{chdb}` for what is named after it
     lasting: bool
     slow_query: str  #: a statement that runs for minutes
     server: Any = None
 
     def open(self, folder) -> Store:
         served = self.server and self.server.url(f"t_{zlib.crc32(str(folder).encode())}")
-        return open_store(self.url.format(folder=folder, postgres=served), SETTINGS)
+        chdb = f"{embedded_folder()}?database=t_{zlib.crc32(str(folder).encode())}"
+        return open_store(self.url.format(folder=folder, postgres=served, chdb=chdb), SETTINGS)
 
 
 _ENDLESS = "SELECT count(*) FROM range(10000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
 _PG_ENDLESS = "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 1000000) b WHERE a % 7 = b % 5"
+_CH_ENDLESS = "SELECT count(*) FROM numbers(10000000) AS a, numbers(1000000) AS b WHERE a.number % 7 = b.number % 5"
 STORES = [
     Kind("duckdb file", "{folder}/store.duckdb", True, _ENDLESS),
     Kind("duckdb memory", ":memory:", False, _ENDLESS),
     Kind("postgres", "{postgres}", True, _PG_ENDLESS),
+    Kind("chdb", "chdb://{chdb}", True, _CH_ENDLESS),
 ]
 
 

@@ -37,6 +37,7 @@ _SPOKEN = {
     "divide": "intDiv",
     "strpos": "position",
     "json_keys": "JSONExtractKeys",
+    "unnest": "arrayJoin",
     "chr": "char",
     "gen_random_uuid": "generateUUIDv4",
     "bool_or": "max",
