@@ -6,10 +6,7 @@ says that a second opening finds what the first one wrote.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import itertools
-import tempfile
 import threading
 import time
 import zlib
@@ -20,6 +17,7 @@ from typing import Any
 import pytest
 from sqlglot import exp
 
+import embedded
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout
 from gnomon.event import AT, FIELDS, ROW, Batch
@@ -28,14 +26,6 @@ from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import Dialect
 
 SETTINGS = Settings(query_timeout_seconds=20.0)
-
-
-@functools.cache
-def embedded_folder():
-    """The folder of the embedded ClickHouse: a process opens one only, so stores are databases in it."""
-    folder = tempfile.TemporaryDirectory(prefix="gnomon-chdb-", ignore_cleanup_errors=True)
-    atexit.register(folder.cleanup)
-    return folder.name
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Kind:
 
     def open(self, folder) -> Store:
         served = self.server and self.server.url(f"t_{zlib.crc32(str(folder).encode())}")
-        chdb = f"{embedded_folder()}?database=t_{zlib.crc32(str(folder).encode())}"
+        chdb = embedded.url(f"t_{zlib.crc32(str(folder).encode())}")
         return open_store(self.url.format(folder=folder, postgres=served, chdb=chdb), SETTINGS)
 
 
@@ -61,7 +51,7 @@ STORES = [
     Kind("duckdb file", "{folder}/store.duckdb", True, _ENDLESS),
     Kind("duckdb memory", ":memory:", False, _ENDLESS),
     Kind("postgres", "{postgres}", True, _PG_ENDLESS),
-    Kind("chdb", "chdb://{chdb}", True, _CH_ENDLESS),
+    Kind("chdb", "{chdb}", True, _CH_ENDLESS),
 ]
 
 

@@ -146,10 +146,10 @@ def _whole_days(plan: Plan, keep: Sequence[str], days: tuple[int, int]) -> str:
 
 def _parts_of_days(plan: Plan, keep: Sequence[str], cells: Sequence[Cell], words: Dialect) -> str:
     names = "".join(f"{name}, " for name in keep)
-    pairs = ", ".join(f"({day}, {at}, {low}, {high})" for day, at, low, high in cells)
+    listed = words.listed("c", ("on_day", "us", "lows", "highs"), cells)
     return (
-        f"SELECT make_timestamp(c.us) AS ts, {names}person FROM {_table(keep)} AS a JOIN (VALUES {pairs}) AS "
-        f"c(on_day, us, lows, highs) ON a.day = c.on_day AND ({words.meets('a.low', 'c.lows')} OR "
+        f"SELECT make_timestamp(c.us) AS ts, {names}person FROM {_table(keep)} AS a JOIN {listed} "
+        f"ON a.day = c.on_day AND ({words.meets('a.low', 'c.lows')} OR "
         f"{words.meets('a.high', 'c.highs')}) "
         f"WHERE project = {quoted(plan.project)} AND day >= {cells[0][0]} AND day <= {cells[-1][0]}"
     )

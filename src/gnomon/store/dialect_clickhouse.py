@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnomon.store.dialect import Dialect, _call, _cast, _literal
 from gnomon.store.rollups_clickhouse import CLICKHOUSE as ROLLUPS
-from gnomon.store.rollups_clickhouse import apart, exact
+from gnomon.store.rollups_clickhouse import apart, exact, listed
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -26,6 +26,9 @@ SETTINGS: dict[str, Any] = {
     "prefer_column_name_to_alias": 1,
     "precise_float_parsing": 1,
     "enable_materialized_cte": 1,
+    "max_query_size": 1 << 30,  # the parts of days of a long range
+    "max_ast_elements": 10_000_000,
+    "max_expanded_ast_elements": 10_000_000,
 }
 
 _SPOKEN = {
@@ -71,21 +74,24 @@ def _raw(column: exp.Expr, key: str) -> str:
 def _as_written(column: exp.Expr, key: str) -> str:
     """The value at a key as it was kept. What is found by its text may be a key further inside, so it is compared."""
     found = _sql(_call("simpleJSONExtractRaw", column.copy(), _literal(json.dumps(key, ensure_ascii=False)[1:-1])))
-    return f"if(JSONExtractRaw({found}) = {_raw(column, key)}, {found}, {_raw(column, key)})"
+    return f"CASE WHEN JSONExtractRaw({found}) = {_raw(column, key)} THEN {found} ELSE {_raw(column, key)} END"
 
 
 def _json_at(column: exp.Expr, key: str) -> exp.Expr:
     raw = _raw(column, key)
-    return _text(f"multiIf({raw} = '', NULL, {raw} IN ('true', 'false'), {raw}, {_as_written(column, key)})")
+    return _text(
+        f"CASE WHEN {raw} = '' THEN NULL WHEN {raw} IN ('true', 'false') THEN {raw} ELSE {_as_written(column, key)} END"
+    )
 
 
 def _json_text(column: exp.Expr, key: str) -> exp.Expr:
-    return _text(f"if(startsWith({_raw(column, key)}, '\"'), JSONExtractString({_raw(column, key)}), NULL)")
+    raw = _raw(column, key)
+    return _text(f"CASE WHEN startsWith({raw}, '\"') THEN JSONExtractString({raw}) END")
 
 
 def _json_number(column: exp.Expr, key: str) -> exp.Expr:
     raw = _raw(column, key)
-    return _text(f"if({raw} >= '-' AND {raw} < ':', JSONExtractFloat({raw}), NULL)")
+    return _text(f"CASE WHEN {raw} >= '-' AND {raw} < ':' THEN JSONExtractFloat({raw}) END")
 
 
 #: Integers that a double names (here: below 9.007e15), whole doubles among them, and flags.
@@ -97,7 +103,8 @@ def _json_key(column: exp.Expr, key: str) -> exp.Expr:
     raw = _raw(column, key)
     as_it_is = f"{raw} < '#' AND position({raw}, '\\\\u') = 0 OR match({raw}, '{_PLAIN}')"
     return _text(
-        f"multiIf({raw} IN ('', 'null'), NULL, {raw} = '-0', '0', {as_it_is}, {raw}, {_as_written(column, key)})"
+        f"CASE WHEN {raw} IN ('', 'null') THEN NULL WHEN {raw} = '-0' THEN '0' WHEN {as_it_is} THEN {raw} "
+        f"ELSE {_as_written(column, key)} END"
     )
 
 
@@ -177,9 +184,11 @@ CLICKHOUSE = Dialect(
     contains=_contains,
     id_text="coalesce(id_text, toString(id))",
     rollups=ROLLUPS,
+    real="Float64",
     huge="INT128",
     whole=_whole,
     exact=exact,
     meets=lambda one, other: f"bitAnd({one}, {other}) <> 0",
     apart=apart,
+    listed=listed,
 )

@@ -35,6 +35,13 @@ def apart(first: str, second: str) -> tuple[str, str]:
     return f"tupleElement({each}, 1)", f"tupleElement({each}, 2)"
 
 
+def listed(name: str, columns: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
+    """A relation of numbers. Thousands of rows of `VALUES` take a second to read."""
+    lists = ", ".join(f"[{', '.join(map(str, each))}]" for each in zip(*rows, strict=True))
+    parts = ", ".join(f"tupleElement(listed, {place + 1}) AS {column}" for place, column in enumerate(columns))
+    return f"(SELECT {parts} FROM (SELECT arrayJoin(arrayZip({lists})) AS listed)) AS {name}"
+
+
 def _stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
            days: Sequence[Days] = ()) -> list[str]:  # fmt: skip
     """Raw rows are grouped once for each rollup, by its dimensions, bucket and bin; hours and days are made of that."""
@@ -102,17 +109,18 @@ def _parts(project: str, width: int, kept: Sequence[str], where: str, *, weighte
 
 def _placed_parts(days: Days, kept: Sequence[str]) -> str:
     """Parts of buckets as parts of their local days."""
-    keys = ", ".join(["d.start AS start", *kept, "bin"])
-    groups = ", ".join(["d.start", *kept, "bin"])
+    keys = ", ".join(["start", *kept, "bin"])
     rows = (
-        f"SELECT {keys}, {_MERGED}, sum(duration_ms_has) AS w FROM (SELECT *, {days.number} AS day FROM parts) AS p "
-        f"JOIN (VALUES {_pairs(days)}) AS d(number, start) ON p.day = d.number GROUP BY {groups}"
+        f"SELECT {keys}, {_MERGED}, sum(duration_ms_has) AS w FROM (SELECT *, {_start(days)} AS start FROM parts) AS p "
+        f"GROUP BY {keys}"
     )
     return f"SELECT make_timestamp(start) AS ts, r.* FROM ({rows}) AS r"
 
 
-def _pairs(days: Days) -> str:
-    return ", ".join(f"({number}, {start})" for number, start in days.starts)
+def _start(days: Days) -> str:
+    """When the day of `ts` begins. Thousands of rows of `VALUES` take a second to read."""
+    numbers, starts = (", ".join(map(str, each)) for each in zip(*days.starts, strict=True))
+    return f"transform(CAST({days.number} AS Int64), [{numbers}], [{starts}], NULL)"
 
 
 def _counted() -> list[str]:
@@ -144,12 +152,9 @@ def _weighted() -> list[str]:
 
 def _placed(hours: str, days: Days) -> str:
     """Hours with the start of their local day instead of their own."""
-    names = ", ".join(["project", "rollup", f"{quoted(days.tier)} AS tier", "make_timestamp(d.start) AS ts",
+    names = ", ".join(["project", "rollup", f"{quoted(days.tier)} AS tier", "make_timestamp(start) AS ts",
                        *DIMENSIONS, *_SUMS, "duration_ms_at", "duration_ms_w"])  # fmt: skip
-    return (
-        f"SELECT {names} FROM (SELECT *, {days.number} AS day FROM {hours}) AS f "
-        f"JOIN (VALUES {_pairs(days)}) AS d(number, start) ON f.day = d.number"
-    )
+    return f"SELECT {names} FROM (SELECT *, {_start(days)} AS start FROM {hours}) AS f"
 
 
 def _regrouped(rows: str) -> str:
@@ -189,11 +194,11 @@ def _note_people(project: str, where: str) -> list[str]:
         f"SELECT {day} AS day, {quarter} AS quarter, COALESCE(user_id, device_id) AS actor, {few}, weight FROM events "
         f"WHERE {here} UNION ALL SELECT {day}, {quarter}, actor, {few}, 0 FROM sightings WHERE {here}"
     )
-    bit = "bitShiftLeft(CAST(1 AS Int64), {})".format
+    bit = "bitShiftLeft(CAST(1 AS Int64), quarter % 48)"  # of both halves: no branch is left out
     seen = (
         f"SELECT day, assumeNotNull(actor) AS actor, {few}, sum(weight) AS weight, "
-        f"groupBitOr(CASE WHEN quarter < 48 THEN {bit('quarter')} ELSE 0 END) AS low, "
-        f"groupBitOr(CASE WHEN quarter >= 48 THEN {bit('quarter - 48')} ELSE 0 END) AS high "
+        f"groupBitOr(CASE WHEN quarter < 48 THEN {bit} ELSE 0 END) AS low, "
+        f"groupBitOr(CASE WHEN quarter >= 48 THEN {bit} ELSE 0 END) AS high "
         f"FROM ({rows}) AS there WHERE actor IS NOT NULL GROUP BY day, actor, {few}"
     )
     count = f"(SELECT COALESCE(max(number), 0) FROM people WHERE project = {me})"
