@@ -24,11 +24,13 @@ def clock():
     return ManualClock(NOW)
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(params=["duckdb", "postgres", pytest.param("chdb", marks=pytest.mark.slow)])
 def place(request, tmp_path):
     """What `gnomon.open` is told of where the store is."""
     if request.param == "duckdb":
         return {"url": tmp_path / "x.duckdb"}
+    if request.param == "chdb":
+        return {"url": f"chdb://{tmp_path}/x"}
     return {"url": request.getfixturevalue("postgres").url(), "data_dir": str(tmp_path / "data")}
 
 
