@@ -150,11 +150,11 @@ class ClickHouseStore:
         return self._changed(lambda con, head: self._change(con, head, statements, head.version + 2, timeout), timeout)
 
     def _change(self, con: Connection, head: Head, statements: Sequence[str], version: int,
-                timeout: float) -> list[Table]:  # fmt: skip
+                timeout: float, anew: Sequence[str] = ()) -> list[Table]:  # fmt: skip
         batch = head.committed + 1
         changing = Changing(con, self._limited(timeout), head, self._address.database, batch, self._found.kinds)
         try:
-            tables = changing.run(statements)
+            tables = changing.run(statements, anew)
             note = changing.noted()
         except BaseException:
             changing.drop()
@@ -170,9 +170,9 @@ class ClickHouseStore:
         def run(con: Connection, head: Head) -> None:
             settings = {**self._limited(3_600.0), **head.filters(self._address.database)}
             plain = {**settings, "additional_table_filters": "{}"}
-            statements = tidy(con, settings, plain, head, self._slack_us, compact=compact, address=self._address)
-            if statements:
-                self._change(con, head, statements, head.version, 3_600.0)
+            statements, anew = tidy(con, settings, plain, head, self._slack_us, compact=compact, address=self._address)
+            if statements or anew:
+                self._change(con, head, statements, head.version, 3_600.0, anew)
 
         self._changed(run, 3_600.0)
 
@@ -226,7 +226,7 @@ class ClickHouseStore:
         try:
             yield
         except BaseException:
-            self._failed = batch
+            self._failed, self._head = batch, None  # the commit itself may have landed
             raise
 
     def _commit(self, con: Connection, batch: int, entries: dict[str, str]) -> None:
@@ -267,11 +267,16 @@ class ClickHouseStore:
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def _newest(self, con: Connection) -> Head:
-        """The newest moment; of an embedded store, which nobody else changes, it is known."""
-        if self._head is None or self._address.path is None:
-            self._head = read_head(con, self._plain())
-        return self._head
+    def _newest(self, con: Connection | None) -> Head:
+        """The newest moment; of an embedded store, which nobody else changes, it is known but after a fault."""
+        head = self._head
+        if head is not None and self._address.path is not None:
+            return head
+        if con is None:
+            with self._asking.one() as own:
+                return self._newest(own)
+        self._head = head = read_head(con, self._plain())
+        return head
 
     @contextmanager
     def _asked_for_state(self) -> Iterator[Any]:

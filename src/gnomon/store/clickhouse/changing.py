@@ -49,9 +49,9 @@ class Changing:
         self._settings: Settings = {}
         self._touched: list[str] = []
 
-    def run(self, statements: Sequence[str]) -> list[Table]:
-        """Run the statements where nobody sees them."""
-        self._prepare(statements)
+    def run(self, statements: Sequence[str], anew: Sequence[str] = ()) -> list[Table]:
+        """Run the statements where nobody sees them; tables may be copied without being changed."""
+        self._prepare(statements, anew)
         return [self._one(spoken(statement)) for statement in statements]
 
     def noted(self) -> str:
@@ -65,10 +65,10 @@ class Changing:
         with suppress(*FAILED):
             self._con.run(f"DROP DATABASE IF EXISTS {self.place} SYNC", self._plain)
 
-    def _prepare(self, statements: Sequence[str]) -> None:
+    def _prepare(self, statements: Sequence[str], anew: Sequence[str]) -> None:
         self._con.run(f"DROP DATABASE IF EXISTS {self.place} SYNC", self._plain)
         self._con.run(f"CREATE DATABASE {self.place}", self._plain)
-        targets = {found[1] for found in map(_FIRST.match, statements) if found}
+        targets = {*anew, *(found[1] for found in map(_FIRST.match, statements) if found)}
         everything = " ".join(statements)
         for table in (*BATCHED, "state"):
             if table in targets:
@@ -82,16 +82,26 @@ class Changing:
 
     def _one(self, statement: str) -> Table:
         if found := _TEMPORARY.match(statement):
-            replace, unless, name, rest = found.groups()
-            definition, _, rows = ("", "", rest) if rest[:2].upper() == "AS" else _parted(rest)
-            made = f"CREATE {replace or ''}TABLE {unless or ''}{name} {definition} ENGINE = MergeTree ORDER BY tuple()"
-            return self._con.run(f"{made} {rows}", self._settings)
+            return self._temporary(*found.groups(""))
         if found := _DELETE.match(statement):
             return self._rewrite(found[1], found[2], {}, deleting=True)
         if found := _UPDATE.match(statement):
             words, condition = set_words(found[2])
             return self._rewrite(found[1], condition, words, deleting=False)
         return self._con.run(statement, self._settings)
+
+    def _temporary(self, replace: str, unless: str, name: str, rest: str) -> Table:
+        """A table of this database, which goes with it. Columns of nothing but null become text."""
+        definition, rows = ("", rest) if rest[:2].upper() == "AS" else _parted(rest)
+        if rows:
+            found = self._con.run(f"DESCRIBE TABLE ({rows[2:].strip()})", self._settings).rows
+            kinds = [(column, kind.replace("Nothing", "String")) for column, kind, *_ in found]
+            definition = f"({', '.join(f'{column} {kind}' for column, kind in kinds)})"
+        made = f"CREATE {replace}TABLE {unless}{name} {definition} ENGINE = MergeTree ORDER BY tuple()"
+        self._con.run(made, self._settings)
+        if not rows:
+            return Table([], [])
+        return self._con.run(f"INSERT INTO {name} SELECT {_clean(dict(kinds))} FROM ({rows[2:]})", self._settings)
 
     def _rewrite(self, table: str, condition: str, words: dict[str, str], *, deleting: bool) -> Table:
         """Make the partitions anew that hold rows of a condition. A mutation would keep the text of the condition,
@@ -106,7 +116,8 @@ class Changing:
         for (part,) in parts:
             con.run(f"CREATE TABLE {fresh} AS {table}", self._settings)
             where = f"_partition_id = {quoted(part)}" + (f" AND NOT {hit}" if deleting else "")
-            con.run(f"INSERT INTO {fresh} ({', '.join(names)}) SELECT {chosen} FROM {table} WHERE {where}",
+            rows = f"SELECT {chosen} FROM {table} WHERE {where}"
+            con.run(f"INSERT INTO {fresh} ({', '.join(names)}) SELECT {_clean(self._kinds[table])} FROM ({rows})",
                     self._settings)  # fmt: skip
             left = con.run(f"SELECT count() FROM {fresh}", self._settings).rows[0][0]
             change = (
@@ -115,6 +126,18 @@ class Changing:
             con.run(f"ALTER TABLE {table} {change}", self._settings)
             con.run(f"DROP TABLE {fresh} SYNC", self._settings)
         return Table([], [])
+
+
+def _clean(kinds: dict[str, str]) -> str:
+    """Columns without what ClickHouse would write of values that are not there any more: the text below a null, and
+    words of a dictionary that no row has."""
+    words = []
+    for name, kind in kinds.items():
+        plain = f"CAST({name} AS {kind[15:-1]})" if kind.startswith("LowCardinality(") else name
+        if "Nullable(String)" in kind:
+            plain = f"if(isNull({name}), NULL, ifNull({plain}, ''))"
+        words.append(f"{plain} AS {name}")
+    return ", ".join(words)
 
 
 def carry_out(con: Connection, settings: Settings, database: str, note: str) -> None:
@@ -152,11 +175,11 @@ def set_words(text: str) -> tuple[dict[str, str], str]:
     return {name.strip(): word.strip() for name, _, word in (piece.partition("=") for piece in pieces)}, condition
 
 
-def _parted(rest: str) -> tuple[str, str, str]:
+def _parted(rest: str) -> tuple[str, str]:
     """`(columns) AS SELECT ...`, of which the second half may be missing."""
     depth = 0
     for place, letter in enumerate(rest):
         depth += {"(": 1, ")": -1}.get(letter, 0)
         if depth == 0:
-            return rest[: place + 1], "", rest[place + 1 :].strip()
-    return rest, "", ""
+            return rest[: place + 1], rest[place + 1 :].strip()
+    return rest, ""

@@ -123,7 +123,7 @@ class Remote:
     def run(self, text: str, settings: Settings) -> Table:
         """See `Connection.run`."""
         self._wait_for(settings)
-        if text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH"):
+        if text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH", "DESCRIBE", "EXPLAIN"):
             found = self._client.query(text, settings=dict(settings))
             return Table(list(found.column_names), [(*row,) for row in found.result_rows])
         self._client.command(text, settings=dict(settings))

@@ -30,5 +30,6 @@ SESSION: dict[str, str | int | float] = {
     "max_expanded_ast_elements": 10_000_000,
     "mutations_sync": 2,
     "log_queries": 0,
+    "database_atomic_wait_for_drop_and_detach_synchronously": 1,
     "short_circuit_function_evaluation": "force_enable",
 }

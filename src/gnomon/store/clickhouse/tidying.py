@@ -1,14 +1,10 @@
 """What a checkpoint does. What is on the disk is complete without it: it folds, bounds, and removes leftovers.
 
-Compacting waits until the parts that were replaced are gone from the disk, so that no byte of what was deleted stays.
+Compacting makes tables anew that have parts which were replaced, so that no byte of what was deleted stays.
 """
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from gnomon.errors import StoreUnavailable
 from gnomon.store.aliveness import EVERYBODY, addition, folded
 from gnomon.store.clickhouse.address import Address
 from gnomon.store.clickhouse.connecting import Connection, Settings
@@ -20,8 +16,6 @@ from gnomon.store.texts import quoted
 
 FOLDED_FROM = 1_000  #: rows of the books more than lines, or spans: below, folding costs more than it saves
 LATE_BATCHES = 10_000  #: a number of a server is forgotten so much later: whatever was under way has landed
-GONE_SECONDS = 60.0
-LOOK_SECONDS = 0.1
 
 _LINES = "SELECT count(), uniqExact(project, kind, source, outcome, reason) FROM books"
 _FOLD_BOOKS = [
@@ -34,11 +28,10 @@ _FOLD_BOOKS = [
 
 
 def tidy(con: Connection, settings: Settings, plain: Settings, head: Head, slack_us: int, *, compact: bool,
-         address: Address) -> list[str]:  # fmt: skip
-    """Remove what is of no use to anybody; returns the statements of a change that is to follow."""
+         address: Address) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Remove what is of no use to anybody. Returns the statements of a change that is to follow, and tables that are
+    to be made anew with it: a copy has none of the parts that were replaced."""
     _remove_burnt(con, plain, head, embedded=address.path is not None)
-    if compact:
-        _wait_for_removal(con, plain, address.database)
     statements: list[str] = []
     ((rows, lines),) = con.run(_LINES, settings).rows
     if rows > lines + FOLDED_FROM:
@@ -51,7 +44,7 @@ def tidy(con: Connection, settings: Settings, plain: Settings, head: Head, slack
     if quarantined > QUARANTINE_ROWS + FOLDED_FROM:
         oldest = f"SELECT received_at FROM quarantine ORDER BY received_at DESC LIMIT 1 OFFSET {QUARANTINE_ROWS}"
         statements.append(f"DELETE FROM quarantine WHERE received_at <= ({oldest})")
-    return statements
+    return statements, _with_leftovers(con, plain, address.database) if compact else []
 
 
 def _remove_burnt(con: Connection, plain: Settings, head: Head, *, embedded: bool) -> None:
@@ -67,14 +60,8 @@ def _remove_burnt(con: Connection, plain: Settings, head: Head, *, embedded: boo
         con.run(statement, plain)
 
 
-def _wait_for_removal(con: Connection, plain: Settings, database: str) -> None:
-    """Until no part is on the disk that nobody reads any more; ClickHouse removes them by itself."""
-    asked: Any = f"SELECT count() FROM system.parts WHERE database = {quoted(database)} AND NOT active"
-    until = time.monotonic() + GONE_SECONDS
-    while con.run(asked, plain).rows[0][0]:
-        if time.monotonic() > until:
-            raise StoreUnavailable(
-                "parts that hold deleted values are still on the disk", code="store-not-compacted",
-                remedy="End questions that run for minutes, and do it again.",
-            )  # fmt: skip
-        time.sleep(LOOK_SECONDS)
+def _with_leftovers(con: Connection, plain: Settings, database: str) -> list[str]:
+    """Tables that still have parts on the disk which nobody reads any more. ClickHouse removes those when it has
+    nothing else to do, which may be in ten minutes."""
+    asked = f"SELECT DISTINCT table FROM system.parts WHERE database = {quoted(database)} AND NOT active"
+    return [table for (table,) in con.run(asked, plain).rows if table in BATCHED]
