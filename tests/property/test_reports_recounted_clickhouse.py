@@ -20,14 +20,17 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_reports_of_raw_rows_rollups_late_rows_and_pruned_ones(place):
     kept_late_and_pruned(FEW_EVENTS, FEW_EVENTS[5:7], **place())
 
 
+@pytest.mark.slow
 def test_reports_of_weighted_rows(place):
     weighted([event | {"weight": [1.0, 2.5][n % 2]} for n, event in enumerate(FEW_EVENTS)], True, **place())
 
 
+@pytest.mark.slow
 def test_who_is_forgotten_is_in_no_report_and_totals_stay(place):
     forgotten(FEW_EVENTS, True, **place())
 
