@@ -203,7 +203,7 @@ def test_every_module_says_what_it_owns(file):
 
 
 #: Where each may be imported: in the file or folder of that name within `store`.
-DRIVERS = {"duckdb": "duckdb", "psycopg": "postgres", "sqlalchemy": "postgres", "alembic": "postgres", "chdb": "chdb",
+DRIVERS = {"duckdb": "duckdb", "psycopg": "postgres", "sqlalchemy": "postgres", "alembic": "postgres", "chdb": "clickhouse",
            "clickhouse_connect": "clickhouse"}  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from gnomon.store.clickhouse.changing import Changing, carry_out, drop_leftovers
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Connections, Embedded, Remote, pool_of
 from gnomon.store.clickhouse.describing import described
 from gnomon.store.clickhouse.faults import TIMED_OUT, code_of, translated
+from gnomon.store.clickhouse.leases import UPKEEP, WRITING, Lease
 from gnomon.store.clickhouse.ledger import (
     BURNT,
     CHANGE,
@@ -46,6 +47,8 @@ log = logging.getLogger("gnomon.store.clickhouse")
 
 Answer = TypeVar("Answer")
 
+ALONE_SECONDS = 60.0  #: how long upkeep waits for that of another process
+LOCK_SECONDS = 30.0  #: and a change for one of another process
 KEPT = "kept:"  #: of the keys of the state that hold what every process has to know
 WRITE_SECONDS = 300.0  #: the longest that one statement of a write may take
 ASKED_AGAIN = 3  #: how often a question is asked again where changes came between; then changes wait for it
@@ -83,11 +86,13 @@ class ClickHouseStore:
         return Remote(self._address, self._pool)
 
     def _open(self) -> None:
-        with self._writing_connection() as con, self._alone_in_the_database(con):
-            self._found = opened(con, self._address)
-            self.store_id = self._found.store_id
-            head = read_head(con, self._session)
-            self._settle(con, head)
+        with self._writing_connection() as con:
+            self._opened(con)
+
+    def _opened(self, con: Connection) -> None:
+        self._found = opened(con, self._address, self._session)
+        self.store_id = self._found.store_id
+        self._settle(con, read_head(con, self._session))
 
     def _settle(self, con: Connection, head: Head) -> Head:
         """Carry out a change that was committed, and remove what others left."""
@@ -377,7 +382,25 @@ class ServedClickHouse(ClickHouseStore):
     @contextmanager
     def alone(self) -> Iterator[None]:
         """See `Served.alone`."""
-        yield
+        try:
+            with self._asking.one() as con, Lease(UPKEEP, self._connect, self._session).held(con, ALONE_SECONDS):
+                yield
+        except FAILED as error:
+            raise translated(error, writing=True) from error
+
+    def _open(self) -> None:
+        with self._writing_connection() as con:
+            try:
+                known = {name for (name,) in con.run("SELECT name FROM system.settings", {"database": "default"}).rows}
+                self._session = {name: value for name, value in self._session.items() if name in {*known, "database"}}
+                con.run(f"CREATE DATABASE IF NOT EXISTS {self._address.database}", {"database": "default"})
+                with self._alone_in_the_database(con):
+                    self._opened(con)
+            except FAILED as error:
+                raise translated(error, writing=True) from error
+
+    def _alone_in_the_database(self, con: Connection) -> Any:
+        return Lease(WRITING, self._connect, self._session).held(con, LOCK_SECONDS)
 
 
 def _plain_text(statement: Statement) -> str:

@@ -26,7 +26,6 @@ class Address:
     user: str = "default"
     password: str = ""
     secure: bool = False
-    cluster: str | None = None
 
     def __repr__(self) -> str:
         return f"Address({self.name!r})"
@@ -60,8 +59,12 @@ def address_of(url: str) -> Address:
     options = dict(parse_qsl(parts.query))
     if host is None or set(options) - {"secure", "cluster"}:
         raise _bad()
+    if "cluster" in options:
+        raise InvalidValue(
+            "this version does not spread a store over a ClickHouse cluster",
+            remedy="Leave cluster= out: one server keeps the store.", code="bad-store",
+        )  # fmt: skip
     secure = options.get("secure", "false") in ("1", "true")
-    cluster = options.get("cluster")
     return Address(
         _checked(parts.path.strip("/") or DATABASE),
         host=host,
@@ -69,7 +72,6 @@ def address_of(url: str) -> Address:
         user=unquote(parts.username or "default"),
         password=unquote(parts.password or ""),
         secure=secure,
-        cluster=None if cluster is None else _checked(cluster),
     )
 
 
