@@ -1,11 +1,12 @@
 """Reports of an embedded ClickHouse against the recount of `test_reports_recounted`."""
 
-import embedded
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_reports_recounted import EVENT, HEAVY, LIGHT, UNWELL, forgotten, kept_late_and_pruned, weighted
 from test_reports_recounted_postgres import FEW_EVENTS
+
+import embedded
 
 MANY = settings(max_examples=25, suppress_health_check=UNWELL)
 
