@@ -50,6 +50,12 @@ def test_percentiles_at_whole_places(clickhouse_worlds):
     check(clickhouse_worlds, {name: asked for name, asked in CORNERS.items() if name.startswith("percentiles")})
 
 
+def test_an_answer_without_rows_has_its_columns(clickhouse_worlds):
+    asked = {"metrics": ["events", "mean_bytes_sent"], "dimensions": ["source"], "date_range": "all", "totals": True,
+             "filters": [["is", "source", ["nobody"]]], "world": "weighted"}  # fmt: skip
+    check(clickhouse_worlds, {"no rows": asked})
+
+
 def test_it_is_clickhouse_that_answers(clickhouse_worlds):
     assert all(isinstance(world.engine._own_or_refuse(), ClickHouseStore) for world in clickhouse_worlds.values())
 

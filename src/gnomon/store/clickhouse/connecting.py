@@ -71,7 +71,7 @@ class Embedded:
         self._apply(settings)
         result = self._engine.query(text, "Native")
         found: Any = NativeTransform.parse_response(_Buffer(_Bytes(result.bytes())), _PLAIN)
-        return Table(list(found.column_names), [(*row,) for row in found.result_rows])
+        return _table(self, text, settings, found)
 
     def put(self, table: str, columns: Sequence[tuple[str, str, Sequence[Any]]], settings: Settings) -> None:
         """See `Connection.put`."""
@@ -124,8 +124,7 @@ class Remote:
         """See `Connection.run`."""
         self._wait_for(settings)
         if text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH", "DESCRIBE", "EXPLAIN"):
-            found = self._client.query(text, settings=dict(settings))
-            return Table(list(found.column_names), [(*row,) for row in found.result_rows])
+            return _table(self, text, settings, self._client.query(text, settings=dict(settings)))
         self._client.command(text, settings=dict(settings))
         return Table([], [])
 
@@ -145,6 +144,14 @@ class Remote:
     def close(self) -> None:
         """See `Connection.close`."""
         self._client.close()
+
+
+def _table(con: Connection, text: str, settings: Settings, found: Any) -> Table:
+    """An answer. One without rows comes as no block at all, so that its columns have to be asked for."""
+    names = list(found.column_names)
+    if not names and text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH"):
+        names = [str(name) for name, *_ in con.run(f"DESCRIBE ({text})", settings).rows]
+    return Table(names, [(*row,) for row in found.result_rows])
 
 
 class _Bytes:
