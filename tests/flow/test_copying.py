@@ -134,6 +134,7 @@ def test_the_tables_are_those_of_the_stores(postgres):
 
 
 class Numbers:
+    streams = True
     """Stands for a table of one key: what a reading of it would answer."""
 
     def __init__(self, keys):

@@ -127,7 +127,9 @@ class Served(Protocol):
 
 
 class Reading(Protocol):
-    """One moment of a store, whose rows can be streamed."""
+    """One moment of a store."""
+
+    streams: bool  #: whether rows of a long answer come one part after the other; else it is there as a whole
 
     def rows(self, statement: str) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a read-only statement in parts of some thousand. One at a time: read a statement to its end."""

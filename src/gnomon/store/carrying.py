@@ -199,12 +199,12 @@ def put_note(note: CopyNote) -> dict[str, str | None]:
 def note_of(store: Store) -> CopyNote | None:
     """What a store is a copy of; None where it is none."""
     rows = store.ask([_STATE.format(quoted(NOTE))], 60.0)[0].rows
-    return msgspec.json.decode(str(rows[0][0]), type=CopyNote) if rows else None
+    return msgspec.json.decode(str(rows[0][0]), type=CopyNote) if rows and rows[0][0] else None
 
 
 def finished(note: str | None) -> bool:
     """Whether a note, as it is kept, lets the store be used."""
-    return note is None or msgspec.json.decode(note, type=CopyNote).done
+    return not note or msgspec.json.decode(note, type=CopyNote).done
 
 
 def unfinished_copy() -> StoreUnavailable:

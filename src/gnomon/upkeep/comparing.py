@@ -6,7 +6,7 @@ not depend on the order of rows, and equal rows do not cancel each other out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -14,7 +14,7 @@ import msgspec
 
 from gnomon.store import Reading
 from gnomon.store.aliveness import folded
-from gnomon.store.carrying import TABLES, Carried, Row
+from gnomon.store.carrying import TABLES, Carried, Row, slices
 
 _encode = msgspec.msgpack.Encoder().encode
 _MOST = 1 << 128
@@ -60,11 +60,20 @@ def digest(reading: Reading, table: Carried, only: str = "", *, slack_us: int = 
     if table.key is None:
         found.add(whole(reading, table, slack_us))
         return found
-    for part in reading.rows(table.read(only)):
-        found.add(part)
-        if told is not None:
-            told(table.name, len(part))
+    for statement in _statements(reading, table, only):
+        for part in reading.rows(statement):
+            found.add(part)
+            if told is not None:
+                told(table.name, len(part))
     return found
+
+
+def _statements(reading: Reading, table: Carried, only: str) -> Iterator[str]:
+    if reading.streams or only:
+        yield table.read(only)
+        return
+    for piece in slices(reading, table, None):
+        yield table.read(table.within(piece.after, piece.upto))
 
 
 def whole(reading: Reading, table: Carried, slack_us: int) -> list[Row]:

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
@@ -21,7 +21,9 @@ from gnomon.errors import EngineClosed, GnomonError, QueryTimeout, StoreUnavaila
 from gnomon.event import Batch
 from gnomon.store import Repeated, Statement, Table
 from gnomon.store.aliveness import slack_us
+from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.clickhouse.address import address_of
+from gnomon.store.clickhouse.carrying import Moment, columns_of
 from gnomon.store.clickhouse.changing import Changing, carry_out, drop_leftovers
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Connections, Embedded, Remote, pool_of
 from gnomon.store.clickhouse.describing import described
@@ -52,6 +54,7 @@ LOCK_SECONDS = 30.0  #: and a change for one of another process
 KEPT = "kept:"  #: of the keys of the state that hold what every process has to know
 WRITE_SECONDS = 300.0  #: the longest that one statement of a write may take
 ASKED_AGAIN = 3  #: how often a question is asked again where changes came between; then changes wait for it
+FILL_SECONDS = 3_600.0  #: the longest that a statement of a copy may take
 WAIT_SECONDS = 0.002  #: between two looks at a change that is carried out by another process
 
 
@@ -127,6 +130,8 @@ class ClickHouseStore:
     def _write(self, con: Connection, head: Head, work: Sequence[tuple[int, Batch]],
                journal_id: str) -> dict[int, Counter[str]]:  # fmt: skip
         key, batch, found = f"journal:{journal_id}", head.committed + 1, Work(work)
+        if not finished(head.state.get(NOTE)):
+            raise unfinished_copy()
         self._check_position(journal_id, int(head.state.get(key, "0")), work[0][0])
         settings = {**self._limited(WRITE_SECONDS), **head.filters(self._address.database)}
         writing = Writing(con, settings, self._found.kinds, batch)
@@ -149,6 +154,37 @@ class ClickHouseStore:
                 "the database is at another position of the journal than it was", code="store-moved",
                 remedy="It goes on from there by itself.",
             )  # fmt: skip
+
+    # -- copies -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Moment]:
+        """See `Carrying.reading`; whoever calls it keeps upkeep away, as a change takes the place of what is read."""
+        with self._asking.one() as con:
+            head = self._quiet(con, LOCK_SECONDS)
+            yield Moment(con, {**self._limited(FILL_SECONDS), **head.filters(self._address.database)})
+
+    def fill(self, table: str, rows: Callable[[], Iterable[list[tuple[Any, ...]]]], first: Sequence[str],
+             state: Mapping[str, str | None]) -> None:  # fmt: skip
+        """See `Carrying.fill`: a change where rows are removed, then rows and state under one number."""
+
+        def remove(con: Connection, head: Head) -> None:
+            self._change(con, head, first, head.version, FILL_SECONDS)
+
+        def put(con: Connection, head: Head) -> None:
+            found = [row for part in rows() for row in part]
+            with self._or_burn(head.committed + 1):
+                if found:
+                    settings = self._limited(FILL_SECONDS)
+                    Writing(con, settings, self._found.kinds, head.committed + 1).put(table, columns_of(table, found))
+                self._commit(con, head.committed + 1, {key: value or "" for key, value in state.items()})
+
+        if first:
+            self._changed(remove, FILL_SECONDS)
+        self._changed(put, FILL_SECONDS)
+
+    def settle(self, *, done: bool, compact: bool) -> None:
+        """See `Carrying.settle`: every insert is durable, and what a change removed went with its table."""
 
     def change(self, statements: Sequence[str], timeout: float = 3_600.0) -> list[Table]:
         """See `Store.change`."""

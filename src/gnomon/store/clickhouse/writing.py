@@ -96,7 +96,7 @@ class Writing:
         if not stored:
             return
         owned = [(work.owners[n], work.rows[n]) for n in stored]
-        self._put("events", event_columns(owned, [keys[n] for n in stored], version))
+        self.put("events", event_columns(owned, [keys[n] for n in stored], version))
         weighted: dict[str, list[int]] = {}
         for project, row in owned:
             if row[AT["weight"]] != 1:
@@ -192,9 +192,9 @@ class Writing:
 
     def _put_rows(self, table: str, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if rows:
-            self._put(table, turned(names, rows))
+            self.put(table, turned(names, rows))
 
-    def _put(self, table: str, columns: Columns) -> None:
+    def put(self, table: str, columns: Columns) -> None:
         """One insert. Its token is a hash of the content under the number of the batch: sent again, it is there once,
         while the same content in another batch is other rows."""
         count = len(next(iter(columns.values())))

@@ -19,6 +19,8 @@ _EPOCH = datetime(1970, 1, 1)
 class Moment:
     """See `gnomon.store.Reading`: a cursor that is in a transaction since then."""
 
+    streams = True
+
     def __init__(self, cursor: duckdb.DuckDBPyConnection, noted: Callable[[duckdb.Error], GnomonError]) -> None:
         self._cursor, self._noted = cursor, noted
 

@@ -28,6 +28,8 @@ _TYPES = {
 class Moment:
     """See `gnomon.store.Reading`: a connection that is in a transaction since then."""
 
+    streams = True
+
     def __init__(self, con: Connection, address: Address) -> None:
         self._con = con
         con.execute(begin(address, reading=True, milliseconds=0))
