@@ -114,9 +114,9 @@ def open_destination(
             raise StoreBusy("another process owns the destination", remedy="End it, and run the copy again.")
         held.callback(lock.release)
         fresh = not file.exists()
-        store = open_store(settings.database_url if served(path) else str(file), settings)
+        store = open_store(path if "://" in path else str(file), settings)
         held.callback(store.close)
-        if fresh and file.exists() and source_file.exists():
+        if fresh and file.is_file() and source_file.is_file():
             shutil.copymode(source_file, file)  # whoever may read the one may read the other, and nobody else
         if isinstance(store, Served):
             if isinstance(source, Served) and source.store_id == store.store_id:
