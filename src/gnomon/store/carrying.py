@@ -84,9 +84,21 @@ class Carried:
         assert self.key is not None
         return f"epoch_us({self.key})" if self.columns[self.key] == "time" else self.key
 
+    def alike(self, rows: list[Row]) -> list[Row]:
+        """The same rows, with lists as `listed`."""
+        kinds = self.columns.values()
+        if not {"integers", "reals"} & set(kinds):
+            return rows
+        return [tuple(v or None if isinstance(v, list) else v for v in row) for row in rows]
+
     def _literal(self, value: int) -> str:
         assert self.key is not None
         return f"make_timestamp({value})" if self.columns[self.key] == "time" else str(value)
+
+
+def listed(values: list[Any] | None) -> list[Any] | None:
+    """A list as stores keep it: none where it is empty, as not every database tells the two apart."""
+    return values or None
 
 
 def _word(name: str, kind: Kind) -> str:

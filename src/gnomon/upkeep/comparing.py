@@ -62,7 +62,7 @@ def digest(reading: Reading, table: Carried, only: str = "", *, slack_us: int = 
         return found
     for statement in _statements(reading, table, only):
         for part in reading.rows(statement):
-            found.add(part)
+            found.add(table.alike(part))
             if told is not None:
                 told(table.name, len(part))
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from gnomon.errors import GnomonError
-from gnomon.store.carrying import TABLES, Carried, Row
+from gnomon.store.carrying import TABLES, Carried, Row, listed
 
 ROWS_AT_ONCE = 2_000  #: read or appended in one call, which keeps the interpreter for a few milliseconds
 _EPOCH = datetime(1970, 1, 1)
@@ -64,4 +64,4 @@ def _moment(us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=us)
 
 
-_TURNS: dict[str, Callable[[Any], Any]] = {"time": _moment, "decimal": Decimal}
+_TURNS: dict[str, Callable[[Any], Any]] = {"time": _moment, "decimal": Decimal, "integers": listed, "reals": listed}

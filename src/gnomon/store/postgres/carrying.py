@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from gnomon.store.carrying import TABLES, Row
+from gnomon.store.carrying import TABLES, Row, listed
 from gnomon.store.postgres.address import Address
 from gnomon.store.postgres.faults import translated
 from gnomon.store.postgres.months import months_of
@@ -85,4 +85,5 @@ def _turned(row: Row, places: list[tuple[int, Callable[[Any], Any]]]) -> Row:
 
 _TURNS: dict[str, Callable[[Any], Any]] = {
     "time": lambda us: us - EPOCH_US, "uuid": lambda text: bytes.fromhex(text.replace("-", "")), "decimal": Decimal,
+    "integers": listed, "reals": listed,
 }  # fmt: skip
