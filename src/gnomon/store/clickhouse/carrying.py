@@ -40,7 +40,10 @@ def columns_of(table: str, rows: list[Row]) -> Columns:
     """Rows as the columns of a table."""
     columns = TABLES[table].columns
     turned = dict(zip(columns, zip(*rows, strict=True), strict=True))
-    return {name: _turned(_TURNS.get(columns[name]), values) for name, values in turned.items()}
+    return {
+        name: [value or [] for value in values] if columns[name] in _LISTS else _turned(_TURNS.get(columns[name]), values)
+        for name, values in turned.items()
+    }
 
 
 def _turned(to: Callable[[Any], Any] | None, values: tuple[Any, ...]) -> Any:
@@ -48,3 +51,4 @@ def _turned(to: Callable[[Any], Any] | None, values: tuple[Any, ...]) -> Any:
 
 
 _TURNS: dict[str, Callable[[Any], Any]] = {"uuid": UUID, "decimal": Decimal}
+_LISTS = ("integers", "reals")
