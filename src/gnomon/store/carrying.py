@@ -7,7 +7,7 @@ the data version: it says where journals are, which a copy begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -85,11 +85,11 @@ class Carried:
         return f"epoch_us({self.key})" if self.columns[self.key] == "time" else self.key
 
     def alike(self, rows: list[Row]) -> list[Row]:
-        """The same rows, with lists as `listed`."""
-        kinds = self.columns.values()
-        if not {"integers", "reals"} & set(kinds):
+        """The same rows with lists as `listed`, and decimals without the zeros at their end."""
+        places = [(place, _ALIKE[kind]) for place, kind in enumerate(self.columns.values()) if kind in _ALIKE]
+        if not places:
             return rows
-        return [tuple(v or None if isinstance(v, list) else v for v in row) for row in rows]
+        return [_changed(row, places) for row in rows]
 
     def _literal(self, value: int) -> str:
         assert self.key is not None
@@ -99,6 +99,20 @@ class Carried:
 def listed(values: list[Any] | None) -> list[Any] | None:
     """A list as stores keep it: none where it is empty, as not every database tells the two apart."""
     return values or None
+
+
+def _shortest(decimal: str | None) -> str | None:
+    return decimal.rstrip("0").rstrip(".") if decimal is not None and "." in decimal else decimal
+
+
+_ALIKE: dict[Kind, Callable[[Any], Any]] = {"integers": listed, "reals": listed, "decimal": _shortest}
+
+
+def _changed(row: Row, places: Sequence[tuple[int, Callable[[Any], Any]]]) -> Row:
+    values = list(row)
+    for place, to in places:
+        values[place] = to(values[place])
+    return tuple(values)
 
 
 def _word(name: str, kind: Kind) -> str:
