@@ -41,7 +41,9 @@ def columns_of(table: str, rows: list[Row]) -> Columns:
     columns = TABLES[table].columns
     turned = dict(zip(columns, zip(*rows, strict=True), strict=True))
     return {
-        name: [value or [] for value in values] if columns[name] in _LISTS else _turned(_TURNS.get(columns[name]), values)
+        name: [value or [] for value in values]
+        if columns[name] in _LISTS
+        else _turned(_TURNS.get(columns[name]), values)
         for name, values in turned.items()
     }
 
