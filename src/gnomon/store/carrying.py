@@ -246,6 +246,12 @@ def version_of(reading: Reading) -> int:
     return int(next((row[0] for part in reading.rows(_STATE.format("'version'")) for row in part), 0))
 
 
+def kept_version(store: Store) -> int:
+    """The data version as the store keeps it."""
+    rows = store.ask([_STATE.format("'version'")], 60.0)[0].rows
+    return int(rows[0][0]) if rows else 0
+
+
 def journals_of(store: Store) -> int:
     """How many journals have written into a store."""
     return int(store.ask(["SELECT count(*) FROM state WHERE key LIKE 'journal:%'"], 60.0)[0].rows[0][0])

@@ -23,7 +23,7 @@ from gnomon.ingest.places import checked, file_of, made
 from gnomon.ingest.recovery import SCRATCH
 from gnomon.ingest.replica import KEPT_STORE
 from gnomon.store import Carrying, Served, Store, open_store, served, store_path
-from gnomon.store.carrying import NOTE, CopyNote, journals_of, note_of, put_note, rows_of
+from gnomon.store.carrying import NOTE, CopyNote, journals_of, kept_version, note_of, put_note, rows_of
 from gnomon.timerange import to_us
 from gnomon.upkeep.archive import AUDIT
 from gnomon.upkeep.chain import Chain, Draft
@@ -137,7 +137,7 @@ def begin(store: Store, file: Path, settings: Settings, note: CopyNote) -> Desti
     if known is not None and known.source != note.source:
         raise _used("is a copy of another store" if known.done else "is the unfinished copy of another store")
     if known is not None and known.done:
-        if _state_version(store) != known.version or journals_of(store) != known.journals:
+        if kept_version(store) != known.version or journals_of(store) != known.journals:
             raise _used("was used since it was copied")
         known.done = False
     found = Destination(store, file, settings, known or note, known is not None)
@@ -151,11 +151,6 @@ def begin(store: Store, file: Path, settings: Settings, note: CopyNote) -> Desti
         found.taking.fill("books", lambda: (), [], {NOTE: None})
         raise _used("holds events or other content")
     return found
-
-
-def _state_version(store: Store) -> int:
-    rows = store.ask(["SELECT value FROM state WHERE key = 'version'"], 60.0)[0].rows
-    return int(rows[0][0]) if rows else 0
 
 
 def _used(what: str) -> InvalidValue:
