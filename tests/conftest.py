@@ -69,3 +69,13 @@ def postgres():
     server = Postgres(folder, "test_" + os.environ.get("PYTEST_XDIST_WORKER", "main"))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def clickhouse():
+    """A server of ClickHouse's HTTP interface; its databases are those of the folder of the tests."""
+    from clickhouse_http import Server
+
+    server = Server()
+    yield server
+    server.close()

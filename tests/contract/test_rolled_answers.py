@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+import embedded
 import gnomon
 from gnomon.errors import InvalidValue, UnknownName
 from gnomon.ingest.journal import Journal
@@ -24,11 +25,13 @@ def clock():
     return ManualClock(NOW)
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(params=["duckdb", "postgres", pytest.param("clickhouse", marks=pytest.mark.slow)])
 def place(request, tmp_path):
     """What `gnomon.open` is told of where the store is."""
     if request.param == "duckdb":
         return {"url": tmp_path / "x.duckdb"}
+    if request.param == "clickhouse":
+        return {"url": embedded.url(), "data_dir": str(tmp_path / "data")}
     return {"url": request.getfixturevalue("postgres").url(), "data_dir": str(tmp_path / "data")}
 
 

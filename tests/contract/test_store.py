@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sqlglot import exp
 
+import embedded
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout
 from gnomon.event import AT, FIELDS, ROW, Batch
@@ -32,27 +33,32 @@ class Kind:
     """How to open one kind of store."""
 
     name: str
-    url: str  #: `{folder}` stands for an empty folder of the test, `{postgres}` for a schema that is named after it
+    url: str  #: `{folder}` stands for an empty folder of the test, the others for what is named after it
     lasting: bool
     slow_query: str  #: a statement that runs for minutes
     server: Any = None
 
     def open(self, folder) -> Store:
         served = self.server and self.server.url(f"t_{zlib.crc32(str(folder).encode())}")
-        return open_store(self.url.format(folder=folder, postgres=served), SETTINGS)
+        chdb = embedded.url(f"t_{zlib.crc32(str(folder).encode())}")
+        return open_store(self.url.format(folder=folder, postgres=served, chdb=chdb, clickhouse=served), SETTINGS)
 
 
 _ENDLESS = "SELECT count(*) FROM range(10000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
 _PG_ENDLESS = "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 1000000) b WHERE a % 7 = b % 5"
+_CH_ENDLESS = "SELECT count(*) FROM numbers(10000000) AS a, numbers(1000000) AS b WHERE a.number % 7 = b.number % 5"
 STORES = [
     Kind("duckdb file", "{folder}/store.duckdb", True, _ENDLESS),
     Kind("duckdb memory", ":memory:", False, _ENDLESS),
     Kind("postgres", "{postgres}", True, _PG_ENDLESS),
+    Kind("chdb", "{chdb}", True, _CH_ENDLESS),
+    pytest.param(Kind("clickhouse", "{clickhouse}", True, _CH_ENDLESS), marks=pytest.mark.slow),
 ]
 
 
 def _served(kind: Kind, request) -> Kind:
-    return replace(kind, server=request.getfixturevalue("postgres")) if "{postgres}" in kind.url else kind
+    name = kind.url.strip("{}")
+    return replace(kind, server=request.getfixturevalue(name)) if name in ("postgres", "clickhouse") else kind
 
 
 @pytest.fixture(params=STORES, ids=lambda kind: kind.name.replace(" ", "-"))

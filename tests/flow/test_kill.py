@@ -21,6 +21,9 @@ CYCLES_AT_ONCE = 2  # stores that are tortured side by side: starting a child ta
 class Torture:
     """One store, one ledger, one child after the other."""
 
+    RUNS = 0.12  #: seconds for which a child that came up may go on, at most
+    STARTS = 0.4  #: and one that is killed whether or not it came up
+
     def __init__(self, folder: Path, seed: int, broken: str | None = None) -> None:
         self.store, self.ledger = folder / f"k{seed}.duckdb", folder / f"k{seed}.ledger"
         self.rng = random.Random(seed)
@@ -38,9 +41,9 @@ class Torture:
         # A tenth of the kills hits the start, where the journal is replayed.
         if self.rng.random() > 0.1:
             assert self.child.stdout.readline() == b"up\n", "the child did not come up again by itself"
-            time.sleep(self.rng.uniform(0.0, 0.12))
+            time.sleep(self.rng.uniform(0.0, self.RUNS))
         else:
-            time.sleep(self.rng.uniform(0.0, 0.4))
+            time.sleep(self.rng.uniform(0.0, self.STARTS))
         os.kill(self.child.pid, signal.SIGKILL)
         self.child.wait()
         self.child.stdout.close()

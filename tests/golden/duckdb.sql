@@ -585,69 +585,63 @@ SELECT
     CASE
       WHEN COALESCE(SUM(weight * (
         weight - 1
-      ) * 1.0 * 1.0), 0) IS NULL OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(COALESCE(SUM(weight * (
+      ) * 1.0 * 1.0), 0) < 0
+      THEN 0
+      ELSE COALESCE(SUM(weight * (
         weight - 1
-      ) * 1.0 * 1.0), 0), 0)
+      ) * 1.0 * 1.0), 0)
     END
   ) AS e0,
   CAST('1.959963984540054' AS DOUBLE) * SQRT(
     CASE
       WHEN COALESCE(SUM(weight * (
         weight - 1
-      ) * bytes_sent * bytes_sent), 0) IS NULL OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(COALESCE(SUM(weight * (
+      ) * bytes_sent * bytes_sent), 0) < 0
+      THEN 0
+      ELSE COALESCE(SUM(weight * (
         weight - 1
-      ) * bytes_sent * bytes_sent), 0), 0)
+      ) * bytes_sent * bytes_sent), 0)
     END
   ) AS e1,
   CAST('1.959963984540054' AS DOUBLE) * SQRT(
     CASE
       WHEN (
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0),
-          0
-        )
-      ) IS NULL
-      OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * duration_ms * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT duration_ms IS NULL), 0.0),
-          0
-        ),
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0),
+        0
+      ) < 0
+      THEN 0
+      ELSE (
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * duration_ms), 0.0) - 2 * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * duration_ms * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) + SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * SUM(duration_ms * weight) / NULLIF(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT duration_ms IS NULL), 0.0),
         0
       )
     END
@@ -655,56 +649,50 @@ SELECT
   CAST('1.959963984540054' AS DOUBLE) * SQRT(
     CASE
       WHEN (
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT success IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0),
-          0
-        )
-      ) IS NULL
-      OR 0 IS NULL
-      THEN NULL
-      ELSE GREATEST(
-        (
-          COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
-            success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
-            weight - 1
-          ) * 1.0 * 1.0) FILTER(WHERE
-            NOT success IS NULL), 0.0)
-        ) / NULLIF(
-          COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
-            NOT success IS NULL), 0.0),
-          0
-        ),
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT success IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0),
+        0
+      ) < 0
+      THEN 0
+      ELSE (
+        COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success), 0.0) - 2 * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          success AND NOT success IS NULL), 0.0) + CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * CAST(COALESCE(SUM(weight) FILTER(WHERE
+          success), 0.0) AS DOUBLE) / NULLIF(COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0), 0) * COALESCE(SUM(weight * (
+          weight - 1
+        ) * 1.0 * 1.0) FILTER(WHERE
+          NOT success IS NULL), 0.0)
+      ) / NULLIF(
+        COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0) * COALESCE(SUM(weight) FILTER(WHERE
+          NOT success IS NULL), 0.0),
         0
       )
     END
@@ -838,8 +826,10 @@ WITH answer AS (
           )
       ), close AS (
         SELECT
-          marked.*,
-          near.x,
+          marked.d0 AS d0,
+          marked.level0 AS level0,
+          marked.error0 AS error0,
+          near.x AS x,
           reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
         FROM near
         JOIN marked
@@ -953,8 +943,10 @@ WITH answer AS (
           )
       ), close AS (
         SELECT
-          marked.*,
-          near.x,
+          marked.d0 AS d0,
+          marked.level1 AS level1,
+          marked.error1 AS error1,
+          near.x AS x,
           reached - marked.w + SUM(near.w) OVER (PARTITION BY near.d0, near.bin ORDER BY near.x) AS so_far
         FROM near
         JOIN marked
@@ -1085,8 +1077,9 @@ LIMIT 10001;
       )
   ), close AS (
     SELECT
-      marked.*,
-      near.x,
+      marked.level0 AS level0,
+      marked.error0 AS error0,
+      near.x AS x,
       reached - marked.w + SUM(near.w) OVER (PARTITION BY near.bin ORDER BY near.x) AS so_far
     FROM near
     JOIN marked
@@ -1112,6 +1105,519 @@ SELECT
 FROM events
 WHERE
   project = 'shop' AND ts >= MAKE_TIMESTAMP(1736942400000000) AND ts < MAKE_TIMESTAMP(1768478400000001);
+
+-- rollups, and the rows that they do not have
+-- {"metrics": ["events", "sum_bytes_sent"], "date_range": ["2026-01-12", "2026-01-15"], "rolled": true}
+(
+  WITH state AS (
+    SELECT
+      ts,
+      n,
+      v,
+      bytes_sent_has,
+      bytes_sent_sum,
+      bytes_sent_min,
+      bytes_sent_max,
+      bytes_sent_v0,
+      bytes_sent_v1,
+      bytes_sent_v2
+    FROM rolled
+    WHERE
+      project = 'shop'
+      AND rollup = 'source'
+      AND tier = 'day:UTC'
+      AND ts >= MAKE_TIMESTAMP(1768176000000000)
+      AND ts < MAKE_TIMESTAMP(1768348800000000)
+    UNION ALL
+    SELECT
+      ts,
+      weight AS n,
+      weight * (
+        weight - 1
+      ) AS v,
+      CASE WHEN NOT bytes_sent IS NULL THEN weight END AS bytes_sent_has,
+      CASE WHEN weight = 1 THEN CAST(bytes_sent AS DECIMAL(38, 6)) ELSE CAST(weight * bytes_sent AS DECIMAL(38, 6)) END AS bytes_sent_sum,
+      bytes_sent AS bytes_sent_min,
+      bytes_sent AS bytes_sent_max,
+      CASE WHEN NOT bytes_sent IS NULL THEN weight * (
+        weight - 1
+      ) END AS bytes_sent_v0,
+      weight * (
+        weight - 1
+      ) * bytes_sent AS bytes_sent_v1,
+      weight * (
+        weight - 1
+      ) * bytes_sent * bytes_sent AS bytes_sent_v2
+    FROM events
+    WHERE
+      project = 'shop'
+      AND ts >= MAKE_TIMESTAMP(1768176000000000)
+      AND ts < MAKE_TIMESTAMP(1768348800000000)
+      AND version > 4
+      AND version <= 7
+    UNION ALL
+    SELECT
+      ts,
+      weight AS n,
+      weight * (
+        weight - 1
+      ) AS v,
+      CASE WHEN NOT bytes_sent IS NULL THEN weight END AS bytes_sent_has,
+      CASE WHEN weight = 1 THEN CAST(bytes_sent AS DECIMAL(38, 6)) ELSE CAST(weight * bytes_sent AS DECIMAL(38, 6)) END AS bytes_sent_sum,
+      bytes_sent AS bytes_sent_min,
+      bytes_sent AS bytes_sent_max,
+      CASE WHEN NOT bytes_sent IS NULL THEN weight * (
+        weight - 1
+      ) END AS bytes_sent_v0,
+      weight * (
+        weight - 1
+      ) * bytes_sent AS bytes_sent_v1,
+      weight * (
+        weight - 1
+      ) * bytes_sent * bytes_sent AS bytes_sent_v2
+    FROM events
+    WHERE
+      project = 'shop'
+      AND ts >= MAKE_TIMESTAMP(1768348800000000)
+      AND ts < MAKE_TIMESTAMP(1768435200000000)
+      AND version <= 7
+  )
+  SELECT
+    CAST(COALESCE(SUM(n), 0.0) AS BIGINT) AS m0,
+    COALESCE(CAST(SUM(bytes_sent_sum) AS INT128), 0) AS m1
+  FROM state
+);
+
+-- a percentile of rollups
+-- {"metrics": ["p95_duration_ms"], "date_range": ["2026-01-12", "2026-01-14"], "rolled": true}
+(
+  WITH state AS (
+    SELECT
+      ts,
+      UNNEST(duration_ms_at) AS bin,
+      UNNEST(duration_ms_w) AS w
+    FROM rolled
+    WHERE
+      project = 'shop'
+      AND rollup = 'source'
+      AND tier = 'day:UTC'
+      AND ts >= MAKE_TIMESTAMP(1768176000000000)
+      AND ts < MAKE_TIMESTAMP(1768348800000000)
+    UNION ALL
+    SELECT
+      ts,
+      CASE WHEN duration_ms > 0 THEN CAST(CEIL(LN(duration_ms) / 0.019800646904042287) AS INT) ELSE -100000 END AS bin,
+      weight AS w
+    FROM events
+    WHERE
+      project = 'shop'
+      AND ts >= MAKE_TIMESTAMP(1768176000000000)
+      AND ts < MAKE_TIMESTAMP(1768348800000000)
+      AND version > 4
+      AND version <= 7
+      AND NOT duration_ms IS NULL
+  ), bins AS (
+    SELECT
+      bin,
+      SUM(w) AS w
+    FROM state
+    GROUP BY
+      1
+  ), run AS (
+    SELECT
+      *,
+      SUM(w) OVER (ORDER BY bin) AS reached,
+      SUM(w) OVER () AS total
+    FROM bins
+  )
+  SELECT
+    CASE
+      WHEN MIN(CASE WHEN reached >= 0.9499999999990499 * total THEN bin END) = -100000
+      THEN 0
+      ELSE EXP(
+        CAST(MIN(CASE WHEN reached >= 0.9499999999990499 * total THEN bin END) AS DOUBLE) * 0.019800646904042287 + -0.009949330853668103
+      )
+    END AS m0
+  FROM run
+);
+
+-- people of rollups by source
+-- {"metrics": ["people"], "dimensions": ["source"], "date_range": ["2026-01-12T06:15:00Z", "2026-01-14T00:00:00Z"], "rolled": true}
+WITH answer AS (
+  SELECT
+    d0,
+    COALESCE(MAX(m0), 0) AS m0
+  FROM (
+    (
+      WITH state AS (
+        SELECT
+          ts,
+          source,
+          weight AS n,
+          weight * (
+            weight - 1
+          ) AS v
+        FROM events
+        WHERE
+          project = 'shop'
+          AND ts >= MAKE_TIMESTAMP(1768198500000000)
+          AND ts < MAKE_TIMESTAMP(1768201200000000)
+          AND version <= 7
+        UNION ALL
+        SELECT
+          ts,
+          source,
+          n,
+          v
+        FROM rolled
+        WHERE
+          project = 'shop'
+          AND rollup = 'source'
+          AND tier = 'hour'
+          AND ts >= MAKE_TIMESTAMP(1768201200000000)
+          AND ts < MAKE_TIMESTAMP(1768262400000000)
+        UNION ALL
+        SELECT
+          ts,
+          source,
+          n,
+          v
+        FROM rolled
+        WHERE
+          project = 'shop'
+          AND rollup = 'source'
+          AND tier = 'day:UTC'
+          AND ts >= MAKE_TIMESTAMP(1768262400000000)
+          AND ts < MAKE_TIMESTAMP(1768348800000000)
+        UNION ALL
+        SELECT
+          ts,
+          source,
+          weight AS n,
+          weight * (
+            weight - 1
+          ) AS v
+        FROM events
+        WHERE
+          project = 'shop'
+          AND ts >= MAKE_TIMESTAMP(1768201200000000)
+          AND ts < MAKE_TIMESTAMP(1768348800000000)
+          AND version > 4
+          AND version <= 7
+      )
+      SELECT
+        source AS d0,
+        NULL AS m0
+      FROM state
+      GROUP BY
+        1
+    )
+    UNION ALL
+    (
+      WITH state AS (
+        SELECT
+          MAKE_TIMESTAMP(day * 86400000000) AS ts,
+          source,
+          person
+        FROM activity
+        WHERE
+          project = 'shop' AND day >= 20466 AND day < 20467
+        UNION ALL
+        SELECT
+          MAKE_TIMESTAMP(c.us) AS ts,
+          source,
+          person
+        FROM activity AS a
+        JOIN (VALUES
+          (20465, 1768198500000000, 281474943156224, 281474976710655)) AS c(on_day, us, lows, highs)
+          ON a.day = c.on_day AND (
+            (
+              a.low & c.lows
+            ) <> 0 OR (
+              a.high & c.highs
+            ) <> 0
+          )
+        WHERE
+          project = 'shop' AND day >= 20465 AND day <= 20465
+        UNION ALL
+        SELECT
+          ts,
+          source,
+          COALESCE(number, -DENSE_RANK() OVER (ORDER BY f.actor)) AS person
+        FROM (
+          SELECT
+            ts,
+            source,
+            COALESCE(user_id, device_id) AS actor
+          FROM events
+          WHERE
+            project = 'shop'
+            AND ts >= MAKE_TIMESTAMP(1768198500000000)
+            AND ts < MAKE_TIMESTAMP(1768348800000000)
+            AND version > 4
+            AND version <= 7
+          UNION ALL
+          SELECT
+            ts,
+            source,
+            actor
+          FROM sightings
+          WHERE
+            project = 'shop'
+            AND ts >= MAKE_TIMESTAMP(1768198500000000)
+            AND ts < MAKE_TIMESTAMP(1768348800000000)
+            AND version > 4
+            AND version <= 7
+        ) AS f
+        LEFT JOIN (
+          SELECT
+            number,
+            actor
+          FROM people
+          WHERE
+            project = 'shop'
+            AND actor IN (
+              SELECT
+                actor
+              FROM (
+                SELECT
+                  ts,
+                  source,
+                  COALESCE(user_id, device_id) AS actor
+                FROM events
+                WHERE
+                  project = 'shop'
+                  AND ts >= MAKE_TIMESTAMP(1768198500000000)
+                  AND ts < MAKE_TIMESTAMP(1768348800000000)
+                  AND version > 4
+                  AND version <= 7
+                UNION ALL
+                SELECT
+                  ts,
+                  source,
+                  actor
+                FROM sightings
+                WHERE
+                  project = 'shop'
+                  AND ts >= MAKE_TIMESTAMP(1768198500000000)
+                  AND ts < MAKE_TIMESTAMP(1768348800000000)
+                  AND version > 4
+                  AND version <= 7
+              ) AS k
+            )
+        ) AS p
+          ON p.actor = f.actor
+        WHERE
+          NOT f.actor IS NULL
+      )
+      SELECT
+        source AS d0,
+        COUNT(DISTINCT person) AS m0
+      FROM state
+      GROUP BY
+        1
+    )
+  ) AS parts
+  GROUP BY
+    d0
+)
+SELECT
+  *
+FROM answer
+ORDER BY
+  m0 DESC,
+  d0 ASC
+LIMIT 10001;
+
+-- people of rollups by day
+-- {"metrics": ["people"], "dimensions": ["time:day"], "date_range": ["2026-01-12", "2026-01-15"], "rolled": true}
+(
+  WITH state AS (
+    SELECT
+      MAKE_TIMESTAMP(day * 86400000000) AS ts,
+      COUNT(*) AS seen
+    FROM active_days
+    WHERE
+      project = 'shop' AND (
+        day >= 20465 AND day < 20467
+      )
+    GROUP BY
+      day
+    UNION ALL
+    SELECT
+      MAKE_TIMESTAMP(day * 86400000000) AS ts,
+      COUNT(*) AS seen
+    FROM (
+      SELECT DISTINCT
+        DIVIDE(EPOCH_US(ts), 86400000000) AS day,
+        person
+      FROM (
+        SELECT
+          ts,
+          COALESCE(number, -DENSE_RANK() OVER (ORDER BY f.actor)) AS person
+        FROM (
+          SELECT
+            ts,
+            COALESCE(user_id, device_id) AS actor
+          FROM events
+          WHERE
+            project = 'shop'
+            AND ts >= MAKE_TIMESTAMP(1768176000000000)
+            AND ts < MAKE_TIMESTAMP(1768348800000000)
+            AND version > 4
+            AND version <= 7
+          UNION ALL
+          SELECT
+            ts,
+            actor
+          FROM sightings
+          WHERE
+            project = 'shop'
+            AND ts >= MAKE_TIMESTAMP(1768176000000000)
+            AND ts < MAKE_TIMESTAMP(1768348800000000)
+            AND version > 4
+            AND version <= 7
+          UNION ALL
+          SELECT
+            ts,
+            COALESCE(user_id, device_id) AS actor
+          FROM events
+          WHERE
+            project = 'shop'
+            AND ts >= MAKE_TIMESTAMP(1768348800000000)
+            AND ts < MAKE_TIMESTAMP(1768435200000000)
+            AND version <= 7
+          UNION ALL
+          SELECT
+            ts,
+            actor
+          FROM sightings
+          WHERE
+            project = 'shop'
+            AND ts >= MAKE_TIMESTAMP(1768348800000000)
+            AND ts < MAKE_TIMESTAMP(1768435200000000)
+            AND version <= 7
+        ) AS f
+        LEFT JOIN (
+          SELECT
+            number,
+            actor
+          FROM people
+          WHERE
+            project = 'shop'
+            AND actor IN (
+              SELECT
+                actor
+              FROM (
+                SELECT
+                  ts,
+                  COALESCE(user_id, device_id) AS actor
+                FROM events
+                WHERE
+                  project = 'shop'
+                  AND ts >= MAKE_TIMESTAMP(1768176000000000)
+                  AND ts < MAKE_TIMESTAMP(1768348800000000)
+                  AND version > 4
+                  AND version <= 7
+                UNION ALL
+                SELECT
+                  ts,
+                  actor
+                FROM sightings
+                WHERE
+                  project = 'shop'
+                  AND ts >= MAKE_TIMESTAMP(1768176000000000)
+                  AND ts < MAKE_TIMESTAMP(1768348800000000)
+                  AND version > 4
+                  AND version <= 7
+                UNION ALL
+                SELECT
+                  ts,
+                  COALESCE(user_id, device_id) AS actor
+                FROM events
+                WHERE
+                  project = 'shop'
+                  AND ts >= MAKE_TIMESTAMP(1768348800000000)
+                  AND ts < MAKE_TIMESTAMP(1768435200000000)
+                  AND version <= 7
+                UNION ALL
+                SELECT
+                  ts,
+                  actor
+                FROM sightings
+                WHERE
+                  project = 'shop'
+                  AND ts >= MAKE_TIMESTAMP(1768348800000000)
+                  AND ts < MAKE_TIMESTAMP(1768435200000000)
+                  AND version <= 7
+              ) AS k
+            )
+        ) AS p
+          ON p.actor = f.actor
+        WHERE
+          NOT f.actor IS NULL
+      ) AS late
+    ) AS o
+    WHERE
+      NOT EXISTS(
+        SELECT
+          1
+        FROM active_days AS a
+        WHERE
+          project = 'shop' AND (
+            day >= 20465 AND day < 20467
+          ) AND a.day = o.day AND a.person = o.person
+      )
+    GROUP BY
+      day
+  )
+  SELECT
+    (
+      EPOCH_US(ts)
+    ) // 86400000000 AS d0,
+    CAST(SUM(seen) AS BIGINT) AS m0
+  FROM state
+  GROUP BY
+    1
+);
+
+-- people of the seven days that end with each
+-- {"metrics": ["people"], "dimensions": ["time:day"], "date_range": ["2026-01-12", "2026-01-15"], "window": 7}
+WITH seen AS (
+  SELECT DISTINCT
+    (
+      EPOCH_US(ts)
+    ) // 86400000000 AS day,
+    COALESCE(user_id, device_id) AS person
+  FROM events
+  WHERE
+    project = 'shop' AND ts >= MAKE_TIMESTAMP(1768176000000000) AND ts < MAKE_TIMESTAMP(1768435200000000)
+), spans AS (
+  SELECT
+    day,
+    LEAST(day + 7, LEAD(NULLIF(day, NULL)) OVER (PARTITION BY person ORDER BY day)) AS until
+  FROM seen
+  WHERE
+    NOT person IS NULL
+), moves AS (
+  SELECT
+    day,
+    1 AS n
+  FROM spans
+  UNION ALL
+  SELECT
+    until AS day,
+    -1 AS n
+  FROM spans
+)
+SELECT
+  day,
+  CAST(SUM(n) AS BIGINT)
+FROM moves
+GROUP BY
+  day
+ORDER BY
+  day;
 
 -- text that looks like SQL
 -- {"metrics": [{"agg": "count", "as": "'; --"}], "dimensions": ["properties.'; DROP TABLE events; --"], "filters": [["is", "type", ["'; DROP TABLE events; --", "\\' OR 1=1 --"]]]}

@@ -13,6 +13,7 @@ from typing import Any
 from oracle import Oracle
 from rows import FAR_CLUSTERS, NOW, Event, access_events, commit_events, made_events, us_of
 
+import embedded
 import gnomon
 from gnomon.engine import AnalyticsEngine
 from gnomon.event import Batch
@@ -67,6 +68,37 @@ def copied(worlds: dict[str, World], postgres: Any, folder: Path) -> Iterator[di
             copy_rows(world.engine, postgres, settings.database_url.partition("schema=")[2])
             found[name] = World(engine, world.oracle, world.clock)
         yield found
+
+
+@contextmanager
+def copied_to_clickhouse(worlds: dict[str, World], folder: Path) -> Iterator[dict[str, World]]:
+    """The same rows in the embedded ClickHouse, each world with a database and an engine of its own."""
+    with ExitStack() as stack:
+        found = {}
+        for name, world in worlds.items():
+            settings = world.engine.settings.but(database_url=embedded.url(), data_dir=str(folder / name))
+            engine = stack.enter_context(gnomon.open(settings=settings, clock=world.clock))
+            copy_to_clickhouse(world.engine, engine)
+            found[name] = World(engine, world.oracle, world.clock)
+        yield found
+
+
+def copy_to_clickhouse(engine: AnalyticsEngine, other: AnalyticsEngine) -> None:
+    """Bring every row of an embedded store into an empty one of ClickHouse, with its data version."""
+    held, store = engine._own_or_refuse()._connection.cursor(), other._own_or_refuse()
+    with store._writing_connection() as con:
+        for table in _TABLES:
+            kinds = {name: kind for name, kind in store._found.kinds[table].items() if name != "batch"}
+            texts = [f"{name}::VARCHAR AS {name}" if kind == "UUID" else name for name, kind in kinds.items()]
+            rows = held.execute(f"SELECT {', '.join(texts)} FROM store.{table}").fetchall()
+            if rows:
+                con.put(
+                    table,
+                    [(name, kinds[name], values) for name, values in zip(kinds, zip(*rows, strict=True), strict=True)],
+                    store._session,
+                )
+    while store.data_version() < engine._own_or_refuse().data_version():
+        store.change([])
 
 
 def copy_rows(engine: AnalyticsEngine, postgres: Any, schema: str) -> None:

@@ -33,7 +33,7 @@ from gnomon.ingest.places import checked, file_of, made
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
 from gnomon.ingest.replica import Waiting, check_finished, check_same, take_kept
 from gnomon.ingest.writer import Writer
-from gnomon.store import Served, Store, open_store, served, store_path
+from gnomon.store import Served, Store, embedded_folder, open_store, served, store_path
 
 if TYPE_CHECKING:
     from gnomon.ingest.collector import Collector
@@ -76,7 +76,8 @@ class Hold:
         self.users = 1
         self._temporary = file is None
         self.served = served(settings.database_url)  #: whether a database server keeps the store
-        self._target = settings.database_url if self.served else ":memory:" if file is None else str(file)
+        self._by_url = self.served or embedded_folder(settings.database_url) is not None
+        self._target = settings.database_url if self._by_url else ":memory:" if file is None else str(file)
         self.file = file or Path(tempfile.mkdtemp(prefix="gnomon-")) / "memory.duckdb"
         self.store: Store | None = None
         self.writer: Writer | None = None
@@ -280,7 +281,7 @@ class Hold:
 
     def _start(self) -> None:
         sweep(self.file)
-        if self.served:
+        if self._by_url:
             store = open_store(self._target, self.settings)
         else:
             store = open_or_rebuild(self._target, self.settings, self.journal)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue, StoreUnavailable
-from gnomon.store import served, served_name, store_path
+from gnomon.store import embedded_folder, served, served_name, store_path, unknown_store
 
 DATA_DIR = "gnomon-data"  #: in the working directory: what lies beside a store that is no file
 
@@ -16,6 +16,9 @@ def file_of(settings: Settings) -> Path | None:
     """The file of a store, beside which everything else of it lies; one that is never made where a server keeps the
     store (its name in `data_dir`); None for a store in memory."""
     path = store_path(settings.database_url)
+    folder = embedded_folder(settings.database_url)
+    if folder is not None:
+        return folder
     if path is None or not served(path):
         return None if path is None else Path(os.path.realpath(path))
     return Path(os.path.realpath(settings.data_dir or DATA_DIR)) / served_name(path)
@@ -31,12 +34,11 @@ def made(file: Path | None) -> Path:
 
 
 def checked(path: str) -> Path:
+    folder = embedded_folder(path)
+    if folder is not None:
+        return _checked_folder(folder)
     if "://" in path:
-        raise InvalidValue(
-            "this version opens DuckDB files and PostgreSQL databases only",
-            remedy="Give a path, duckdb://path, :memory: or postgresql://user:password@host/database.",
-            code="bad-store",
-        )
+        raise unknown_store()
     file = Path(os.path.realpath(path))
     if not file.parent.is_dir():
         raise StoreUnavailable("the folder of the store does not exist", remedy="Make it, or give another path.")
@@ -45,6 +47,14 @@ def checked(path: str) -> Path:
     if not _may_be_ours(file):
         raise InvalidValue("the file is not a store", remedy="Give another path.", code="foreign-file")
     return file
+
+
+def _checked_folder(folder: Path) -> Path:
+    if not folder.parent.is_dir():
+        raise StoreUnavailable("the folder of the store does not exist", remedy="Make it, or give another path.")
+    if folder.is_file():
+        raise InvalidValue("the store's path is a file", remedy="Give the path of a folder.", code="bad-store")
+    return folder
 
 
 def _may_be_ours(file: Path) -> bool:

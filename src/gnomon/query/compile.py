@@ -10,6 +10,7 @@ from typing import Any
 from sqlglot import exp
 
 from gnomon.catalog import Dimension
+from gnomon.event import FIELDS
 from gnomon.metrics import Count, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query import intervals
@@ -20,6 +21,8 @@ from gnomon.query.percentiles import percentiles
 from gnomon.query.plan import Plan
 from gnomon.query.zones import TimeWords
 from gnomon.store.dialect import Dialect
+
+_WHOLE = frozenset(field.name for field in FIELDS if field.kind == "integer")
 
 
 def compile_plan(plan: Plan, dialect: Dialect, cursor: Cursor | None = None, *, totals: bool = False) -> str:
@@ -199,7 +202,7 @@ class Compiler:
         if isinstance(node, Quantile):
             return self._quantile(node, value)
         if isinstance(node, Sum):
-            total = exp.Sum(this=self._weighted(value))
+            total = exp.Sum(this=self._addable(value) if self.weight is None else self._weighted(value))
             return exp.Coalesce(this=self._filtered(total, node.where), expressions=[literal(0)])
         if isinstance(node, Mean):
             return self._mean(node, value)
@@ -232,7 +235,7 @@ class Compiler:
 
     def _mean(self, node: Mean, value: exp.Expr) -> exp.Expr:
         if self.weight is None:
-            return self.dialect.average(self._filtered(exp.Avg(this=value), node.where))
+            return self.dialect.average(self._filtered(exp.Avg(this=self._addable(value)), node.where))
         present = exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null()))
         above = self._filtered(exp.Sum(this=self._weighted(value)), node.where)
         below = self._filtered(exp.Sum(this=self.weight.copy()), node.where, present)
@@ -261,6 +264,10 @@ class Compiler:
         if self.weight is None:
             return value
         return exp.Mul(this=value, expression=self.weight.copy())
+
+    def _addable(self, value: exp.Expr) -> exp.Expr:
+        """A measure such that no sum of it is too large."""
+        return self.dialect.whole(value) if isinstance(value, exp.Column) and value.name in _WHOLE else value
 
     def _number(self, name: str) -> exp.Expr:
         return self.filters.number(self.plan.query.data, name)

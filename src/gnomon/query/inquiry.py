@@ -197,7 +197,7 @@ class Inquiry:
             sql = f"SELECT least(({sql}), ({seen}), epoch_us({rolled}))"
         else:  # what came late for a time that was pruned is not all of it
             pruned = f"SELECT max(before) FROM pruned WHERE {me} AND kind = 'sample'"
-            sql += f" AND ts >= coalesce(({pruned}), timestamp '0001-01-01')"
+            sql += f" AND ts >= coalesce(({pruned}), make_timestamp(0))"
         found: int | None = store.ask([sql], self._settings.query_timeout_seconds)[0].rows[0][0]
         return found
 

@@ -33,9 +33,11 @@ def reason_of(node: Expression) -> str:
 
 
 def half_width(variance: exp.Expr) -> exp.Expr:
-    """Half of the 95 % interval of an estimate that is near to normal."""
-    root = exp.Sqrt(this=exp.Greatest(this=variance, expressions=[literal(0)]))
-    return exp.Mul(this=literal(NORMAL_95), expression=root)
+    """Half of the 95 % interval of an estimate that is near to normal; null where there is no variance, while
+    `GREATEST` would make that 0 in some stores."""
+    below = exp.LT(this=variance, expression=literal(0))
+    sound = exp.Case(ifs=[exp.If(this=below, true=literal(0))], default=variance.copy())
+    return exp.Mul(this=literal(NORMAL_95), expression=exp.Sqrt(this=sound))
 
 
 def scaled(weight: exp.Expr, x: exp.Expr, y: exp.Expr) -> exp.Expr:

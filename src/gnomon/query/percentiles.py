@@ -46,6 +46,8 @@ def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: S
     wanted = " OR ".join(f"({at} * {1 - _NEAR!r} <= reached AND reached - w <= {at} * {1 + _NEAR!r})"
                          for at in levels.values())  # fmt: skip
     same = "".join(f" AND near.{name} IS NOT DISTINCT FROM marked.{name}" for name in dims)
+    numbers = [f"{name}{i}" for i, _ in asked for name in ("level", "error")]
+    told = ", ".join(f"marked.{name} AS {name}" for name in [*dims, *numbers])
     within = ", ".join([*(f"near.{name}" for name in dims), "near.bin"])
     steps = {
         "near": f"SELECT *, CAST(FLOOR(SIGN(x) * LN(1 + ABS(CAST(x AS {dialect.real}))) * {_BINS}) AS INT) AS bin "
@@ -58,7 +60,7 @@ def percentiles(rows: str, dims: Sequence[str], columns: Sequence[str], asked: S
         "told": f"SELECT *, {', '.join(_before(i, node, over) for i, node in asked)} FROM run",
         "level": f"SELECT *, {', '.join(_level(i, node) for i, node in asked)} FROM told",
         "marked": f"SELECT * FROM level WHERE {wanted}",
-        "close": f"SELECT marked.*, near.x, reached - marked.w + SUM(near.w) OVER (PARTITION BY {within} "
+        "close": f"SELECT {told}, near.x AS x, reached - marked.w + SUM(near.w) OVER (PARTITION BY {within} "
                  f"ORDER BY near.x) AS so_far FROM near JOIN marked ON near.bin = marked.bin{same}",
     }  # fmt: skip
     found = {name: f"MIN(CASE WHEN {at} * {1 - _NEARER!r} <= so_far THEN x END)" for name, at in levels.items()}

@@ -12,27 +12,25 @@ from typing import TypeAlias
 
 from gnomon.query.plan import Plan
 from gnomon.query.sources import Slice
-from gnomon.store.dialect import quoted
+from gnomon.store.dialect import Dialect, quoted
 from gnomon.store.rollups import MEASURES, QUARTER, bucket_of
 from gnomon.timerange import US_DAY, Grain, bucket_starts
 
 _PARTS = ("has", "sum", "min", "max", "v0", "v1", "v2")
 
 
-def state_rows(plan: Plan, version: int, keep: Sequence[str], measures: Sequence[str]) -> str:
+def state_rows(plan: Plan, version: int, keep: Sequence[str], measures: Sequence[str], words: Dialect) -> str:
     """Counts and sums of every slice."""
     names = ", ".join(["ts", *keep])
     raw = [names, "weight AS n", "weight * (weight - 1) AS v"]
     rolled = [names, "n", "v"]
     for name in (measure for measure in MEASURES if measure in measures):
         here = f"CASE WHEN {name} IS NOT NULL THEN {{}} END"
-        exact = (
-            f"CASE WHEN weight = 1 THEN CAST({name} AS DECIMAL(38, 6)) ELSE CAST(weight * {name} AS DECIMAL(38, 6)) END"
-        )
-        words = (here.format("weight"), f"weight * {name}" if name == "duration_ms" else exact, name, name,
+        exact = f"CASE WHEN weight = 1 THEN CAST({name} AS DECIMAL(38, 6)) ELSE {words.exact(f'weight * {name}')} END"
+        parts = (here.format("weight"), f"weight * {name}" if name == "duration_ms" else exact, name, name,
                  here.format("weight * (weight - 1)"), f"weight * (weight - 1) * {name}",
                  f"weight * (weight - 1) * {name} * {name}")  # fmt: skip
-        raw += [f"{word} AS {name}_{part}" for word, part in zip(words, _PARTS, strict=True)]
+        raw += [f"{word} AS {name}_{part}" for word, part in zip(parts, _PARTS, strict=True)]
         rolled += [f"{name}_{part}" for part in _PARTS]
     return " UNION ALL ".join(
         f"SELECT {', '.join(raw if each.kind == 'raw' else rolled)} FROM {_from(plan, each, version)}"
@@ -40,15 +38,16 @@ def state_rows(plan: Plan, version: int, keep: Sequence[str], measures: Sequence
     )
 
 
-def histogram_rows(plan: Plan, version: int, keep: Sequence[str], measure: str) -> str:
+def histogram_rows(plan: Plan, version: int, keep: Sequence[str], measure: str, words: Dialect) -> str:
     """Histogram buckets of every slice."""
     names = ", ".join(["ts", *keep])
-    words = {
+    bins, weights = words.apart(f"{measure}_at", f"{measure}_w")
+    parts = {
         "raw": f"{names}, {bucket_of(measure)} AS bin, weight AS w",
-        "rolled": f"{names}, UNNEST({measure}_at) AS bin, UNNEST({measure}_w) AS w",
+        "rolled": f"{names}, {bins} AS bin, {weights} AS w",
     }
     return " UNION ALL ".join(
-        f"SELECT {words[each.kind]} FROM {_from(plan, each, version)}"
+        f"SELECT {parts[each.kind]} FROM {_from(plan, each, version)}"
         + (f" AND {measure} IS NOT NULL" if each.kind == "raw" else "")
         for each in plan.sources.sums
     )
@@ -71,7 +70,7 @@ def _within(each: Slice) -> str:
 # -- people ---------------------------------------------------------------------------------------------------------
 
 
-def people_rows(plan: Plan, version: int, keep: Sequence[str], grain: str | None) -> str:
+def people_rows(plan: Plan, version: int, keep: Sequence[str], grain: str | None, words: Dialect) -> str:
     """Who was active: of rollups, with days cut at the range's edges and into the question's buckets; of raw rows."""
     parts = []
     for each in _activity(plan):
@@ -79,11 +78,11 @@ def people_rows(plan: Plan, version: int, keep: Sequence[str], grain: str | None
         if days is not None:
             parts.append(_whole_days(plan, keep, days))
         if cells:
-            parts.append(_parts_of_days(plan, keep, cells))
+            parts.append(_parts_of_days(plan, keep, cells, words))
     return " UNION ALL ".join(parts + _raw_people(plan, version, keep))
 
 
-def people_by_day(plan: Plan, version: int) -> str | None:
+def people_by_day(plan: Plan, version: int, words: Dialect) -> str | None:
     """How many were `seen` on each UTC day: `active_days` has one row for each, so that they need not be compared.
 
     None for the days of other zones.
@@ -97,7 +96,7 @@ def people_by_day(plan: Plan, version: int) -> str | None:
             return None
         counted.append(days)
         if cells:
-            others.append(_parts_of_days(plan, (), cells))
+            others.append(_parts_of_days(plan, (), cells, words))
     if not counted:
         return None
     me = f"project = {quoted(plan.project)}"
@@ -145,12 +144,13 @@ def _whole_days(plan: Plan, keep: Sequence[str], days: tuple[int, int]) -> str:
     )
 
 
-def _parts_of_days(plan: Plan, keep: Sequence[str], cells: Sequence[Cell]) -> str:
+def _parts_of_days(plan: Plan, keep: Sequence[str], cells: Sequence[Cell], words: Dialect) -> str:
     names = "".join(f"{name}, " for name in keep)
-    pairs = ", ".join(f"({day}, {at}, {low}, {high})" for day, at, low, high in cells)
+    listed = words.listed("c", ("on_day", "us", "lows", "highs"), cells)
     return (
-        f"SELECT make_timestamp(c.us) AS ts, {names}person FROM {_table(keep)} AS a JOIN (VALUES {pairs}) AS "
-        f"c(on_day, us, lows, highs) ON a.day = c.on_day AND ((a.low & c.lows) <> 0 OR (a.high & c.highs) <> 0) "
+        f"SELECT make_timestamp(c.us) AS ts, {names}person FROM {_table(keep)} AS a JOIN {listed} "
+        f"ON a.day = c.on_day AND ({words.meets('a.low', 'c.lows')} OR "
+        f"{words.meets('a.high', 'c.highs')}) "
         f"WHERE project = {quoted(plan.project)} AND day >= {cells[0][0]} AND day <= {cells[-1][0]}"
     )
 

@@ -29,7 +29,7 @@ def rolling_statement(plan: Plan, dialect: Dialect, window: int) -> str:
     day = compiler.times.bucket("day").sql(dialect=dialect.sqlglot)
     if plan.sources.people:
         keep = sorted(needed(plan.query, people=True))
-        rows, where = f"({people_rows(plan, plan.version, keep, 'day')}) AS state", ""
+        rows, where = f"({people_rows(plan, plan.version, keep, 'day', dialect)}) AS state", ""
         if plan.query.filters is not None:
             where = f" WHERE {_text(compiler.filters.condition(plan.query.filters), dialect)}"
         person = "person"
@@ -38,8 +38,9 @@ def rolling_statement(plan: Plan, dialect: Dialect, window: int) -> str:
         person = "COALESCE(user_id, device_id)"
     return (
         f"WITH seen AS (SELECT DISTINCT {day} AS day, {person} AS person FROM {rows}{where}), "
-        f"spans AS (SELECT day, LEAST(day + {window}, LEAD(day) OVER (PARTITION BY person ORDER BY day)) AS until "
-        "FROM seen WHERE person IS NOT NULL), "
+        # Behind the last day there is a null only where the column may hold one, or so ClickHouse has it.
+        f"spans AS (SELECT day, LEAST(day + {window}, LEAD(NULLIF(day, NULL)) OVER (PARTITION BY person ORDER BY day)) "
+        "AS until FROM seen WHERE person IS NOT NULL), "
         "moves AS (SELECT day, 1 AS n FROM spans UNION ALL SELECT until AS day, -1 AS n FROM spans) "
         "SELECT day, CAST(SUM(n) AS BIGINT) FROM moves GROUP BY day ORDER BY day"
     )

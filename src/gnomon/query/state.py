@@ -58,7 +58,7 @@ class _StateCompiler(Compiler):
             return None
         fields = {getattr(leaf, "field", None) for leaf in leaves(self.plan.query)}
         measures = [name for name in MEASURES if name in fields]
-        return self._part(state_rows(self.plan, self.version, self.keep, measures), own, errors=True)
+        return self._part(state_rows(self.plan, self.version, self.keep, measures, self.dialect), own, errors=True)
 
     def _people(self) -> str | None:
         if not self.plan.sources.people:
@@ -69,13 +69,13 @@ class _StateCompiler(Compiler):
         keep = sorted(needed(self.plan.query, people=True))
         own: dict[int, exp.Expr] = {}
         if grains == ["day"] and not keep:
-            counted = people_by_day(self.plan, self.version)
+            counted = people_by_day(self.plan, self.version, self.dialect)
             if counted is not None:
                 own = {i: exp.Cast(this=exp.Sum(this=column("seen")), to=typed("BIGINT")) for i in asked}
                 return self._part(counted, own)
         for i, node in asked.items():
             own[i] = self._filtered(exp.Count(this=exp.Distinct(expressions=[column("person")])), node.where)
-        return self._part(people_rows(self.plan, self.version, keep, finest), own)
+        return self._part(people_rows(self.plan, self.version, keep, finest, self.dialect), own)
 
     def _percentiles(self) -> list[str]:
         return [self._percentile_part(asked) for asked in self._by_field()]
@@ -83,7 +83,7 @@ class _StateCompiler(Compiler):
     def _percentile_part(self, asked: list[tuple[int, Quantile]]) -> str:
         node = asked[0][1]
         dims = self._dims()
-        rows = histogram_rows(self.plan, self.version, self.keep, node.field)
+        rows = histogram_rows(self.plan, self.version, self.keep, node.field, self.dialect)
         weight = named(exp.Sum(this=column("w")), "w")
         bins = exp.select(*dims, column("bin"), weight, copy=False).from_(table("state"), copy=False)
         for condition in (self.plan.query.filters, self._condition(node.where)):

@@ -60,13 +60,13 @@ def statements(project: str, ids: Sequence[str], recent: int) -> list[str]:
         f"SUM(weight * duration_ms), SUM({timed}, epoch_us(MIN(ts)), epoch_us(MAX(ts)), BOOL_OR(weight <> 1) "
         f"FROM {raw} ON p.type = e.type) AS r WHERE kept GROUP BY type",
         "SELECT type, day, SUM(weight), BIT_OR(low), BIT_OR(high) FROM "
-        f"(SELECT a.*, make_timestamp(day::BIGINT * {US_DAY}) < {edge} AS gone FROM ({days}) AS a LEFT JOIN {edges} "
-        "AS p ON p.type = a.type) AS r WHERE gone GROUP BY type, day",
+        f"(SELECT a.*, make_timestamp(CAST(day AS BIGINT) * {US_DAY}) < {edge} AS gone FROM ({days}) AS a "
+        f"LEFT JOIN {edges} AS p ON p.type = a.type) AS r WHERE gone GROUP BY type, day",
         f"SELECT epoch_us(MIN(ts)), epoch_us(MAX(ts)) FROM sightings WHERE {me} AND actor IN ({who})",
         f"SELECT epoch_us(MAX(before)), EXISTS (SELECT 1 FROM weighted WHERE {me} AND first_ts < (SELECT MAX(before) "
         f"FROM {edges} AS w)) FROM {edges} AS g",
         f"SELECT epoch_us(ts), {', '.join(SHOWN[1:])}, COALESCE(id_text, CAST(id AS VARCHAR)) FROM events "
-        f"WHERE {me} AND {own} ORDER BY ts DESC, id DESC LIMIT {recent}",
+        f"WHERE {me} AND {own} ORDER BY ts DESC, CAST(id AS VARCHAR) DESC LIMIT {recent}",
     ]
 
 

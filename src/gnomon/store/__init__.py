@@ -217,23 +217,25 @@ class Store(Protocol):
 
 
 def open_store(url: str, settings: Settings) -> Store:
-    """Open the store that `url` names: a DuckDB path, `duckdb://path`, `:memory:` or `postgresql://...`.
+    """Open the store that `url` names: a DuckDB path, `duckdb://path`, `:memory:`, `postgresql://...`, `chdb://path`
+    or `clickhouse://...`.
 
     Raises `InvalidValue` for a scheme that this version does not know, `StoreBusy` when another process owns the
     file, `StoreDamaged` when it cannot be read, `StoreUnavailable` when the database cannot be reached.
     """
     scheme, separator, rest = url.partition("://")
+    if scheme in _CLICKHOUSE:
+        _need(url)
+        from gnomon.store.clickhouse import ClickHouseStore, ServedClickHouse
+
+        return (ServedClickHouse if served(url) else ClickHouseStore)(url, settings)
     if served(url):
-        _need_driver()
+        _need(url)
         from gnomon.store.postgres import PostgresStore
 
         return PostgresStore(url, settings)
     if separator and scheme != "duckdb":
-        raise InvalidValue(
-            "this version opens DuckDB files and PostgreSQL databases only",
-            remedy="Give a path, duckdb://path, :memory: or postgresql://user:password@host/database.",
-            code="bad-store",
-        )
+        raise unknown_store()
     from gnomon.store.duckdb import DuckDBStore
 
     return DuckDBStore(rest if separator else url, settings)
@@ -241,22 +243,57 @@ def open_store(url: str, settings: Settings) -> Store:
 
 def served(url: str) -> bool:
     """Whether a database server keeps the store, so that any number of processes may use it."""
-    return url.partition("://")[0] in ("postgresql", "postgres")
+    return url.partition("://")[0] in ("postgresql", "postgres", "clickhouse")
 
 
 def served_name(url: str) -> str:
     """A name for this host's files of a store on a server. Raises what `open_store` raises of a URL."""
-    _need_driver()
+    _need(url)
+    if url.startswith("clickhouse://"):
+        from gnomon.store.clickhouse.address import address_of as clickhouse
+
+        return f"{clickhouse(url).database}.clickhouse"
     from gnomon.store.postgres.address import address_of
 
     address = address_of(url)
     return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{address.database}.{address.schema}")
 
 
-def _need_driver() -> None:
-    for package in ("psycopg", "alembic"):
+def unknown_store() -> InvalidValue:
+    """What a URL is told that names no store of this version."""
+    return InvalidValue(
+        "this version opens DuckDB files, PostgreSQL and ClickHouse databases only",
+        remedy="Give a path, duckdb://path, :memory:, postgresql://user:password@host/database, chdb://path or "
+        "clickhouse://user:password@host/database.",
+        code="bad-store",
+    )
+
+
+_CLICKHOUSE = ("chdb", "clickhouse")
+#: The packages that stores need beside the core, and the extras that bring them.
+_NEEDED = {
+    "postgresql": ("postgres", ("psycopg", "alembic")),
+    "postgres": ("postgres", ("psycopg", "alembic")),
+    "clickhouse": ("clickhouse", ("clickhouse_connect",)),
+    "chdb": ("chdb", ("chdb", "clickhouse_connect")),
+}
+
+
+def _need(url: str) -> None:
+    extra, packages = _NEEDED[url.partition("://")[0]]
+    for package in packages:
         if find_spec(package) is None:
-            raise MissingExtra(package, "postgres")
+            raise MissingExtra(package, extra)
+
+
+def embedded_folder(url: str) -> Path | None:
+    """The name beside which the files of an embedded ClickHouse lie; None for any other store. Raises `InvalidValue`
+    for a URL that cannot be read."""
+    if not url.startswith("chdb://"):
+        return None
+    from gnomon.store.clickhouse.address import address_of
+
+    return address_of(url).file
 
 
 def store_path(url: str) -> str | None:

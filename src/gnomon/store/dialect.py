@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,19 @@ def _array(items: list[exp.Expr]) -> exp.Expr:
     return exp.Array(expressions=items)
 
 
+def _as_it_is(value: exp.Expr) -> exp.Expr:
+    return value
+
+
+def _values(name: str, columns: Sequence[str], rows: Sequence[Sequence[int]]) -> str:
+    values = ", ".join(f"({', '.join(map(str, row))})" for row in rows)
+    return f"(VALUES {values}) AS {name}({', '.join(columns)})"
+
+
+def _unnested(*lists: str) -> tuple[str, ...]:
+    return tuple(f"UNNEST({each})" for each in lists)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """The words of one store. Every function takes and returns sqlglot expressions.
@@ -52,11 +65,15 @@ class Dialect:
     reaches q of the total; quantiles: a list of several, from one pass; nth: its item, from 1. matches: RE2 search,
     `.` matching a line break as well. count_if: how often a condition holds, 0 over no rows. id_text: the id as text.
     real, huge: types, of doubles and of sums of 64-bit integers; no_number: the null of a column of numbers, as texts.
+    whole: a column of 64-bit integers so wide that it can be added up. As texts of SQL: exact: a number as a decimal;
+    meets: whether two masks have a bit in common; apart: two lists of one length side by side, a row for each item;
+    listed: rows of integers as a relation of that name, with columns.
     rollups: the statements of rolling up. row_text, longest: see `store.lines`, as texts of SQL; a store that has none
     hands out values instead.
 
     The texts of statements, in `store` and `query`, are of words that stores share: `epoch_us(moment)`,
-    `make_timestamp(us)`, `divide(a, b)` and `contains(text, part)`. A store that lacks one has a function of that name.
+    `make_timestamp(us)`, `divide(a, b)` and `strpos(text, part)`. A store that lacks one has a function of that name,
+    or puts another in its place.
     """
 
     name: str
@@ -82,6 +99,11 @@ class Dialect:
     real: str = "DOUBLE"
     huge: str = "INT128"
     no_number: str = "NULL"
+    whole: Callable[[exp.Expr], exp.Expr] = _as_it_is
+    exact: Callable[[str], str] = "CAST({} AS DECIMAL(38, 6))".format
+    meets: Callable[[str, str], str] = "({} & {}) <> 0".format
+    apart: Callable[[str, str], tuple[str, ...]] = _unnested
+    listed: Callable[[str, Sequence[str], Sequence[Sequence[int]]], str] = _values
     row_text: Callable[[str, Any, int, str], str] | None = None
     longest: Callable[[Any], str] | None = None
 

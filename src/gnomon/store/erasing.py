@@ -72,10 +72,10 @@ def erase(project: str, who: Traces, *, delete: bool) -> list[str]:
     person = f"(SELECT number FROM people WHERE project = {me} AND {_any_of('actor', who)})"
     names = ["project", "id", "id_text", "version", *_KEPT, *_BLANK]
     renamed = {name: _renamed(who, name) for name in _NAMES}
-    anonymous = _rows(names, renamed | dict.fromkeys(("id_text", *_BLANK), "NULL") | {"id": _ID}, own)
+    anonymous = _rows(names, renamed | dict.fromkeys(("id_text", *_BLANK), _NONE) | {"id": _ID}, own)
     gone = renamed | {name: _renamed(who, name) for name in ("domain", "error_code")}
     gone |= {name: _unless(who, name, says) for name, says in _NAMING.items()}
-    others = _rows(names, gone | {"id": _ID, "id_text": "NULL"}, foreign)
+    others = _rows(names, gone | {"id": _ID, "id_text": _NONE}, foreign)
     rows = others if delete else f"{anonymous} UNION ALL {others}"
     steps = [
         f"CREATE TEMP TABLE anonymous AS {rows}",
@@ -152,6 +152,7 @@ def _span(start_us: int, end_us: int) -> str:
     return f"ts >= make_timestamp({start_us}) AND ts < make_timestamp({end_us})"
 
 
+_NONE = "CAST(NULL AS VARCHAR)"  #: a null of a text, as a table is made of it
 _ID = "CASE WHEN id_text IS NULL THEN id ELSE gen_random_uuid() END"
 
 
@@ -167,12 +168,12 @@ def _names(who: Traces, column: str) -> str:
     texts = {
         form for text in (*who.ids, *who.texts) for form in (json.dumps(text), json.dumps(text, ensure_ascii=False))
     }
-    found = " OR ".join(f"contains({column}, {quoted(text)})" for text in sorted(texts))
+    found = " OR ".join(f"strpos({column}, {quoted(text)}) > 0" for text in sorted(texts))
     return f"coalesce({found}, false)"
 
 
 def _segment(who: Traces, column: str) -> str:
-    found = " OR ".join(f"contains('/' || {column} || '/', {quoted('/' + text + '/')})" for text in who.ids)
+    found = " OR ".join(f"strpos('/' || {column} || '/', {quoted('/' + text + '/')}) > 0" for text in who.ids)
     return f"coalesce({found}, false)"
 
 
@@ -215,5 +216,5 @@ def _sample_id(who: Traces) -> str:
 
 
 def _quarantine(project: str, who: Traces) -> str:
-    found = " OR ".join(f"contains(event, {quoted(text)})" for text in (*who.ids, *who.texts))
+    found = " OR ".join(f"strpos(event, {quoted(text)}) > 0" for text in (*who.ids, *who.texts))
     return f"project = {quoted(project)} AND ({_called(who, ('id', 'source'))} OR coalesce({found}, false))"

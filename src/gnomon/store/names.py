@@ -23,7 +23,7 @@ def types(project: str, first: int, last: int, most: int) -> str:
 def keys(project: str, first: int, last: int, most: int) -> str:
     """The property keys of the rows of some versions, both ends included."""
     where = f"{_rows(project, first, last)} AND properties IS NOT NULL"
-    return f"SELECT DISTINCT unnest(json_keys(properties)) FROM events WHERE {where} LIMIT {most}"
+    return f"SELECT DISTINCT unnest(json_keys(coalesce(properties, '{{}}'))) FROM events WHERE {where} LIMIT {most}"
 
 
 def _rows(project: str, first: int, last: int) -> str:

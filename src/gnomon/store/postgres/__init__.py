@@ -39,7 +39,8 @@ from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
 from gnomon.store.postgres.turns import PATIENT, due, taken
-from gnomon.store.postgres.writing import SET_STATE, Work, Writing
+from gnomon.store.postgres.writing import SET_STATE, Writing
+from gnomon.store.work import Work
 
 log = logging.getLogger("gnomon.store.postgres")
 

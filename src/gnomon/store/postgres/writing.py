@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any
@@ -30,6 +29,7 @@ from gnomon.store.incoming import (
 from gnomon.store.postgres.months import ATTACHED, LOCK, months_of, name_of
 from gnomon.store.postgres.opening import KNOWN, Connection
 from gnomon.store.postgres.rows import COLUMNS, EPOCH_US, copy_in, stage, stage_samples
+from gnomon.store.work import Work, add
 
 US_HOUR = 3_600_000_000
 
@@ -63,64 +63,6 @@ AND b.source IS NOT DISTINCT FROM s.source AND b.outcome = s.outcome AND b.reaso
 INSERT INTO books SELECT project, kind, source, outcome, reason, sum(n)::bigint FROM gone
 GROUP BY project, kind, source, outcome, reason"""
 BOUND_QUARANTINE = "DELETE FROM quarantine WHERE place <= (SELECT max(place) FROM quarantine) - %s"
-
-
-@dataclass
-class Work:
-    """The rows of batches with their numbers, and what becomes of those that are not stored."""
-
-    batches: Sequence[tuple[int, Batch]]
-    rows: list[Row] = field(default_factory=list)
-    owners: list[str] = field(default_factory=list)  #: the project of each row
-    doubts: list[int] = field(default_factory=list)
-    left_out: dict[int, str] = field(default_factory=dict)
-    by_project: dict[str, list[Row]] = field(default_factory=dict)
-    numbers: dict[int, list[int]] = field(default_factory=dict)  #: by `id` of a row, which may be there twice
-    samples: list[tuple[str, bool, Row]] = field(default_factory=list)  #: project, whether it is replayed, the sample
-    samples_left_out: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        checked = {batch.project for _, batch in self.batches if batch.checked_ids}
-        replayed = {batch.project for _, batch in self.batches if batch.replayed}
-        for _, batch in self.batches:
-            doubt = 2 if batch.project in checked else 1 if batch.project in replayed else 0
-            self.rows += batch.rows
-            self.owners += [batch.project] * len(batch.rows)
-            self.doubts += [doubt] * len(batch.rows)
-            self.by_project.setdefault(batch.project, []).extend(batch.rows)
-            self.samples += [(batch.project, batch.replayed, _with_id(row)) for row in batch.samples]
-        self.doubtful = checked | replayed
-        for n, row in enumerate(self.rows):
-            self.numbers.setdefault(id(row), []).append(n)
-        self._leave_out_own_repeats()
-
-    def _leave_out_own_repeats(self) -> None:
-        """Samples of an id that is among them twice."""
-        named: dict[str, list[Row]] = {}
-        for project, _, row in self.samples:
-            if row[SAMPLE_AT["id"]] is not None:
-                named.setdefault(project, []).append(row)
-        kept = Counter(id(row) for rows in named.values() for row in without_own_repeats(rows, SAMPLE_AT)[0])
-        for n, (_, _, row) in enumerate(self.samples):
-            if row[SAMPLE_AT["id"]] is not None:
-                kept[id(row)] -= 1  # the very same row may be there twice
-                if kept[id(row)] < 0:
-                    self.samples_left_out.add(n)
-
-    def leave_out(self, rows: list[Row], reason: str) -> None:
-        """These rows are not stored."""
-        self.left_out.update((self.numbers[id(row)].pop(), reason) for row in rows)
-
-    def told(self) -> dict[int, Counter[str]]:
-        """What `Store.write` returns."""
-        found: dict[int, Counter[str]] = {}
-        n = 0
-        for position, batch in self.batches:
-            reasons = Counter(self.left_out[k] for k in range(n, n + len(batch.rows)) if k in self.left_out)
-            n += len(batch.rows)
-            if reasons:
-                found[position] = reasons
-        return found
 
 
 class Writing:
@@ -189,7 +131,7 @@ class Writing:
             kept, sealed = edges.part(project, rows)
             work.leave_out(sealed, "sealed")
             refused += sealed_entries(project, sealed)
-            _add(books, booked(project, "rejected", sealed, "sealed"))
+            add(books, booked(project, "rejected", sealed, "sealed"))
             if project in work.doubtful:
                 work.leave_out(without_own_repeats(kept)[1], "duplicate")
         self._insert_events(work, version)
@@ -261,7 +203,7 @@ class Writing:
 
     def _book(self, work: Work, books: Counter[tuple[Any, ...]]) -> None:
         for _, batch in work.batches:
-            _add(books, [[batch.project, *count] for count in batch.counts])
+            add(books, [[batch.project, *count] for count in batch.counts])
         for n, (project, _, _) in enumerate(work.samples):
             books[project, "sample", None, "duplicate" if n in work.samples_left_out else "stored", ""] += 1
         for n, (project, row) in enumerate(zip(work.owners, work.rows, strict=True)):
@@ -289,16 +231,6 @@ class Writing:
             self._con.execute("DELETE FROM alive")
             self._con.execute(addition(kept))
         self._con.execute(BOUND_QUARANTINE, [QUARANTINE_ROWS])
-
-
-def _add(books: Counter[tuple[Any, ...]], entries: list[list[Any]]) -> None:
-    for *entry, n in entries:
-        books[tuple(entry)] += n
-
-
-def _with_id(sample: Row) -> Row:
-    """A sample that an earlier version put into the journal ends before its id."""
-    return sample if len(sample) > SAMPLE_AT["id"] else (*sample, None)
 
 
 def _moment(us: int) -> datetime:

@@ -1,0 +1,56 @@
+"""Rows of another store on their way into ClickHouse, and its own on their way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from gnomon.store.carrying import TABLES, Row
+from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
+from gnomon.store.clickhouse.faults import translated
+from gnomon.store.clickhouse.rows import Columns
+from gnomon.store.dialect_clickhouse import spoken
+
+ROWS_AT_ONCE = 5_000
+#: Decimals as texts with all of their places, nulls as nulls.
+AS_THEY_TRAVEL: dict[str, str | int | float] = {"cast_keep_nullable": 1, "output_format_decimal_trailing_zeros": 1}
+
+
+class Moment:
+    """See `gnomon.store.Reading`: what is committed at a moment, while upkeep waits."""
+
+    streams = False
+
+    def __init__(self, con: Connection, settings: Settings) -> None:
+        self._con, self._settings = con, {**settings, **AS_THEY_TRAVEL}
+
+    def rows(self, statement: str) -> Iterator[list[Row]]:
+        """See `Reading.rows`. An answer is there as a whole, so ask for slices."""
+        try:
+            found = self._con.run(spoken(statement), self._settings).rows
+        except FAILED as error:
+            raise translated(error, writing=True) from error
+        for start in range(0, len(found), ROWS_AT_ONCE):
+            yield found[start : start + ROWS_AT_ONCE]
+
+
+def columns_of(table: str, rows: list[Row]) -> Columns:
+    """Rows as the columns of a table."""
+    columns = TABLES[table].columns
+    turned = dict(zip(columns, zip(*rows, strict=True), strict=True))
+    return {
+        name: [value or [] for value in values]
+        if columns[name] in _LISTS
+        else _turned(_TURNS.get(columns[name]), values)
+        for name, values in turned.items()
+    }
+
+
+def _turned(to: Callable[[Any], Any] | None, values: tuple[Any, ...]) -> Any:
+    return values if to is None else [None if value is None else to(value) for value in values]
+
+
+_TURNS: dict[str, Callable[[Any], Any]] = {"uuid": UUID, "decimal": Decimal}
+_LISTS = ("integers", "reals")

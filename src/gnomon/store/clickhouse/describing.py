@@ -1,0 +1,43 @@
+"""What the doctor is told of a ClickHouse store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gnomon.store import Table
+from gnomon.store.texts import quoted
+
+_SPAN = """SELECT toUnixTimestamp64Micro(min(ts)), toUnixTimestamp64Micro(max(ts)),
+toUnixTimestamp64Micro(min(received_at)) FROM events"""
+
+
+def described(ask: Callable[[Sequence[str], float], list[Table]], database: str, schema: int) -> dict[str, Any]:
+    """See `Store.describe`."""
+    me = quoted(database)
+    counts, span, server = ask(
+        [
+            "SELECT (SELECT count() FROM events), (SELECT count() FROM samples), (SELECT count() FROM quarantine)",
+            _SPAN,
+            f"SELECT version(), (SELECT coalesce(sum(bytes_on_disk), 0) FROM system.parts WHERE database = {me}), "
+            f"(SELECT count() FROM system.parts WHERE database = {me} AND active), "
+            f"(SELECT count() FROM system.detached_parts WHERE database = {me})",
+        ],
+        60.0,
+    )
+    (first, last, received), (version, bytes_, parts, detached) = span.rows[0], server.rows[0]
+    return {
+        "readable": not detached,
+        "store": "clickhouse",
+        "store_version": version,
+        "schema": schema,
+        "events": counts.rows[0][0],
+        "samples": counts.rows[0][1],
+        "quarantined": counts.rows[0][2],
+        "first_ts_us": first,
+        "last_ts_us": last,
+        "first_received_us": received,
+        "bytes": bytes_,
+        "parts": parts,
+        "detached_parts": detached,
+    }

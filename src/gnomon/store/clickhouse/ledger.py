@@ -1,0 +1,96 @@
+"""What is committed: the log of states, whose single inserts are what makes a write seen (docs/decisions/0031).
+
+Every write has a number, its batch. Its rows come first, and nobody sees them; then one insert into `state_log` moves
+the position, and with it every row of that number is there. A number that failed, or whose writer was lost, is burnt:
+its rows are never seen, even those that land later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gnomon.errors import StoreUnavailable
+from gnomon.store.clickhouse.connecting import Connection, Settings
+from gnomon.store.clickhouse.tables import BATCHED
+
+BURNT = "burnt:"
+CHANGE, CHANGES, VERSION, WRITER = "change", "changes", "version", "writer"
+KEPT_NUMBERS = 1_000  #: superseded values younger than so many batches stay, for questions that began before
+READ = "SELECT key, value, batch FROM state_log"
+
+
+@dataclass(frozen=True)
+class Head:
+    """One moment of a store: every batch up to `committed` is seen, but for the `burnt` ones."""
+
+    committed: int
+    burnt: frozenset[int]
+    state: dict[str, str] = field(default_factory=dict)
+    rows: int = 0  #: of the log
+
+    @property
+    def version(self) -> int:
+        """The data version, odd while a change is half way in."""
+        return int(self.state.get(VERSION, "0")) + (1 if self.pending else 0)
+
+    @property
+    def pending(self) -> str:
+        """The change that is committed and not yet carried out, as it was noted; empty where there is none."""
+        return self.state.get(CHANGE, "")
+
+    @property
+    def changes(self) -> str:
+        """What tells whether a change came between two moments."""
+        return self.state.get(CHANGES, "0")
+
+    def filters(self, database: str, copy: str = "", copied: Sequence[str] = ()) -> Settings:
+        """The setting of a question that sees this moment; also of tables that are `copied` in the database `copy`."""
+        seen = f"batch <= {self.committed}"
+        if self.burnt:
+            seen += f" AND batch NOT IN ({', '.join(map(str, sorted(self.burnt)))})"
+        tables = [f"{database}.{table}" for table in (*BATCHED, "state_log")] + [f"{copy}.{table}" for table in copied]
+        named = ", ".join(f"'{table}': '{seen}'" for table in tables)
+        return {"additional_table_filters": f"{{{named}}}"}
+
+
+def head_of(rows: Iterable[tuple[Any, ...]]) -> Head:
+    """The moment that a whole log tells of."""
+    log = sorted(rows, key=lambda row: row[2])
+    burnt = {int(key.removeprefix(BURNT)) for key, value, _ in log if key.startswith(BURNT) and value == "1"}
+    burnt -= {int(key.removeprefix(BURNT)) for key, value, _ in log if key.startswith(BURNT) and value == "0"}
+    state = {key: value for key, value, batch in log if batch not in burnt and not key.startswith(BURNT)}
+    return Head(log[-1][2] if log else 0, frozenset(burnt), state, len(log))
+
+
+def read_head(con: Connection, settings: Settings) -> Head:
+    """The newest moment."""
+    head = head_of(con.run(READ, {**settings, "additional_table_filters": "{}"}).rows)
+    if not head.committed:
+        raise StoreUnavailable(
+            "the tables of the store are gone or not complete", code="store-foreign",
+            remedy="Restore the database, or open the store again to make a new one.",
+        )  # fmt: skip
+    return head
+
+
+def put_state(con: Connection, entries: dict[str, str], batch: int, settings: Settings) -> None:
+    """Commit a batch: one insert of one block, so that all of it is seen at once."""
+    keys = [*entries]
+    con.put(
+        "state_log",
+        [("key", "String", keys), ("value", "String", [entries[key] for key in keys]),
+         ("batch", "Int64", [batch] * len(keys))],
+        {**settings, "insert_deduplication_token": f"state:{batch}:{entries.get(WRITER, '')}"},
+    )  # fmt: skip
+
+
+def fold_statements(head: Head, forget: Sequence[int]) -> str | None:
+    """Remove from the log what no question can ask for any more, and burnt numbers whose rows are gone."""
+    before = head.committed - KEPT_NUMBERS
+    newest = f"SELECT key, max(batch) FROM state_log WHERE batch < {before} GROUP BY key"
+    gone = f"batch < {before} AND (key, batch) NOT IN ({newest})"
+    if forget:
+        gone = f"({gone}) OR key IN ({', '.join(repr(f'{BURNT}{number}') for number in forget)})"
+    return f"ALTER TABLE state_log DELETE WHERE {gone}" if head.rows > 2 * KEPT_NUMBERS or forget else None
