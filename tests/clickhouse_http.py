@@ -3,7 +3,9 @@ needs. A query in the URL or the body, Native blocks in and out, settings as par
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
@@ -11,9 +13,10 @@ from urllib.parse import parse_qsl, urlsplit
 import embedded
 
 USER, PASSWORD = "gnomon", "pass word"
-_OURS = ("database", "query", "query_id", "session_id", "compress", "decompress", "wait_end_of_query", "role", "quota_key",
-         "client_protocol_version", "enable_http_compression", "http_headers_progress_interval_ms", "user", "password",
-         "send_progress_in_http_headers", "cancel_http_readonly_queries_on_client_close")  # fmt: skip
+_OURS = ("database", "query", "query_id", "session_id", "compress", "decompress", "wait_end_of_query", "role",
+         "quota_key", "client_protocol_version", "enable_http_compression", "http_headers_progress_interval_ms",
+         "user", "password", "send_progress_in_http_headers",
+         "cancel_http_readonly_queries_on_client_close")  # fmt: skip
 _INSERT = re.compile(rb"^\s*(INSERT\s+INTO\s.*?)\s+FORMAT\s+Native\s*\n?", re.IGNORECASE | re.DOTALL)
 _FORMAT = re.compile(r"\sFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 
@@ -32,8 +35,14 @@ class Server:
             disable_nagle_algorithm = True
             engine, words = None, []
 
+            def setup(self):
+                super().setup()
+                owner._open.add(self.connection)
+
             def finish(self):
-                super().finish()
+                owner._open.discard(self.connection)
+                with contextlib.suppress(OSError):
+                    super().finish()
                 if self.engine is not None:
                     self.engine.close()
 
@@ -55,7 +64,8 @@ class Server:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._http.daemon_threads = False  # an engine that is in use when the interpreter ends takes it down
+        self._open = set()
         self.port = self._http.server_address[1]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -65,7 +75,12 @@ class Server:
         return f"clickhouse://{USER}:{password.replace(' ', '%20')}@127.0.0.1:{self.port}/{name}"
 
     def close(self):
+        if not self._thread.is_alive():
+            return
         self._http.shutdown()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._http.server_close()
         self._thread.join()
 

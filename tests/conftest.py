@@ -55,3 +55,13 @@ def postgres():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         server.server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def clickhouse():
+    """A server of ClickHouse's HTTP interface; its databases are those of the folder of the tests."""
+    from clickhouse_http import Server
+
+    server = Server()
+    yield server
+    server.close()

@@ -34,7 +34,7 @@ class Kind:
     """How to open one kind of store."""
 
     name: str
-    url: str  #: `{folder}` stands for an empty folder of the test, `{postgres}` and `{chdb}` for what is named after it
+    url: str  #: `{folder}` stands for an empty folder of the test, the others for what is named after it
     lasting: bool
     slow_query: str  #: a statement that runs for minutes
     server: Any = None
@@ -42,7 +42,7 @@ class Kind:
     def open(self, folder) -> Store:
         served = self.server and self.server.url(f"t_{zlib.crc32(str(folder).encode())}")
         chdb = embedded.url(f"t_{zlib.crc32(str(folder).encode())}")
-        return open_store(self.url.format(folder=folder, postgres=served, chdb=chdb), SETTINGS)
+        return open_store(self.url.format(folder=folder, postgres=served, chdb=chdb, clickhouse=served), SETTINGS)
 
 
 _ENDLESS = "SELECT count(*) FROM range(10000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
@@ -53,11 +53,13 @@ STORES = [
     Kind("duckdb memory", ":memory:", False, _ENDLESS),
     Kind("postgres", "{postgres}", True, _PG_ENDLESS),
     Kind("chdb", "{chdb}", True, _CH_ENDLESS),
+    pytest.param(Kind("clickhouse", "{clickhouse}", True, _CH_ENDLESS), marks=pytest.mark.slow),
 ]
 
 
 def _served(kind: Kind, request) -> Kind:
-    return replace(kind, server=request.getfixturevalue("postgres")) if "{postgres}" in kind.url else kind
+    name = kind.url.strip("{}")
+    return replace(kind, server=request.getfixturevalue(name)) if name in ("postgres", "clickhouse") else kind
 
 
 @pytest.fixture(params=STORES, ids=lambda kind: kind.name.replace(" ", "-"))

@@ -203,8 +203,8 @@ def test_every_module_says_what_it_owns(file):
 
 
 #: Where each may be imported: in the file or folder of that name within `store`.
-DRIVERS = {"duckdb": "duckdb", "psycopg": "postgres", "sqlalchemy": "postgres", "alembic": "postgres", "chdb": "clickhouse",
-           "clickhouse_connect": "clickhouse"}  # fmt: skip
+DRIVERS = {"duckdb": "duckdb", "psycopg": "postgres", "sqlalchemy": "postgres", "alembic": "postgres",
+           "chdb": "clickhouse", "clickhouse_connect": "clickhouse"}  # fmt: skip
 
 
 def test_a_driver_is_imported_in_its_store_file_only():

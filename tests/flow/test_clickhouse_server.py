@@ -1,0 +1,228 @@
+"""A ClickHouse store on a server: the real client over HTTP, against the embedded engine behind a small server."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+from test_clickhouse import AFTER, CHANGE, batch, changed, held
+
+import clickhouse_http
+import gnomon
+from gnomon.config import Settings
+from gnomon.errors import InvalidValue, QueryTimeout, StoreUnavailable
+from gnomon.store import clickhouse, open_store
+from gnomon.store.clickhouse import leases
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@pytest.fixture
+def server():
+    running = clickhouse_http.Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def url(server):
+    return server.url()
+
+
+@pytest.fixture
+def store(url):
+    opened = open_store(url, Settings())
+    yield opened
+    opened.close()
+
+
+def breaking(server, place, *, landed):
+    """Inserts into a table find their connection broken, before or after they were done; until the list is empty.
+    The driver tries again by itself, with the same token."""
+    armed = [1]
+
+    def broken(text):
+        if text.startswith(f"INSERT INTO `{place}` ".encode()) and armed:
+            raise ConnectionError
+
+    setattr(server, "after" if landed else "before", broken)
+    return armed
+
+
+@pytest.mark.parametrize("place, landed", [("events", True), ("state_log", False), ("state_log", True)])
+def test_an_answer_that_is_lost_doubles_nothing(server, store, place, landed):
+    store.write([(1, batch("a"))], "j")
+    armed = breaking(server, place, landed=landed)
+    with pytest.raises(StoreUnavailable):
+        store.write([(2, batch("b", "c"))], "j")
+    armed.clear()
+    if store.position("j") == 1:
+        store.write([(2, batch("b", "c", "d"))], "j")
+    else:
+        store.write([(3, batch("c", "d"))], "j")  # as it had come through
+    assert held(store)[0] == (4, 4)
+    with pytest.raises(StoreUnavailable) as raised:
+        store.write([(1, batch("e"))], "j")
+    assert raised.value.code == "store-moved"
+
+
+def test_rows_that_land_long_after_their_writer_gave_them_up_are_never_seen(server, store, monkeypatch):
+    store.write([(1, batch("a"))], "j")
+    late, armed = [], [1]
+
+    def keep(text):
+        if text.startswith(b"INSERT INTO `events` ") and armed:
+            late.append(text)
+            raise ConnectionError
+
+    server.before = keep
+    with pytest.raises(StoreUnavailable):
+        store.write([(2, batch("b", "c"))], "j")
+    armed.clear()
+    store.write([(2, batch("b", "c", "d"))], "j")
+    import chdb
+
+    import embedded
+
+    engine = chdb.connect(embedded.folder())
+    engine.query(f"USE {store._address.database}")
+    engine.query("SET insert_allow_materialized_columns = 1")
+    clickhouse_http._run(engine, late[0])
+    assert int(engine.query("SELECT count() FROM events", "TSV").bytes()) == 6
+    engine.close()
+    assert held(store)[0] == (4, 4)
+
+
+def test_two_processes_write_one_after_the_other(url):
+    stores = [open_store(url, Settings()) for _ in range(2)]
+    numbers = itertools.count()
+    try:
+
+        def write(n):
+            for position in range(1, 7):
+                stores[n].write([(position, batch(f"i{next(numbers)}", f"same{position}"))], f"j{n}")
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert held(stores[0]) == ((18, 18), {"duplicate": 6, "received": 24, "stored": 18})
+        assert [stores[1].position(f"j{n}") for n in range(2)] == [6, 6]
+        stores[0].change(CHANGE)
+        assert changed(stores[1])[0] == [(0,)]
+    finally:
+        for each in stores:
+            each.close()
+
+
+def test_the_lock_of_a_process_that_is_gone_is_broken(url, monkeypatch):
+    first = open_store(url, Settings())
+    held_by = leases.Lease(leases.WRITING, first._connect, first._session)
+    con = first._connect()
+    held_by._take(con, "gone", time.monotonic())
+    monkeypatch.setattr(clickhouse, "LOCK_SECONDS", 0.1)
+    with pytest.raises(StoreUnavailable):
+        first.write([(1, batch("a"))], "j")
+    monkeypatch.setattr(leases, "BROKEN_SECONDS", 0)
+    monkeypatch.setattr(clickhouse, "LOCK_SECONDS", 10.0)
+    first.write([(1, batch("a"))], "j")
+    assert held(first)[0] == (1, 1)
+    con.close()
+    first.close()
+
+
+def test_a_process_that_lost_the_lock_is_told_that_its_write_was_given_up(url, monkeypatch):
+    first, second = open_store(url, Settings()), open_store(url, Settings())
+    try:
+        first.write([(1, batch("a"))], "j")
+        con, head = first._connect(), first._newest(None)
+        second.write([(1, batch("b"))], "k")
+        with pytest.raises(StoreUnavailable) as raised:
+            first._write(con, head, [(2, batch("b"))], "j")  # it looked before the other one wrote
+        assert raised.value.code == "store-moved" and held(second)[0] == (2, 2)
+        monkeypatch.setattr(clickhouse.ClickHouseStore, "_burn", lambda self, con, head, number: head)
+        head = first._newest(None)
+        second.write([(2, batch("c"))], "k")
+        first._write(con, head, [(2, batch("c", "d"))], "j")  # without burning
+        assert held(second)[0] == (5, 4)
+        con.close()
+    finally:
+        first.close()
+        second.close()
+
+
+def test_upkeep_of_two_processes_waits_for_each_other(url, monkeypatch):
+    first, second = open_store(url, Settings()), open_store(url, Settings())
+    monkeypatch.setattr(clickhouse, "ALONE_SECONDS", 0.1)
+    try:
+        with first.alone():
+            with pytest.raises(StoreUnavailable), second.alone():
+                raise AssertionError
+            second.write([(1, batch("a"))], "j")  # recording goes on
+        with second.alone():
+            second.keep("x", "y")
+        assert first.all_kept() == {"x": "y"} and first.is_used()
+    finally:
+        first.close()
+        second.close()
+
+
+def test_changes_and_checkpoints_over_http(store):
+    store.write([(1, batch("a", "b"))], "j")
+    store.change(CHANGE)
+    assert changed(store) == AFTER
+    store.checkpoint(compact=True)
+    assert changed(store) == AFTER and store.describe()["events"] == 1
+
+
+def test_a_wrong_password_is_said_and_never_shown(server):
+    with pytest.raises(StoreUnavailable) as raised:
+        open_store(server.url(password="not it"), Settings())
+    assert raised.value.code == "store-login" and "not it" not in f"{raised.value}{raised.value.__cause__}"
+
+
+@pytest.mark.parametrize("url", [
+    "clickhouse://", "clickhouse://h:x/d", "clickhouse://h/system", "clickhouse://h/d?x=1",
+    "clickhouse://h/d?cluster=c", "chdb://", "chdb://p?database=A-b", "chdb://p?x=y",
+])  # fmt: skip
+def test_urls_that_name_no_store(url):
+    with pytest.raises(InvalidValue) as raised:
+        open_store(url, Settings())
+    assert raised.value.code == "bad-store"
+
+
+def test_a_question_ends_in_time_and_a_server_that_is_away_is_said(server, url):
+    store = open_store(url, Settings())
+    endless = "SELECT count(*) FROM numbers(10000000) AS a, numbers(1000000) AS b WHERE a.number % 7 = b.number % 5"
+    with pytest.raises(QueryTimeout):
+        store.ask([endless], 0.3)
+    store.close()
+    server.close()
+    with pytest.raises(StoreUnavailable) as raised:
+        open_store(url, Settings())
+    assert raised.value.code == "store-unavailable"
+
+
+def test_recording_goes_on_while_the_server_is_away_and_is_there_once_it_is_back(server, url, tmp_path):
+    settings = Settings(flush_seconds=0.01, data_dir=str(tmp_path))
+    with gnomon.open(url, settings=settings, sampling=False) as engine:
+        engine.track("t")
+        engine.flush()
+        away = [True]
+
+        def refuse(text):
+            if away:
+                raise ConnectionError
+
+        server.before = refuse
+        for _ in range(5):
+            engine.track("t")
+        with pytest.raises(StoreUnavailable):
+            engine.flush(timeout=0.3)
+        away.clear()
+        engine.flush(timeout=30)
+        assert engine.query(["events"])[0]["events"] == 6
+        assert engine.books().closes()
