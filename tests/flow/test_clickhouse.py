@@ -17,7 +17,7 @@ from test_kill import Torture
 
 import gnomon
 from gnomon.config import Settings
-from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
+from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.event import ROW, Batch
 from gnomon.store import clickhouse, open_store
 from gnomon.store.clickhouse import changing, connecting, ledger
@@ -359,3 +359,22 @@ def test_a_connection_that_nobody_gives_back_is_said(url):
         connecting.WAIT_SECONDS = before
         store.close()
     assert Path(url.removeprefix("chdb://")).is_dir()
+
+
+def test_damage_is_said_and_recording_goes_on(url):
+    with gnomon.open(url, sampling=False) as engine:
+        for n in range(500):
+            engine.track("t", user_id=f"u{n}")
+        engine.flush()
+        asked = "SELECT path FROM system.parts WHERE table = 'events' AND active"
+        (path,) = engine._hold.store.ask([asked], 5.0)[0].rows[0]
+    data = Path(url.removeprefix("chdb://"), path, "data.bin")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 255
+    data.write_bytes(content)
+    with gnomon.open(url, sampling=False) as engine:
+        assert engine.health().facts["every_block_readable"] is False
+        with pytest.raises(StoreDamaged):
+            engine.query(["events", "people", "sessions", "p95_duration_ms"], ["source"])
+        engine.track("t")
+        engine.flush()

@@ -123,7 +123,7 @@ class Remote:
     def run(self, text: str, settings: Settings) -> Table:
         """See `Connection.run`."""
         self._wait_for(settings)
-        if text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH", "DESCRIBE", "EXPLAIN"):
+        if text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH", "DESCRIBE", "EXPLAIN", "CHECK"):
             return _table(self, text, settings, self._client.query(text, settings=dict(settings)))
         self._client.command(text, settings=dict(settings))
         return Table([], [])
