@@ -7,6 +7,7 @@ says that a second opening finds what the first one wrote.
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 import zlib
@@ -479,6 +480,11 @@ def test_words_of_json(shared, stored, key, text):
         ("true", None, None, "true"),
         ("null", None, None, None),
         ("[1]", None, None, "[1]"),
+        ("10000000000000000", None, 1e16, "10000000000000000"),
+        ("1234567890123456.0", None, 1234567890123456.0, "1234567890123456"),
+        ("9007199254740992.0", None, 2.0**53, "9007199254740992.0"),
+        ("0.00001", None, 1e-5, "0.00001"),
+        ('"\u2028"', "\u2028", None, '"\u2028"'),
     ],
 )
 def test_types_of_json(shared, value, text, number, key):
@@ -486,6 +492,21 @@ def test_types_of_json(shared, value, text, number, key):
     column, dialect = exp.column("properties"), shared.dialect
     words = [dialect.json_text(column, "k"), dialect.json_number(column, "k"), dialect.json_key(column, "k")]
     assert select(shared, *words, project=project) == [(text, number, key)]
+
+
+def test_json_is_grouped_by_what_it_means(shared):
+    """Stores may write it in their own way, as 1e16 and 1e+16."""
+    values = [
+        "1e16",
+        "1e-6",
+        "1e22",
+        '{"a":1.0,"b":[-0.0,1e16]}',
+        '"\\u001f/\\b"',
+        '[{"k":"x\\\\u0041"},10000000000000001]',
+    ]
+    project = alone(shared, *(row(value, properties=f'{{"z":{{"k":7}},"k":{value}}}') for value in values))
+    keys = select(shared, shared.dialect.json_key(exp.column("properties"), "k"), project=project)
+    assert sorted(repr(json.loads(key)) for (key,) in keys) == sorted(repr(json.loads(value)) for value in values)
 
 
 @pytest.mark.parametrize(

@@ -356,11 +356,21 @@ WHERE
         AND POSITION(JSONExtractRaw(properties, 'plan'), '\\u') = 0
         OR match(JSONExtractRaw(properties, 'plan'), '^(-?([0-9]{1,15}|[0-8][0-9]{15}|900[0-6][0-9]{12})|true|false)$')
         THEN JSONExtractRaw(properties, 'plan')
-        ELSE CASE
-          WHEN JSONExtractRaw(simpleJSONExtractRaw(properties, 'plan')) = JSONExtractRaw(properties, 'plan')
-          THEN simpleJSONExtractRaw(properties, 'plan')
-          ELSE JSONExtractRaw(properties, 'plan')
-        END
+        ELSE coalesce(
+          nullIf(
+            arrayFirst(
+              value -> coalesce(JSONExtractRaw(value) = JSONExtractRaw(properties, 'plan'), FALSE),
+              arrayMap(
+                place -> simpleJSONExtractRaw(CONCAT('{"k":', SUBSTRING(assumeNotNull(properties), place + 1)), 'k'),
+                arrayPopBack(
+                  arrayCumSum(arrayMap(piece -> LENGTH(piece) + LENGTH('"plan":'), splitByString('"plan":', assumeNotNull(properties))))
+                )
+              )
+            ),
+            ''
+          ),
+          JSONExtractRaw(properties, 'plan')
+        )
       END IS NULL
       OR CASE
         WHEN startsWith(JSONExtractRaw(properties, 'plan'), '"')
@@ -371,11 +381,21 @@ WHERE
         THEN NULL
         WHEN JSONExtractRaw(properties, 'plan') IN ('true', 'false')
         THEN JSONExtractRaw(properties, 'plan')
-        ELSE CASE
-          WHEN JSONExtractRaw(simpleJSONExtractRaw(properties, 'plan')) = JSONExtractRaw(properties, 'plan')
-          THEN simpleJSONExtractRaw(properties, 'plan')
-          ELSE JSONExtractRaw(properties, 'plan')
-        END
+        ELSE coalesce(
+          nullIf(
+            arrayFirst(
+              value -> coalesce(JSONExtractRaw(value) = JSONExtractRaw(properties, 'plan'), FALSE),
+              arrayMap(
+                place -> simpleJSONExtractRaw(CONCAT('{"k":', SUBSTRING(assumeNotNull(properties), place + 1)), 'k'),
+                arrayPopBack(
+                  arrayCumSum(arrayMap(piece -> LENGTH(piece) + LENGTH('"plan":'), splitByString('"plan":', assumeNotNull(properties))))
+                )
+              )
+            ),
+            ''
+          ),
+          JSONExtractRaw(properties, 'plan')
+        )
       END IN ('true')
       OR CASE
         WHEN JSONExtractRaw(properties, 'plan') >= '-' AND JSONExtractRaw(properties, 'plan') < ':'
@@ -420,11 +440,21 @@ WHERE
         AND POSITION(JSONExtractRaw(properties, 'plan'), '\\u') = 0
         OR match(JSONExtractRaw(properties, 'plan'), '^(-?([0-9]{1,15}|[0-8][0-9]{15}|900[0-6][0-9]{12})|true|false)$')
         THEN JSONExtractRaw(properties, 'plan')
-        ELSE CASE
-          WHEN JSONExtractRaw(simpleJSONExtractRaw(properties, 'plan')) = JSONExtractRaw(properties, 'plan')
-          THEN simpleJSONExtractRaw(properties, 'plan')
-          ELSE JSONExtractRaw(properties, 'plan')
-        END
+        ELSE coalesce(
+          nullIf(
+            arrayFirst(
+              value -> coalesce(JSONExtractRaw(value) = JSONExtractRaw(properties, 'plan'), FALSE),
+              arrayMap(
+                place -> simpleJSONExtractRaw(CONCAT('{"k":', SUBSTRING(assumeNotNull(properties), place + 1)), 'k'),
+                arrayPopBack(
+                  arrayCumSum(arrayMap(piece -> LENGTH(piece) + LENGTH('"plan":'), splitByString('"plan":', assumeNotNull(properties))))
+                )
+              )
+            ),
+            ''
+          ),
+          JSONExtractRaw(properties, 'plan')
+        )
       END IS NULL
     )
   );
@@ -441,11 +471,21 @@ SELECT
     AND POSITION(JSONExtractRaw(properties, 'plan'), '\\u') = 0
     OR match(JSONExtractRaw(properties, 'plan'), '^(-?([0-9]{1,15}|[0-8][0-9]{15}|900[0-6][0-9]{12})|true|false)$')
     THEN JSONExtractRaw(properties, 'plan')
-    ELSE CASE
-      WHEN JSONExtractRaw(simpleJSONExtractRaw(properties, 'plan')) = JSONExtractRaw(properties, 'plan')
-      THEN simpleJSONExtractRaw(properties, 'plan')
-      ELSE JSONExtractRaw(properties, 'plan')
-    END
+    ELSE coalesce(
+      nullIf(
+        arrayFirst(
+          value -> coalesce(JSONExtractRaw(value) = JSONExtractRaw(properties, 'plan'), FALSE),
+          arrayMap(
+            place -> simpleJSONExtractRaw(CONCAT('{"k":', SUBSTRING(assumeNotNull(properties), place + 1)), 'k'),
+            arrayPopBack(
+              arrayCumSum(arrayMap(piece -> LENGTH(piece) + LENGTH('"plan":'), splitByString('"plan":', assumeNotNull(properties))))
+            )
+          )
+        ),
+        ''
+      ),
+      JSONExtractRaw(properties, 'plan')
+    )
   END AS d0,
   COUNT(*) AS m0,
   COALESCE(
@@ -641,11 +681,21 @@ SELECT
     AND POSITION(JSONExtractRaw(labels, 'queue'), '\\u') = 0
     OR match(JSONExtractRaw(labels, 'queue'), '^(-?([0-9]{1,15}|[0-8][0-9]{15}|900[0-6][0-9]{12})|true|false)$')
     THEN JSONExtractRaw(labels, 'queue')
-    ELSE CASE
-      WHEN JSONExtractRaw(simpleJSONExtractRaw(labels, 'queue')) = JSONExtractRaw(labels, 'queue')
-      THEN simpleJSONExtractRaw(labels, 'queue')
-      ELSE JSONExtractRaw(labels, 'queue')
-    END
+    ELSE coalesce(
+      nullIf(
+        arrayFirst(
+          value -> coalesce(JSONExtractRaw(value) = JSONExtractRaw(labels, 'queue'), FALSE),
+          arrayMap(
+            place -> simpleJSONExtractRaw(CONCAT('{"k":', SUBSTRING(assumeNotNull(labels), place + 1)), 'k'),
+            arrayPopBack(
+              arrayCumSum(arrayMap(piece -> LENGTH(piece) + LENGTH('"queue":'), splitByString('"queue":', assumeNotNull(labels))))
+            )
+          )
+        ),
+        ''
+      ),
+      JSONExtractRaw(labels, 'queue')
+    )
   END AS d1,
   COUNT(*) AS m0,
   AVG(value) AS m1,
@@ -1845,11 +1895,26 @@ SELECT
       '^(-?([0-9]{1,15}|[0-8][0-9]{15}|900[0-6][0-9]{12})|true|false)$'
     )
     THEN JSONExtractRaw(properties, '''; DROP TABLE events; --')
-    ELSE CASE
-      WHEN JSONExtractRaw(simpleJSONExtractRaw(properties, '''; DROP TABLE events; --')) = JSONExtractRaw(properties, '''; DROP TABLE events; --')
-      THEN simpleJSONExtractRaw(properties, '''; DROP TABLE events; --')
-      ELSE JSONExtractRaw(properties, '''; DROP TABLE events; --')
-    END
+    ELSE coalesce(
+      nullIf(
+        arrayFirst(
+          value -> coalesce(JSONExtractRaw(value) = JSONExtractRaw(properties, '''; DROP TABLE events; --'), FALSE),
+          arrayMap(
+            place -> simpleJSONExtractRaw(CONCAT('{"k":', SUBSTRING(assumeNotNull(properties), place + 1)), 'k'),
+            arrayPopBack(
+              arrayCumSum(
+                arrayMap(
+                  piece -> LENGTH(piece) + LENGTH('"''; DROP TABLE events; --":'),
+                  splitByString('"''; DROP TABLE events; --":', assumeNotNull(properties))
+                )
+              )
+            )
+          )
+        ),
+        ''
+      ),
+      JSONExtractRaw(properties, '''; DROP TABLE events; --')
+    )
   END AS d0,
   COUNT(*) AS m0
 FROM events

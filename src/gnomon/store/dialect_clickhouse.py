@@ -6,9 +6,10 @@ functions of its own would belong to the whole server, and `divide` is taken the
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gnomon.store.dialect import Dialect, _call, _cast, _literal
 from gnomon.store.rollups_clickhouse import CLICKHOUSE as ROLLUPS
@@ -72,9 +73,14 @@ def _raw(column: exp.Expr, key: str) -> str:
 
 
 def _as_written(column: exp.Expr, key: str) -> str:
-    """The value at a key as it was kept. What is found by its text may be a key further inside, so it is compared."""
-    found = _sql(_call("simpleJSONExtractRaw", column.copy(), _literal(json.dumps(key, ensure_ascii=False)[1:-1])))
-    return f"CASE WHEN JSONExtractRaw({found}) = {_raw(column, key)} THEN {found} ELSE {_raw(column, key)} END"
+    """The value at a key as it was kept: behind its name, which may also stand further inside, where the text is what
+    ClickHouse would write anew as this value."""
+    name, whole = _sql(_literal(msgspec.json.encode(key).decode() + ":")), f"assumeNotNull({_sql(column)})"
+    ends = f"arrayCumSum(arrayMap(piece -> length(piece) + length({name}), splitByString({name}, {whole})))"
+    first = f"simpleJSONExtractRaw(concat('{{\"k\":', substring({whole}, place + 1)), 'k')"
+    values = f"arrayMap(place -> {first}, arrayPopBack({ends}))"
+    raw = _raw(column, key)
+    return f"coalesce(nullIf(arrayFirst(value -> coalesce(JSONExtractRaw(value) = {raw}, false), {values}), ''), {raw})"
 
 
 def _json_at(column: exp.Expr, key: str) -> exp.Expr:

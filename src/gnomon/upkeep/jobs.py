@@ -45,8 +45,8 @@ JOBS = (
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
     Job("prune", DAY, lambda engine: engine.prune(), deletes=True),
     Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True, here=True),
-    # A database server has backups of its own.
-    Job("backup", DAY, lambda engine: engine.trigger_backup(), whole_store=True, embedded=True),
+    # What Gnomon cannot copy (a database server, ClickHouse) is backed up with its own means.
+    Job("backup", DAY, lambda engine: engine._hold.copied and engine.trigger_backup(), whole_store=True, embedded=True),
     Job("old exports", HOUR, lambda engine: engine._sweep(), here=True),
 )
 
