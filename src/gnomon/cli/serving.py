@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
 import sys
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 from gnomon.cli.command import declare, settings_of
 from gnomon.config import Settings, shown
 from gnomon.errors import InvalidValue
+from gnomon.store import served
 from gnomon.timerange import system_clock
 
-#: How long the service keeps events and samples where no setting says so.
-EVENT_DAYS, METRIC_DAYS = 90, 365
+log = logging.getLogger("gnomon.cli")
+
 DAY = 86_400
 
 
@@ -51,11 +53,9 @@ def _serve(args: argparse.Namespace) -> int:
     if args.workers != 1:
         remedy = "Start it again on other ports: the first one answers, the others take events."
         raise InvalidValue("more than one worker cannot share a DuckDB store", remedy=remedy, code="bad-argument")
-    settings = settings.but(enabled=True, scheduler=not args.no_jobs)
-    if settings.event_retention_days is None:
-        settings = settings.but(event_retention_days=EVENT_DAYS)
-    if settings.metrics_retention_days is None:
-        settings = settings.but(metrics_retention_days=METRIC_DAYS)
+    settings = settings.for_service().but(enabled=True, scheduler=not args.no_jobs)
+    if settings.celery_broker_url and not served(settings.database_url):
+        log.warning("CELERY_BROKER_URL is not used: an embedded store is open in one process only, which runs its jobs")
     serve(settings, args.host, args.port, dev=args.dev)
     return 0
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon.access import LOCAL, Note, Principal, speaking, speaking_as
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, InvalidValue, UnknownName
+from gnomon.export.handing import AHEAD, Handing
 from gnomon.store import Store
 from gnomon.timerange import Clock
 
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
     from gnomon.pseudonyms import Pseudonyms
     from gnomon.query.inquiry import Inquiry
 
-#: Slices that a job reads ahead: with the one that is written they keep two cores busy.
-AHEAD = 2
 
-
-class Exporting:
+class Exporting(Handing):
     """Files of events and answers. Mixed into the engine, which knows the store, the clock and the project."""
 
     settings: Settings
@@ -78,16 +76,21 @@ class Exporting:
                             fields=[column.name for column in rows.columns],
                             sampled=rows.sampled, process=runner.name)  # fmt: skip
             folder.save(job)
-            days = timedelta(days=self.settings.export_days)
+            note.detail["job"] = job.id
+            given = {"format": order.form.name, "fields": fields, "filters": filters, "query": query}
+            if self._hand_over(job, given, rows, caller):
+                return self._snapshot(job)
             task = Task(job, folder, rows, order.form.make(), self, self._doer(caller, note), self._utc_now,
-                        lambda moment: moment + days)  # fmt: skip
+                        self._kept_until)  # fmt: skip
             try:
                 runner.offer(task)
             except BaseException:
                 folder.remove(job)
                 raise
-            note.detail["job"] = job.id
         return self._snapshot(job)
+
+    def _kept_until(self, finished: Any) -> Any:
+        return finished + timedelta(days=self.settings.export_days)
 
     def get_export_status(self, job_id: str) -> ExportJob:
         """The job as it is now. Raises `UnknownName` (no-such-export), also for one of somebody else."""
@@ -238,7 +241,9 @@ class Exporting:
             if job.expires is not None and job.expires <= now:
                 folder.remove(job)
                 removed += 1
-            elif job.state in ("queued", "processing") and job.process != runner.name and self.owns_store:
+            elif job.state in ("queued", "processing") and job.process != runner.name and not self._take_back(job):
+                if not self.owns_store:
+                    continue
                 why = interrupted()
                 job.state, job.code, job.message, job.remedy = "failed", why.code, why.message, why.remedy
                 job.finished, job.expires = now, now + timedelta(days=self.settings.export_days)
@@ -251,9 +256,12 @@ class Exporting:
         folder = self._folder()
         if not folder.path.exists():
             return
+        from gnomon.export.handed import withdraw
+
         self._runner().stop(lambda task: task.job.project == self.settings.project)
         for job in folder.jobs():
             if job.project == self.settings.project:
+                withdraw(folder, job.id)
                 folder.remove(job)
 
     def _has_exports(self) -> bool:

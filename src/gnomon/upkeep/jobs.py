@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon.errors import GnomonError, StoreBusy
 from gnomon.timerange import US_SECOND, to_us
 from gnomon.upkeep.alerts import watch_of
+from gnomon.upkeep.workers import left_to_workers
 
 if TYPE_CHECKING:
     from gnomon.upkeep.keeping import Keeping
@@ -34,21 +35,28 @@ class Job:
     period: int
     run: Callable[[Any], object]
     whole_store: bool = False  #: done once, not for each project
+    here: bool = False
 
 
 JOBS = (
     # An engine beats by itself as well, in every process and without a scheduler (docs/decisions/0016).
-    Job("heartbeat", 0, lambda engine: engine._beat()),
+    Job("heartbeat", 0, lambda engine: engine._beat(), here=True),
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
     Job("prune", DAY, lambda engine: engine.prune()),
-    Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True),
+    Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True, here=True),
     # A database server has backups of its own.
     Job("backup", DAY, lambda engine: not engine._hold.served and engine.trigger_backup(), whole_store=True),
-    Job("old exports", HOUR, lambda engine: engine._sweep()),
+    Job("old exports", HOUR, lambda engine: engine._sweep(), here=True),
 )
 
 
-def run_due(engine: Keeping, *, whole_store: bool = True) -> dict[str, str]:
+def run_job(engine: Keeping, job: Job, now: bool = False) -> str | None:
+    return run_due(engine, only=job).get(job.name)
+
+
+def run_due(
+    engine: Keeping, *, whole_store: bool = True, here_only: bool = False, only: Job | None = None
+) -> dict[str, str]:
     """Run what is due and say how it went: `ok` or the code of the error. Raises `StoreBusy` where another owns.
 
     `whole_store=False` leaves out what another engine of this process does for all projects.
@@ -57,7 +65,7 @@ def run_due(engine: Keeping, *, whole_store: bool = True) -> dict[str, str]:
     done: dict[str, str] = {}
     watch = watch_of(engine._hold)
     for job in JOBS:
-        if job.whole_store and not whole_store:
+        if (job.whole_store and not whole_store) or (here_only and not job.here) or only not in (None, job):
             continue
         owner = None if job.whole_store else project
         key, now = f"job:{project}:{job.name}", to_us(engine.clock())
@@ -95,7 +103,10 @@ class Scheduler:
         self._engine = weakref.ref(engine)
         self._stop = threading.Event()
         watch_of(engine._hold).scheduled = True
-        work = {"gnomon-jobs": run_due, "gnomon-watch": lambda found: found._look_for_alerts()}
+        work = {
+            "gnomon-jobs": lambda engine: run_due(engine, here_only=left_to_workers(engine)),
+            "gnomon-watch": lambda found: found._look_for_alerts(),
+        }
         self._threads = [threading.Thread(target=self._run, args=(do,), name=name, daemon=True)
                          for name, do in work.items()]  # fmt: skip
         for thread in self._threads:

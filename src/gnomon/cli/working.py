@@ -1,0 +1,55 @@
+"""`gnomon worker`: a Celery worker with its beat, for the jobs and exports of a store on a database server."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from gnomon.cli.command import declare, settings_of
+from gnomon.config import shown
+from gnomon.errors import InvalidValue, MissingExtra
+
+MOST_PROCESSES = 64
+
+
+def add_worker(commands: Any) -> None:
+    """Declare the command."""
+    worker = declare(
+        commands, "worker", _worker,
+        "Run background jobs and exports as a Celery worker, beside `gnomon serve` on PostgreSQL.",
+        "  CELERY_BROKER_URL=redis://localhost:6379/0 gnomon worker --store postgresql://gnomon:...@db/analytics",
+    )  # fmt: skip
+    worker.add_argument("--processes", type=int, default=2, help="tasks at a time, each in a process (default: 2)")
+    worker.add_argument("--no-beat", action="store_true", help="do not ask for the jobs, only do them")
+
+
+def _worker(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    if not 1 <= args.processes <= MOST_PROCESSES:
+        raise InvalidValue(f"--processes must be 1 to {MOST_PROCESSES}", code="bad-argument")
+    if find_spec("celery") is None:
+        raise MissingExtra("celery", "celery")
+    from gnomon.worker import app, configure
+
+    configure(settings)
+    _log_lines()
+    kept = settings.for_service()
+    print(f"Gnomon works for {shown(settings.database_url)}", flush=True)
+    print(f"Where no policy says otherwise events are kept {kept.event_retention_days} days, metric samples "
+          f"{kept.metrics_retention_days}", flush=True)  # fmt: skip
+    beat = [] if args.no_beat else ["--beat", "--scheduler", "celery.beat:Scheduler"]
+    name = f"gnomon-{os.getpid()}@%h"
+    app.worker_main(["--quiet", "worker", f"--concurrency={args.processes}", "--pool=prefork", "-n", name, *beat])
+    return 0
+
+
+def _log_lines() -> None:
+    """Celery's lines in the form of ours, and no louder than warnings."""
+    ours = logging.getLogger("gnomon")
+    for name in ("celery", "kombu"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = ours.handlers, False
+        logger.setLevel(max(ours.level, logging.WARNING) if ours.level > logging.INFO else ours.level)
