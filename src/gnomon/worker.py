@@ -33,7 +33,8 @@ log = logging.getLogger("gnomon.worker")
 
 GRACE_SECONDS = 30.0  #: between asking a task to end and killing its process
 NOTE_SECONDS = 20.0  #: a process says this often that it made a round
-TRIES, FIRST_WAIT = 6, 2.0  #: of a task that failed; the wait doubles, so the last try is two minutes after the first
+FIRST_WAIT = 2.0  #: before a task that failed is tried again; the wait doubles
+JOB_TRIES, EXPORT_TRIES = 3, 6  #: within the life of a message of beat, and within two minutes
 
 app = Celery("gnomon", set_as_current=False)
 
@@ -134,7 +135,7 @@ class JobFailed(Exception):
     """A job failed for some projects; says for each how."""
 
 
-@app.task(name=RUN_JOB, bind=True, max_retries=TRIES)  # type: ignore[untyped-decorator]
+@app.task(name=RUN_JOB, bind=True, max_retries=JOB_TRIES)  # type: ignore[untyped-decorator]
 def run_one(self: Any, name: str) -> dict[str, str]:
     """Run one job for every project where it is due; says how each went."""
     job = next((row for row in JOBS if row.name == name), None)
@@ -174,14 +175,14 @@ def _for_projects(home: AnalyticsEngine, job: Job) -> dict[str, str]:
     return done
 
 
-@app.task(name=WRITE_EXPORT, bind=True, max_retries=TRIES)  # type: ignore[untyped-decorator]
+@app.task(name=WRITE_EXPORT, bind=True, max_retries=EXPORT_TRIES)  # type: ignore[untyped-decorator]
 def write_export(self: Any, project: str, job_id: str) -> str:
     """Write the file of one export; says how it ended, `elsewhere` where there is nothing to do here."""
     try:
         home = _ENGINE.get()
         with nullcontext(home) if project == home.settings.project else closing(beside(home, project)) as engine:
             engine._own_or_refuse()  # a database that is away is no fault of the job
-            patient = self.request.retries < TRIES
+            patient = self.request.retries < EXPORT_TRIES
             task = engine._claimed(job_id, patient=patient)
             if task is None:
                 return "elsewhere"

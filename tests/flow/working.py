@@ -2,7 +2,7 @@
 
 Run as a program: `python working.py PLAN ARGUMENT...`; PLAN is JSON of `round` (seconds between two askings), `jobs`
 (each `name`, `period`, `seconds`, and `ledger`, a file that gets a line at its begin and at its end; `stubborn` ones do
-not hear that they should end, `fails` times one raises), `piece` (seconds that each event of an export takes), and `conf`
+not hear that they should end, `fails` times one raises), `piece` (seconds that each event of an export takes), `conf`
 (settings of Celery) or `grace` (of ours) for broken variants.
 """
 

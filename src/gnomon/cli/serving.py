@@ -56,6 +56,8 @@ def _serve(args: argparse.Namespace) -> int:
     settings = settings.for_service().but(enabled=True, scheduler=not args.no_jobs)
     if settings.celery_broker_url and not served(settings.database_url):
         log.warning("CELERY_BROKER_URL is not used: an embedded store is open in one process only, which runs its jobs")
+    if settings.cache_url and not served(settings.database_url):
+        log.warning("GNOMON_CACHE_URL is not used: an embedded store is asked by one process only, which keeps answers")
     serve(settings, args.host, args.port, dev=args.dev)
     return 0
 

@@ -42,7 +42,19 @@ def _worker(args: argparse.Namespace) -> int:
           f"{kept.metrics_retention_days}", flush=True)  # fmt: skip
     beat = [] if args.no_beat else ["--beat", "--scheduler", "celery.beat:Scheduler"]
     name = f"gnomon-{os.getpid()}@%h"
-    app.worker_main(["--quiet", "worker", f"--concurrency={args.processes}", "--pool=prefork", "-n", name, *beat])
+    app.worker_main(
+        [
+            "--quiet",
+            "worker",
+            f"--concurrency={args.processes}",
+            "--pool=prefork",
+            "--without-gossip",
+            "--without-mingle",
+            "-n",
+            name,
+            *beat,
+        ]
+    )
     return 0
 
 

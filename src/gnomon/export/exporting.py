@@ -241,15 +241,19 @@ class Exporting(Handing):
             if job.expires is not None and job.expires <= now:
                 folder.remove(job)
                 removed += 1
-            elif job.state in ("queued", "processing") and job.process != runner.name and not self._take_back(job):
-                if not self.owns_store:
-                    continue
+            elif self._is_cut_short(job):
                 why = interrupted()
                 job.state, job.code, job.message, job.remedy = "failed", why.code, why.message, why.remedy
                 job.finished, job.expires = now, now + timedelta(days=self.settings.export_days)
                 folder.part(job).unlink(missing_ok=True)
                 folder.save(job)
         return removed
+
+    def _is_cut_short(self, job: ExportJob) -> bool:
+        """Whether nobody will finish a job that is not of this process's runner."""
+        if job.state not in ("queued", "processing") or self._take_back(job):
+            return False
+        return job.process != self._runner().name and self.owns_store
 
     def _erase_exports(self) -> None:
         """Remove every file of this project, as a person in it was forgotten; what runs is stopped."""

@@ -126,6 +126,17 @@ class Served(Protocol):
         """While no other process does upkeep on it. Raises `StoreUnavailable` when another one does for too long."""
 
 
+@runtime_checkable
+class Marked(Protocol):
+    """A store whose content can be told from every other content that ever had the same version."""
+
+    store_id: str
+
+    def moment(self) -> tuple[int, str]:
+        """The data version, and a mark that was made at random with it: a database that went back to an earlier
+        content hands out its versions again, but no mark."""
+
+
 class Store(Protocol):
     """One open store. All methods may be called from any thread; `write`, `change` and `checkpoint` under
     the writer's lock only."""
