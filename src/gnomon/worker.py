@@ -78,7 +78,7 @@ def _schedule() -> dict[str, Any]:
     """Nobody counts on one of these messages, so they do not outlive the next ones."""
     options = {"expires": ROUND_SECONDS}
     return {job.name: {"task": RUN_JOB, "args": [job.name], "schedule": ROUND_SECONDS, "options": options}
-            for job in JOBS if not job.here}  # fmt: skip
+            for job in JOBS if not (job.here or job.embedded)}  # fmt: skip
 
 
 class _Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -135,6 +135,26 @@ class Marked(Protocol):
     def moment(self) -> tuple[int, str]:
         """The data version, and a mark that was made at random with it: a database that went back to an earlier
         content hands out its versions again, but no mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The right to do a piece of background work: taken at `now_us`, by the clock that told that it was due.
+
+    `done()` keeps that it was done, and ends the turn. Raises `StoreUnavailable` where that cannot be kept.
+    """
+
+    now_us: int
+    done: Callable[[], None]
+
+
+@runtime_checkable
+class Turns(Protocol):
+    """A store on a server that tells which of many processes does a piece of background work."""
+
+    def turn(self, name: str, period_us: int, now_us: int | None = None) -> AbstractContextManager[Turn | None]:
+        """The turn to do the work of that name, where it was not done within `period_us`; None where it was, or where
+        another process is at it. `now_us` instead of the server's own clock. Raises `StoreUnavailable`."""
 
 
 class Store(Protocol):

@@ -81,7 +81,7 @@ NOTHING_FRESH = ("DROP TABLE IF EXISTS fresh", f"CREATE TEMP TABLE fresh ({_colu
 
 
 def stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
-          days: Sequence[Days] = ()) -> list[str]:  # fmt: skip
+          days: Sequence[Days] = (), rows: int | None = None) -> list[str]:  # fmt: skip
     """Make the temporary table `fresh` of the raw rows that `where` names: every rollup's hours, and their days.
 
     Where no row is `weighted`, counting does, and instead of a histogram a row has the list of its buckets, `bins`:
@@ -352,10 +352,10 @@ def _both(project: str, span: str) -> str:
 class Rollups:
     """The statements that stores differ in too much to share them. Each is to be run in the transaction of the others.
 
-    stage: make the temporary table `fresh` of the raw rows that a condition names, every rollup's buckets and their
-    days. again: make it of days, from the hours in `rolled` that a condition names. put: move it into `rolled`, where
-    nothing of its buckets is; merge: make buckets that are there already one with it. note_people: number the people
-    of raw rows and sightings, and add their activity to what is known of it.
+    stage: make the temporary table (or view) `fresh` of the raw rows that a condition names (so many `rows`, where
+    that is known), every rollup's buckets and their days. again: make it of days, from the hours in `rolled` that it
+    names. put: move it into `rolled`, where nothing of its buckets is; merge: make buckets that are there already one
+    with it. note_people: number the people of raw rows and sightings, and add their activity to what is known of it.
     """
 
     stage: Callable[..., list[str]]

@@ -1,7 +1,7 @@
-"""Background work as a table: name, period and function. One process runs it: the one that owns the store.
+"""Background work as a table: name, period and function, and running what is due of it.
 
-When a job last ended well is kept in the journal, so a restart neither repeats nor forgets one; a job that fails is
-tried again at the next look.
+One process does each of it: of an embedded store the one that owns it, of a store on a server whichever comes first
+(`turns`). A job that fails is tried again at the next look.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import GnomonError, StoreBusy
-from gnomon.timerange import US_SECOND, to_us
 from gnomon.upkeep.alerts import watch_of
+from gnomon.upkeep.turns import turn_of
 from gnomon.upkeep.workers import left_to_workers
 
 if TYPE_CHECKING:
@@ -35,62 +35,68 @@ class Job:
     period: int
     run: Callable[[Any], object]
     whole_store: bool = False  #: done once, not for each project
-    here: bool = False
+    here: bool = False  #: on the files of this data_dir, or for this process: each does it for itself
+    embedded: bool = False  #: for stores that are files
+    deletes: bool = False  #: what is old; not where the clocks disagree about how old it is
 
 
 JOBS = (
     # An engine beats by itself as well, in every process and without a scheduler (docs/decisions/0016).
     Job("heartbeat", 0, lambda engine: engine._beat(), here=True),
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
-    Job("prune", DAY, lambda engine: engine.prune()),
+    Job("prune", DAY, lambda engine: engine.prune(), deletes=True),
     Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True, here=True),
     # A database server has backups of its own.
-    Job("backup", DAY, lambda engine: not engine._hold.served and engine.trigger_backup(), whole_store=True),
+    Job("backup", DAY, lambda engine: engine.trigger_backup(), whole_store=True, embedded=True),
     Job("old exports", HOUR, lambda engine: engine._sweep(), here=True),
 )
 
 
-def run_job(engine: Keeping, job: Job, now: bool = False) -> str | None:
-    return run_due(engine, only=job).get(job.name)
-
-
-def run_due(
-    engine: Keeping, *, whole_store: bool = True, here_only: bool = False, only: Job | None = None
-) -> dict[str, str]:
+def run_due(engine: Keeping, *, whole_store: bool = True, here_only: bool = False) -> dict[str, str]:
     """Run what is due and say how it went: `ok` or the code of the error. Raises `StoreBusy` where another owns.
 
-    `whole_store=False` leaves out what another engine of this process does for all projects.
+    `whole_store=False` leaves out what another engine of this process does for all projects, `here_only` what workers
+    do for all processes.
     """
-    journal, project = engine._hold.journal, engine.settings.project
     done: dict[str, str] = {}
-    watch = watch_of(engine._hold)
     for job in JOBS:
-        if (job.whole_store and not whole_store) or (here_only and not job.here) or only not in (None, job):
-            continue
-        owner = None if job.whole_store else project
-        key, now = f"job:{project}:{job.name}", to_us(engine.clock())
-        last = journal.kept(key)
-        if last is not None and now - int(last) < job.period * US_SECOND:
-            continue
-        try:
-            if job.run(engine) is False:
-                continue
-        except StoreBusy:
-            raise
-        except GnomonError as error:
-            log.warning("the job %s failed and is tried again: %s", job.name, error)
-            done[job.name] = error.code
-            watch.note_job(job.name, owner, error)
-        except Exception as error:
-            told = GnomonError(f"the job failed ({type(error).__name__})", remedy="See the log.", code="job-failed")
-            watch.note_job(job.name, owner, told)
-            raise
-        else:
-            watch.note_job(job.name, owner, None)
-            if job.period:
-                journal.keep(key, str(now))
-            done[job.name] = "ok"
+        if (whole_store or not job.whole_store) and (job.here or not here_only):
+            outcome = run_job(engine, job)
+            if outcome is not None:
+                done[job.name] = outcome
     return done
+
+
+def run_left(engine: Keeping) -> dict[str, str]:
+    """What is due and not left to workers."""
+    return run_due(engine, here_only=left_to_workers(engine))
+
+
+def run_job(engine: Keeping, job: Job, *, now: bool = False) -> str | None:
+    """Run one job: `ok`, the code of its error, or None where it is not due, or another process does it.
+
+    With `now` also where it is not due. Raises `StoreBusy` where another process owns the store.
+    """
+    if job.embedded and engine._hold.served:
+        return None
+    watch, owner = watch_of(engine._hold), None if job.whole_store else engine.settings.project
+    try:
+        with turn_of(engine, job, now=now) as turn:
+            if turn is None or job.run(engine) is False:
+                return None
+            watch.note_job(job.name, owner, None)
+            turn.done()
+            return "ok"
+    except StoreBusy:
+        raise
+    except GnomonError as error:
+        log.warning("the job %s failed and is tried again: %s", job.name, error)
+        watch.note_job(job.name, owner, error)
+        return error.code
+    except Exception as error:
+        told = GnomonError(f"the job failed ({type(error).__name__})", remedy="See the log.", code="job-failed")
+        watch.note_job(job.name, owner, told)
+        raise
 
 
 class Scheduler:
@@ -103,10 +109,7 @@ class Scheduler:
         self._engine = weakref.ref(engine)
         self._stop = threading.Event()
         watch_of(engine._hold).scheduled = True
-        work = {
-            "gnomon-jobs": lambda engine: run_due(engine, here_only=left_to_workers(engine)),
-            "gnomon-watch": lambda found: found._look_for_alerts(),
-        }
+        work = {"gnomon-jobs": run_left, "gnomon-watch": lambda found: found._look_for_alerts()}
         self._threads = [threading.Thread(target=self._run, args=(do,), name=name, daemon=True)
                          for name, do in work.items()]  # fmt: skip
         for thread in self._threads:

@@ -67,14 +67,14 @@ def roll_up(store: Store, writer: Writer, settings: Settings, now_us: int, until
             where = f"version > {version} AND version <= {newest} AND ts < make_timestamp({until})"
             done = sql.set_state(project, until, newest, *shape.words())
             if late:
-                store.change([*_steps(store.dialect, project, shape, where, first, last, weighted), *done])
+                store.change([*_steps(store.dialect, project, shape, where, first, last, late, weighted), *done])
             elif newest > version:
                 store.change(done)
     for start, end, count, weighted in _chunks(store, project, until, target, newest):
         where = f"ts >= make_timestamp({start}) AND ts < make_timestamp({end}) AND version <= {newest}"
         with writer.paused():
             done = sql.set_state(project, end, newest, *shape.words())
-            store.change([*_steps(store.dialect, project, shape, where, start, end, weighted), *done])
+            store.change([*_steps(store.dialect, project, shape, where, start, end, count, weighted), *done])
         events, until = events + count, end
     if until < target:
         with writer.paused():
@@ -133,14 +133,14 @@ def _chunks(store: Store, project: str, since: int, target: int, version: int) -
 
 
 def _steps(
-    dialect: Dialect, project: str, shape: _Shape, where: str, first_us: int, last_us: int, weighted: bool
+    dialect: Dialect, project: str, shape: _Shape, where: str, first_us: int, last_us: int, rows: int, weighted: bool
 ) -> list[str]:
     """The statements that add the rows that `where` names, all within the given span of time."""
     days = []
     for name in shape.zones:
         zone = load_zone(name)
         days.append(sql.Days(name, local_day(dialect, zone, first_us, last_us), _day_starts(zone, first_us, last_us)))
-    staged = dialect.rollups.stage(project, shape.width, shape.rollups, where, weighted=weighted, days=days)
+    staged = dialect.rollups.stage(project, shape.width, shape.rollups, where, weighted=weighted, days=days, rows=rows)
     return [*staged, *dialect.rollups.merge(project), *dialect.rollups.note_people(project, where)]
 
 

@@ -24,7 +24,7 @@ import psycopg
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, QueryTimeout, StoreUnavailable
 from gnomon.event import AT, Batch
-from gnomon.store import Repeated, Statement, Table
+from gnomon.store import Repeated, Statement, Table, Turn
 from gnomon.store.aliveness import slack_us
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import POSTGRES, quoted
@@ -36,6 +36,7 @@ from gnomon.store.postgres.faults import MET, translated
 from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
+from gnomon.store.postgres.turns import PATIENT, due, taken
 from gnomon.store.postgres.writing import SET_STATE, Work, Writing
 
 log = logging.getLogger("gnomon.store.postgres")
@@ -224,7 +225,7 @@ class PostgresStore:
         con = connect(self._address)
         try:
             key = f"hashtextextended('gnomon upkeep {self._address.schema}', 0)"
-            con.execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            con.execute(f"BEGIN; {PATIENT}")
             con.execute(f"SET LOCAL lock_timeout = '{ALONE_SECONDS}s'; SELECT pg_advisory_xact_lock({key})")
         except psycopg.Error as error:
             close(con)
@@ -235,6 +236,15 @@ class PostgresStore:
         finally:
             self._alone = None
             close(con)
+
+    @contextmanager
+    def turn(self, name: str, period_us: int, now_us: int | None = None) -> Iterator[Turn | None]:
+        """See `Turns.turn`."""
+        if not self._asked([due(name, period_us, now_us)], 10.0)[0].rows[0][1]:
+            yield None  # most looks find nothing to do, and need no connection of their own
+            return
+        with taken(self._address, name, period_us, now_us) as turn:
+            yield turn
 
     # -- asking -----------------------------------------------------------------------------------------------
 
