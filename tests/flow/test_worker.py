@@ -99,6 +99,7 @@ def test_an_export_whose_worker_is_gone_is_written_by_who_looks_for_it(postgres,
         monkeypatch.setattr(handed, "WAIT_SECONDS", 0.5)
         wait_for(lambda: state(engine, job) == "completed")
         assert ids(engine, job) == [f"{n:02}" for n in range(30)] and "no worker wrote the export" in caplog.text
+        monkeypatch.setattr(handed, "WAIT_SECONDS", 60.0)
         # The message is given to the next worker, which finds nothing to do.
         with worker({"jobs": []}, url, tmp_path, broker, "--no-beat"):
             again = engine.export_analytics("all", "csv", ["id"])
@@ -109,14 +110,14 @@ def test_an_export_whose_worker_is_gone_is_written_by_who_looks_for_it(postgres,
 @pytest.mark.slow
 def test_the_broker_may_die_at_any_time(postgres, tmp_path, caplog):
     log, ledger, url = tmp_path / "worker.log", str(tmp_path / "ledger"), postgres.url()
-    plan = {"round": 0.5, "jobs": [{"name": "tick", "period": 1, "ledger": ledger}]}
+    plan = {"round": 0.5, "jobs": [{"name": "tick", "period": 1, "seconds": 1, "ledger": ledger}]}
     server = ValkeyServer()
     server.start()
     port, broker = server.port, f"redis://127.0.0.1:{server.port}/0"
     try:
         with shop(url, tmp_path, broker) as engine, worker(plan, url, tmp_path, broker) as process:
-            wait_for(lambda: ends(ledger), log=log)
-            server.terminate()  # SIGKILL, and whatever waited in it is gone
+            wait_for(lambda: ends(ledger) and lines(ledger)[-1].startswith("begin"), log=log)
+            server.terminate()  # SIGKILL in the middle of a job, and whatever waited in it is gone
             for n in range(30, 60):
                 engine.track("t", id=f"{n:02}")
             engine.flush()
@@ -148,6 +149,7 @@ def test_a_job_that_takes_too_long_is_ended_and_begun_again(postgres, valkey, tm
         begun = {line.split()[-1] for line in lines(ledger)}
         assert (len(begun) > 1) is (limit == 4.0)
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.slow

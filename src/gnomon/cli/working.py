@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
+import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,7 +14,10 @@ from gnomon.cli.command import declare, settings_of
 from gnomon.config import shown
 from gnomon.errors import InvalidValue, MissingExtra
 
+log = logging.getLogger("gnomon.worker")
+
 MOST_PROCESSES = 64
+AGAIN_SECONDS = 5.0
 
 
 def add_worker(commands: Any) -> None:
@@ -42,20 +47,21 @@ def _worker(args: argparse.Namespace) -> int:
           f"{kept.metrics_retention_days}", flush=True)  # fmt: skip
     beat = [] if args.no_beat else ["--beat", "--scheduler", "celery.beat:Scheduler"]
     name = f"gnomon-{os.getpid()}@%h"
-    app.worker_main(
-        [
-            "--quiet",
-            "worker",
-            f"--concurrency={args.processes}",
-            "--pool=prefork",
-            "--without-gossip",
-            "--without-mingle",
-            "-n",
-            name,
-            *beat,
-        ]
-    )
+    options = [f"--concurrency={args.processes}", "--pool=prefork", "--without-gossip", "--without-mingle", "-n", name]
+    if app.worker_main(["--quiet", "worker", *options, *beat]):
+        _begin_again()
     return 0
+
+
+def _begin_again() -> None:
+    """Take the place of a worker that gave up: a broker that ends while a task is at work can end kombu's loop, too."""
+    from billiard import active_children
+
+    for child in active_children():
+        child.terminate()
+    log.error("the worker ended by itself and is started again in %.0f s", AGAIN_SECONDS)
+    time.sleep(AGAIN_SECONDS)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _log_lines() -> None:
