@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 import time
 from importlib.util import find_spec
@@ -45,10 +46,12 @@ def _worker(args: argparse.Namespace) -> int:
     print(f"Gnomon works for {shown(settings.database_url)}", flush=True)
     print(f"Where no policy says otherwise events are kept {kept.event_retention_days} days, metric samples "
           f"{kept.metrics_retention_days}", flush=True)  # fmt: skip
-    beat = [] if args.no_beat else ["--beat", "--scheduler", "celery.beat:Scheduler"]
-    name = f"gnomon-{os.getpid()}@%h"
-    options = [f"--concurrency={args.processes}", "--pool=prefork", "--without-gossip", "--without-mingle", "-n", name]
-    if app.worker_main(["--quiet", "worker", *options, *beat]):
+    worker = app.Worker(
+        hostname=f"gnomon-{os.getpid()}@{socket.gethostname()}", pool_cls="prefork", concurrency=args.processes,
+        beat=not args.no_beat, scheduler="celery.beat:Scheduler", quiet=True, without_gossip=True, without_mingle=True,
+    )  # fmt: skip
+    worker.start()
+    if worker.exitcode:
         _begin_again()
     return 0
 
