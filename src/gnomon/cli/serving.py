@@ -6,6 +6,8 @@ import argparse
 import logging
 import secrets
 import sys
+from collections.abc import Callable
+from socket import socket
 from typing import Any
 
 from gnomon.cli.command import declare, settings_of
@@ -17,6 +19,7 @@ from gnomon.timerange import system_clock
 log = logging.getLogger("gnomon.cli")
 
 DAY = 86_400
+MOST_WORKERS = 64
 
 
 def add_serve(commands: Any) -> None:
@@ -29,7 +32,9 @@ def add_serve(commands: Any) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any free one (default: 8000)")
     serve.add_argument("--dev", action="store_true", help="without a key: make one for this run, and print a token")
-    serve.add_argument("--workers", type=int, default=1, help="only 1 works with DuckDB, see docs/server.md")
+    serve.add_argument(
+        "--workers", type=int, default=1, help="processes that answer; only with a database server (default: 1)"
+    )
     serve.add_argument("--no-jobs", action="store_true", help="do not roll up, prune and back up in the background")
 
 
@@ -50,37 +55,64 @@ def add_token(commands: Any) -> None:
 
 def _serve(args: argparse.Namespace) -> int:
     settings = settings_of(args)
-    if args.workers != 1:
-        remedy = "Start it again on other ports: the first one answers, the others take events."
-        raise InvalidValue("more than one worker cannot share a DuckDB store", remedy=remedy, code="bad-argument")
+    _check_workers(settings, args.workers)
     settings = settings.for_service().but(enabled=True, scheduler=not args.no_jobs)
     if settings.celery_broker_url and not served(settings.database_url):
         log.warning("CELERY_BROKER_URL is not used: an embedded store is open in one process only, which runs its jobs")
     if settings.cache_url and not served(settings.database_url):
         log.warning("GNOMON_CACHE_URL is not used: an embedded store is asked by one process only, which keeps answers")
-    serve(settings, args.host, args.port, dev=args.dev)
+    serve(settings, args.host, args.port, dev=args.dev, workers=args.workers)
     return 0
 
 
-def serve(settings: Settings, host: str, port: int, *, dev: bool) -> None:
+def _check_workers(settings: Settings, workers: int) -> None:
+    """Raises `InvalidValue` (bad-argument) where so many cannot be."""
+    if workers != 1 and not served(settings.database_url):
+        remedy = "Start it again on other ports: the first one answers, the others take events."
+        raise InvalidValue("more than one worker cannot share a DuckDB store", remedy=remedy, code="bad-argument")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise InvalidValue(f"--workers must be from 1 to {MOST_WORKERS}", code="bad-argument")
+
+
+def serve(settings: Settings, host: str, port: int, *, dev: bool, workers: int = 1) -> None:
     """Serve a store until a signal comes. Raises `InvalidValue` (no-key, bad-argument), and what opening raises."""
-    from gnomon.engine import AnalyticsEngine
-    from gnomon.server.app import create_app
-    from gnomon.server.running import listen, run
+    from gnomon.server.running import listen
 
     settings, token = _with_key(settings, dev=dev)
     listening = listen(host, port)
+
+    def ready() -> None:
+        host, port = listening.getsockname()[:2]
+        at = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(f"Gnomon serves {shown(settings.database_url)} at {at} (API: {at}/api/analytics/docs)", flush=True)
+        if token:
+            print(f"For development, valid for a day and until the end of this run:\n{token}", flush=True)
+
     try:
-        with AnalyticsEngine(settings) as engine:
-            app = create_app(engine)
-            host, port = listening.getsockname()[:2]
-            at = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            print(f"Gnomon serves {shown(settings.database_url)} at {at} (API: {at}/api/analytics/docs)", flush=True)
-            if token:
-                print(f"For development, valid for a day and until the end of this run:\n{token}", flush=True)
-            run(app, settings, listening)
+        (_serve_alone if workers == 1 else _serve_many)(settings, listening, workers, ready)
     finally:
         listening.close()
+
+
+def _serve_alone(settings: Settings, listening: socket, _one: int, ready: Callable[[], None]) -> None:
+    from gnomon.engine import AnalyticsEngine
+    from gnomon.server.app import create_app
+    from gnomon.server.running import run
+
+    with AnalyticsEngine(settings) as engine:
+        app = create_app(engine)
+        if served(settings.database_url):
+            from gnomon.server.workers import drain_left
+
+            drain_left(settings, 1)
+        ready()
+        run(app, settings, listening)
+
+
+def _serve_many(settings: Settings, listening: socket, workers: int, ready: Callable[[], None]) -> None:
+    from gnomon.server.workers import run_workers
+
+    run_workers(settings, listening, workers, ready)
 
 
 def _with_key(settings: Settings, *, dev: bool) -> tuple[Settings, str]:

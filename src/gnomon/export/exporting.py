@@ -75,18 +75,20 @@ class Exporting(Handing):
                             owner=caller.name, created=utc(self.clock()), range=span,
                             fields=[column.name for column in rows.columns],
                             sampled=rows.sampled, process=runner.name)  # fmt: skip
+            if self._hold.served:  # else nobody looks into it but the one process that owns the store
+                runner.show_life(folder)
             folder.save(job)
-            note.detail["job"] = job.id
             given = {"format": order.form.name, "fields": fields, "filters": filters, "query": query}
-            if self._hand_over(job, given, rows, caller):
-                return self._snapshot(job)
+            handed = self._hand_over(job, given, rows, caller)
             task = Task(job, folder, rows, order.form.make(), self, self._doer(caller, note), self._utc_now,
                         self._kept_until)  # fmt: skip
             try:
-                runner.offer(task)
+                if not handed:
+                    runner.offer(task)
             except BaseException:
                 folder.remove(job)
                 raise
+            note.detail["job"] = job.id
         return self._snapshot(job)
 
     def _kept_until(self, finished: Any) -> Any:
@@ -253,7 +255,7 @@ class Exporting(Handing):
         """Whether nobody will finish a job that is not of this process's runner."""
         if job.state not in ("queued", "processing") or self._take_back(job):
             return False
-        return job.process != self._runner().name and self.owns_store
+        return self.owns_store and _was_left(self._folder(), job, self._runner().name)
 
     def _erase_exports(self) -> None:
         """Remove every file of this project, as a person in it was forgotten; what runs is stopped."""
@@ -278,3 +280,8 @@ class Exporting(Handing):
         running = sys.modules.get("gnomon.export.running")
         if running is not None:
             running.runner_of(self._hold).stop(lambda task: task.engine is self)
+
+
+def _was_left(folder: Folder, job: ExportJob, ours: str) -> bool:
+    """Whether a job was left by a process that is gone; workers of one service have one folder."""
+    return job.state in ("queued", "processing") and job.process != ours and not folder.is_alive(job.process)

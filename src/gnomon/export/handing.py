@@ -49,12 +49,17 @@ class Handing:
         order = ordered(given, rows, (caller.name, sorted(caller.scopes)), self._likeness())
         if order is None:
             return False
+        ours = job.process
         keep_order(folder, job, order)
+        job.process = ""  # nobody's, but whoever holds the lock on the order
+        folder.save(job)
         if broker_of(self.settings).send(WRITE_EXPORT, [job.project, job.id], queue_of(self._hold.file.name)):
             return True
         mine = claim(folder, job.id)
         if mine is None:
             return True  # a worker has it: the message came through, and the answer to it was lost
+        job.process = ours
+        folder.save(job)
         mine.finish()
         mine.release()
         return False
@@ -88,7 +93,6 @@ class Handing:
             caller, note = Principal(*mine.order.caller), Note("export")
             order = mine.order.order(AHEAD)
             task.rows, task.form = self._rows(note, order), order.form.make()
-            note.detail["job"] = job_id
             task.audited = self._doer(LOCAL if caller == LOCAL else caller, note)
         except GnomonError as error:
             if error.code not in (*ClaimedTask.TRANSIENT, "other-settings"):

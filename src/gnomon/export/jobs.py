@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 import msgspec
 
 from gnomon.errors import DiskFull, GnomonError, InvalidValue, StoreUnavailable
+from gnomon.ingest.owner import OwnerLock
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -98,6 +99,21 @@ class Folder:
         """Remove a job and its file. The order goes first: whoever is at it removes what it writes then."""
         for path in (self.order(job.id), self.data(job), self.part(job), self.entry(job.id)):
             path.unlink(missing_ok=True)
+
+    def lock_of(self, process: str) -> OwnerLock:
+        """What a process holds while it has jobs in this folder, which others may look into as well."""
+        return OwnerLock(self.path / f"{process}.alive")
+
+    def is_alive(self, process: str) -> bool:
+        """Whether a process that has jobs here still runs."""
+        lock = self.lock_of(process)
+        if not lock.path.exists():
+            return False
+        if not lock.acquire():
+            return True
+        lock.path.unlink(missing_ok=True)
+        lock.release()
+        return False
 
     def entry(self, job_id: str) -> Path:
         """Where what is known of a job lies."""

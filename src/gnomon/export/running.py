@@ -22,6 +22,7 @@ from gnomon.export import Form
 from gnomon.export.jobs import ExportJob, Folder, interrupted, new_file, writing
 from gnomon.export.reading import Rows
 from gnomon.files import sync_folder
+from gnomon.ingest.owner import OwnerLock
 
 log = logging.getLogger("gnomon.export")
 
@@ -118,6 +119,23 @@ class Runner:
         self._unsaved: dict[str, ExportJob] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._lock: OwnerLock | None = None
+
+    def show_life(self, folder: Folder) -> None:
+        """Until its end, other processes that look into the folder see that this one is at its jobs."""
+        with self._changed:
+            if self._lock is None or self._lock.path.parent != folder.path:
+                with writing():
+                    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    lock = folder.lock_of(self.name)
+                    lock.acquire()
+                    lock.path.chmod(0o600)
+                    self._lock = lock
+
+    def let_go(self) -> None:
+        """In a forked child: the parent is at its jobs, not this process."""
+        if self._lock is not None:
+            self._lock.release()
 
     def offer(self, task: Task) -> None:
         """Take a job on. Raises `StoreUnavailable` (export-queue-full)."""
@@ -186,6 +204,8 @@ def _in_child() -> None:
     global _RUNNERS, _LOCK
     _INHERITED.append(_RUNNERS)
     _INHERITED.extend(_RUNNERS.values())
+    for runner in list(_RUNNERS.values()):
+        runner.let_go()
     _RUNNERS, _LOCK = WeakKeyDictionary(), threading.Lock()
 
 
