@@ -54,7 +54,10 @@ def configure(settings: Settings) -> None:
     _ENGINE.settings = settings.for_service().but(
         enabled=False, scheduler=False, export_dir=settings.export_dir or str(file.parent)
     )
-    app.conf.update(**_celery_settings(settings, queue_of(file.name)))
+    chosen = _celery_settings(settings, queue_of(file.name))
+    app.config_from_object(chosen)
+    if app.configured:  # only by tests
+        app.conf.update(**chosen)
 
 
 def _celery_settings(settings: Settings, queue: str) -> dict[str, Any]:
@@ -201,10 +204,9 @@ def _wait(task: Any) -> float:
     return float(FIRST_WAIT * 2**task.request.retries)
 
 
-@signals.celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]
-@signals.beat_init.connect(weak=False)  # type: ignore[untyped-decorator]
+@app.on_configure.connect(weak=False)  # type: ignore[untyped-decorator]
 def _configured(**_said: Any) -> None:
-    """Of `celery -A gnomon.worker:app`, which reads the environment."""
+    """Of `celery -A gnomon.worker:app`: when its configuration is first looked at, the environment is read."""
     if _ENGINE.settings is None:
         configure(read_settings())
 

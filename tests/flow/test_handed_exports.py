@@ -12,11 +12,13 @@ from working import wait_for
 import gnomon
 from gnomon import broker, worker
 from gnomon.access import Principal
+from gnomon.cli import main
 from gnomon.config import Settings, without_keys
 from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
 from gnomon.export import handed
 from gnomon.export.jobs import Folder
 from gnomon.upkeep import workers
+from gnomon.upkeep.jobs import run_left
 
 
 @contextmanager
@@ -145,19 +147,23 @@ def test_workers_that_made_a_round_lately_are_left_the_jobs(engine, monkeypatch)
     assert not workers.left_to_workers(engine)  # there never was one
     workers.note_round(engine)
     wait_for(lambda: workers.left_to_workers(engine))
+    assert set(run_left(engine)) <= {"heartbeat", "prune audit", "old exports"}
     away = [alert.name for alert in engine.alerts()]
     assert "workers-away" not in away
     monkeypatch.setattr(workers, "AWAY_SECONDS", 0.0)
-    assert not workers.left_to_workers(engine)
+    assert not workers.left_to_workers(engine) and {"roll up", "prune"} <= set(run_left(engine))
 
 
-def test_an_embedded_store_has_no_workers_and_no_broker_is_no_worker(tmp_path, database, valkey):
+def test_an_embedded_store_has_no_workers_and_no_broker_is_no_worker(tmp_path, database, valkey, capsys):
     with pytest.raises(InvalidValue) as refused:
         worker.configure(Settings(database_url=str(tmp_path / "x.duckdb"), celery_broker_url="redis://x"))
     assert refused.value.code == "embedded-store" and "PostgreSQL" in refused.value.remedy
     with pytest.raises(InvalidValue) as refused:
         worker.configure(Settings(database_url=database))
     assert refused.value.code == "no-broker"
+    assert main(["worker", "--store", str(tmp_path / "x.duckdb")]) == 2 and not (tmp_path / "x.duckdb").exists()
+    assert main(["worker", "--store", database, "--processes", "0"]) == 2
+    assert "embedded store" in (told := capsys.readouterr().err) and "--processes" in told
     with gnomon.open(tmp_path / "x.duckdb", celery_broker_url=valkey.url()) as engine:
         engine.track("t", id="1")
         engine.flush()

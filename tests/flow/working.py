@@ -35,6 +35,10 @@ def run(plan: dict[str, Any], arguments: list[str]) -> int:
         gnomon.worker.GRACE_SECONDS = plan.get("grace", 30.0)
         chosen = gnomon.worker._celery_settings
         gnomon.worker._celery_settings = lambda *given: {**chosen(*given), **plan.get("conf", {})}
+    if plan.get("unclaimed"):
+        from gnomon.store.postgres import turns
+
+        turns.TRY = "SELECT {} <> ''"
     if "piece" in plan:
         reading.MOST_ROWS = 1
         texts = text.Csv.texts
