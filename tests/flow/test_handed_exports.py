@@ -17,6 +17,9 @@ from gnomon.config import Settings, without_keys
 from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
 from gnomon.export import handed
 from gnomon.export.jobs import Folder
+from gnomon.server.figures import Figures
+from gnomon.server.intake import Intake
+from gnomon.server.projects import Projects
 from gnomon.upkeep import workers
 from gnomon.upkeep.jobs import run_left
 
@@ -147,6 +150,8 @@ def test_workers_that_made_a_round_lately_are_left_the_jobs(engine, monkeypatch)
     assert not workers.left_to_workers(engine)  # there never was one
     workers.note_round(engine)
     wait_for(lambda: workers.left_to_workers(engine))
+    figures = "\n".join(Figures(engine, Intake(Projects(engine), 2**20))._beside())
+    assert "gnomon_workers_silent_seconds " in figures and "gnomon_shared_answers" not in figures
     assert set(run_left(engine)) <= {"heartbeat", "prune audit", "old exports"}
     away = [alert.name for alert in engine.alerts()]
     assert "workers-away" not in away

