@@ -21,7 +21,7 @@ class Postgres:
     """A running server. Workers of one test run share it; each has a database of its own, each test a schema.
 
     `POSTGRES_URL=postgresql://postgres@/postgres?host=...` names one that runs already, of another version perhaps, or
-    a pooler (its own tests of fallen servers need one of theirs).
+    a pooler; then POSTGRES_DIRECT_URL names the server behind it, which the tests themselves use.
     """
 
     def __init__(self, folder: Path, database: str) -> None:
@@ -29,12 +29,13 @@ class Postgres:
 
         self.root = os.environ.get("POSTGRES_URL") or self._started(folder)
         self._schemas = map("t{}".format, itertools.count())
-        with psycopg.connect(self.root, autocommit=True) as con:
+        direct = os.environ.get("POSTGRES_DIRECT_URL", self.root)
+        with psycopg.connect(direct, autocommit=True) as con:
             con.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug of a test
             con.execute("SELECT pg_reload_conf()")
-            con.execute(f"DROP DATABASE IF EXISTS {database}")
+            con.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
             con.execute(f"CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8'")
-        self.database = self.root.replace("/postgres?", f"/{database}?")
+        self.database, self.direct = (url.replace("/postgres?", f"/{database}?") for url in (self.root, direct))
 
     def _started(self, folder: Path) -> str:
         with warnings.catch_warnings():
@@ -58,7 +59,7 @@ class Postgres:
         """A plain connection in autocommit mode."""
         import psycopg
 
-        return psycopg.connect(self.database, autocommit=True)
+        return psycopg.connect(self.direct, autocommit=True)
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,7 @@ def test_a_job_is_done_once_a_period_by_whoever_comes_first(url, tmp_path):
     assert at_once(url, tmp_path) == (3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["lock", "time"])
 def test_processes_that_do_not_ask_whose_turn_it_is_would_be_found(url, tmp_path, monkeypatch, broken):
     if broken == "lock":

@@ -140,6 +140,7 @@ def refused(*_):
     raise StoreUnavailable("not now")
 
 
+@pytest.mark.slow
 def test_a_service_says_why_its_workers_cannot_start(url, tmp_path):
     settings = Settings(database_url=url, data_dir=str(tmp_path), jwt_secret_key=(SECRET,))
     with gnomon.open(

@@ -54,6 +54,7 @@ def test_states_made_in_memory_are_those_made_on_the_disk(postgres, tmp_path, mo
     assert quick == rolled(postgres, tmp_path / "slow", weights) and all(quick)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["COALESCE(kinds_0.source, '')", "many > 1"])
 def test_states_that_mix_up_or_leave_out_would_be_found(postgres, tmp_path, monkeypatch, broken):
     honest = states_postgres.staged

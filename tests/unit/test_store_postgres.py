@@ -66,6 +66,11 @@ def test_the_url_is_never_shown_with_its_password():
     assert "s3cret" not in repr(address_of(settings.database_url))
 
 
+def test_options_of_the_url_reach_libpq_as_they_are():
+    found = address_of("postgresql://u@h/db?options=-c%20default_tablespace%3Da%2Bb&schema=s").parameters
+    assert found["options"] == "-c default_tablespace=a+b" and "schema" not in found
+
+
 @pytest.mark.parametrize(
     "url",
     [

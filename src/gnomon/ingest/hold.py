@@ -284,12 +284,20 @@ class Hold:
             settle_restore(store, self.journal)
             self.journal.continue_after(store.position(self.journal.id))
             writer = Writer(store, self.journal, self.settings, self.beat)
-            writer.catch_up()
+            self._catch_up(writer)
         except BaseException:
             store.close()
             raise
         self.store, self.writer = store, writer
         writer.start()
+
+    def _catch_up(self, writer: Writer) -> None:
+        try:
+            writer.catch_up()
+        except StoreUnavailable as error:
+            if not self.served:
+                raise
+            log.warning("what waits in the journal waits on: %s", error)  # a standby that is not promoted yet, say
 
     def busy(self) -> StoreBusy:
         """Why this process can only record, or only record and ask."""

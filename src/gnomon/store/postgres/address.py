@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from gnomon.errors import InvalidValue
 
@@ -47,7 +47,9 @@ def address_of(url: str) -> Address:
     try:
         parts = urlsplit(url)
         query = parse_qsl(parts.query, keep_blank_values=True)
-        given = urlencode([pair for pair in query if pair[0] != "schema"])
+        given = urlencode(
+            [pair for pair in query if pair[0] != "schema"], quote_via=quote
+        )  # libpq knows no + for a space
         found: dict[str, Any] = conninfo_to_dict(urlunsplit(parts._replace(query=given)))
     except (Error, ValueError):  # what they say quotes the URL
         raise InvalidValue(

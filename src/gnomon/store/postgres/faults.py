@@ -20,6 +20,7 @@ _LOGIN = (
     "authentication failed",
     "is not permitted to log in",
 )
+_CROWDED = ("too many clients", "remaining connection slots are reserved", "too many connections")
 _MISSING = ("does not exist",)
 _HOST = ("no pg_hba.conf entry", "SSL", "certificate")
 
@@ -33,7 +34,8 @@ def translated(error: Exception, *, writing: bool = False) -> GnomonError:
             "the database user lacks a right on Gnomon's schema", code="store-rights",
             remedy="Give it the rights that docs/postgresql.md lists.",
         )  # fmt: skip
-    if isinstance(error, errors.ReadOnlySqlTransaction):
+    # A server in recovery does not even begin a transaction that may write; nothing else of ours is unknown to it.
+    if isinstance(error, errors.ReadOnlySqlTransaction) or (writing and isinstance(error, errors.FeatureNotSupported)):
         return StoreUnavailable(
             "the database takes no changes (a standby, or a read-only one)", code="store-read-only",
             remedy="Give the address of the primary, for example with target_session_attrs=read-write.",
@@ -75,6 +77,11 @@ def of_connecting(error: psycopg.Error) -> StoreUnavailable:
             "the database does not let this host in as it asks", code="store-login",
             remedy="See pg_hba.conf of the database, and sslmode in the store's URL.",
         )  # fmt: skip
+    if any(sign in text for sign in _CROWDED):
+        return StoreUnavailable(
+            "the database has no connections left",
+            remedy="See pg_stat_activity for who has them; raise max_connections.",
+        )
     return StoreUnavailable(
         "the database cannot be reached", remedy="Check that it runs and can be reached; it is tried again by itself."
     )
