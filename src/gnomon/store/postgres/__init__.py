@@ -37,7 +37,7 @@ from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
 from gnomon.store.postgres.turns import PATIENT, due, taken
-from gnomon.store.postgres.writing import SET_STATE, Work, Writing
+from gnomon.store.postgres.writing import SET_STATE, SET_VERSION, Work, Writing
 
 log = logging.getLogger("gnomon.store.postgres")
 
@@ -288,8 +288,7 @@ class PostgresStore:
 
 
 def _set_version(con: Connection, version: int) -> None:
-    con.execute(SET_STATE, ["version", str(version)])
-    con.execute(SET_STATE, ["mark", secrets.token_hex(8)])
+    con.execute(SET_VERSION, [str(version), secrets.token_hex(8)])
 
 
 def _too_long(timeout: float) -> QueryTimeout:
