@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -237,3 +238,46 @@ def test_a_forgotten_person_is_in_no_file_that_a_worker_writes(postgres, valkey,
         assert not left(tmp_path)
         time.sleep(2)
         assert not left(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_whatever_is_killed_every_export_is_written_and_every_job_is_done_once(postgres, valkey, tmp_path, monkeypatch):
+    """Two workers; every second one of their processes is killed, or one of them as a whole and started again."""
+    monkeypatch.setattr(handed, "WAIT_SECONDS", 5.0)
+    url, broker, ledger, rng = postgres.url(), valkey.url(), str(tmp_path / "ledger"), random.Random(4)
+    plan = {"piece": 0.02, "jobs": [{"name": "often", "period": 2, "seconds": 0.3, "ledger": ledger}]}
+    with contextlib.ExitStack() as stack, shop(url, tmp_path, broker) as engine:
+        running = [stack.enter_context(worker(plan, url, tmp_path, broker, ends=False)) for _ in range(2)]
+        ordered = []
+        for _ in range(25):
+            ordered.append(engine.export_analytics("all", "csv", ["id"]))
+            time.sleep(1)
+            place = rng.randrange(2)
+            if rng.random() < 0.2:
+                os.killpg(running[place].pid, signal.SIGKILL)
+                running[place].wait()
+                running[place] = stack.enter_context(worker(plan, url, tmp_path, broker, ends=False))
+            elif found := children(running[place]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(found), signal.SIGKILL)
+        wait_for(lambda: all(state(engine, job) == "completed" for job in ordered), 120, log=tmp_path / "worker.log")
+        assert all(ids(engine, job) == [f"{n:02}" for n in range(30)] for job in ordered)
+        assert not orders(tmp_path)
+    whole = [line.split()[0] for line in lines(ledger)]
+    assert "end end" not in " ".join(whole) and whole.count("end") > 5  # one that was killed leaves a begin alone
+
+
+@pytest.mark.slow
+def test_a_beat_that_is_killed_is_started_again_and_ends_with_its_worker(postgres, valkey, tmp_path):
+    url, broker, log, ledger = postgres.url(), valkey.url(), tmp_path / "worker.log", str(tmp_path / "ledger")
+    plan = {"jobs": [{"name": "tick", "period": 1, "ledger": ledger}]}
+    with worker(plan, url, tmp_path, broker) as process:
+        wait_for(lambda: ends(ledger), log=log)
+        for pid in children(process):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: "process of beat ended" in log.read_text(), log=log)
+        before = len(ends(ledger))
+        wait_for(lambda: len(ends(ledger)) > before + 2, log=log)
+        mine = children(process)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine))

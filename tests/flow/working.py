@@ -78,8 +78,8 @@ def lines(ledger: str | Path) -> list[str]:
 
 @contextlib.contextmanager
 def worker(plan: dict[str, Any], url: str, folder: Path, broker: str, *arguments: str,
-           **environment: str) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
-    """A worker in a session of its own, which ends with all its processes."""
+           ends: bool = True, **environment: str) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
+    """A worker in a session of its own, which ends with all its processes; without `ends` it is killed."""
     with (folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(plan), "--store", url, *arguments], start_new_session=True,
@@ -88,7 +88,7 @@ def worker(plan: dict[str, Any], url: str, folder: Path, broker: str, *arguments
         )  # fmt: skip
     try:
         yield process
-        if process.poll() is None:
+        if ends and process.poll() is None:
             process.terminate()
             assert process.wait(30) == 0, (folder / "worker.log").read_text()
     finally:

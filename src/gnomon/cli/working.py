@@ -19,6 +19,8 @@ log = logging.getLogger("gnomon.worker")
 
 MOST_PROCESSES = 64
 AGAIN_SECONDS = 5.0
+BEAT_SECONDS = 5.0  #: how often it is seen to that beat is there
+SCHEDULER = "celery.beat:Scheduler"  #: keeps nothing: what is due says the database
 
 
 def add_worker(commands: Any) -> None:
@@ -48,12 +50,30 @@ def _worker(args: argparse.Namespace) -> int:
           f"{kept.metrics_retention_days}", flush=True)  # fmt: skip
     worker = app.Worker(
         hostname=f"gnomon-{os.getpid()}@{socket.gethostname()}", pool_cls="prefork", concurrency=args.processes,
-        beat=not args.no_beat, scheduler="celery.beat:Scheduler", quiet=True, without_gossip=True, without_mingle=True,
+        beat=not args.no_beat, scheduler=SCHEDULER, quiet=True, without_gossip=True, without_mingle=True,
     )  # fmt: skip
+    if not args.no_beat:
+        _keep_beating(worker)
     worker.start()
     if worker.exitcode:
         _begin_again()
     return 0
+
+
+def _keep_beating(worker: Any) -> None:
+    """Beat is a process beside those of the pool; Celery starts it once, and does not notice its end."""
+    from celery import signals
+    from celery.beat import EmbeddedService
+
+    def look() -> None:
+        if not worker.beat.is_alive():
+            log.error("the process of beat ended, and is started again")
+            worker.beat = EmbeddedService(worker.app, scheduler_cls=SCHEDULER)
+            worker.beat.start()
+
+    @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def ready(sender: Any, **_said: Any) -> None:
+        sender.timer.call_repeatedly(BEAT_SECONDS, look)
 
 
 def _begin_again() -> None:
