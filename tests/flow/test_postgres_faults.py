@@ -223,7 +223,7 @@ def test_the_disk_of_the_database_is_full_for_a_while(server, url, tmp_path, sma
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_processes_that_are_killed_while_the_database_falls(server, url, tmp_path):
-    """`POSTGRES_KILLS=500` asks for that many kills of what records instead of 100; every third time the server falls as well."""
+    """Every third time the server falls as well; `POSTGRES_KILLS=500` asks for that many kills instead of 100."""
     rng, ledger = random.Random(5), tmp_path / "ledger"
     for cycle in range(int(os.environ.get("POSTGRES_KILLS", "100"))):
         child = start(url, tmp_path / "data", ledger, cycle * 100_000, 100_000)
