@@ -44,10 +44,10 @@ browser:
 	(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1)) || \
 	echo "no chromium here: the browser tests will be skipped"
 
-test: check test-js browser  ## every quick test, with coverage
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term --cov-report=
+test: check test-js browser  ## every quick test
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
-test-full: check test-js browser  ## and the long ones, with new examples
+test-full: check test-js browser  ## and the long ones, with new examples and coverage
 	EXPLORE=1 $(BIN)/python -m pytest --cov --cov-report=term
 
 openapi: $(STAMP)  ## write docs/openapi.json anew

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import gnomon
-from gnomon.errors import EngineClosed, Forbidden, InvalidValue, UnknownName
-from gnomon.insight import dashboard
+from gnomon.errors import EngineClosed, Forbidden, InvalidValue, QueryTimeout, UnknownName
+from gnomon.insight import counting, dashboard
 from gnomon.insight.dashboard import standing
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.testing import ManualClock
@@ -156,15 +156,111 @@ def test_the_parts_of_a_report_are_of_one_snapshot(engine, monkeypatch):
     assert asked == []  # from memory, as nothing changed
 
 
-def test_sessions_of_too_many_events_are_left_out_with_the_reason(engine, monkeypatch):
+def fill_sessions(engine):
     for i in range(20):
-        engine.track("click", session_id=f"s{i}", ts=NOW - timedelta(hours=i * 3))
+        engine.track("click", session_id=f"s{i}", ts=NOW - timedelta(hours=3 * i + 1))
     engine.flush()
+
+
+def busy_board(engine, told=lambda board: board.last_7_days.sessions is not None):
+    """A dashboard for which the sessions of busy periods were counted."""
+    for _ in range(500):
+        board = engine.dashboard()
+        if told(board):
+            return board
+        time.sleep(0.01)
+    raise AssertionError(board.last_7_days.reasons)
+
+
+def test_sessions_of_busy_periods_are_counted_beside_and_told_with_their_moment(engine, clock, monkeypatch):
+    fill_sessions(engine)
     monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
     board = engine.dashboard()
-    assert (board.last_24_hours.sessions, board.last_24_hours.reasons) == (8, {})
-    assert (board.last_7_days.sessions, board.last_7_days.reasons) == (None, {"sessions": "too-many-rows"})
-    assert board.last_7_days.events == 20
+    day, week = board.last_24_hours, board.last_7_days
+    assert (day.sessions, day.sessions_until, day.reasons) == (8, None, {})
+    assert (week.sessions, week.reasons, week.events) == (None, {"sessions": "being-counted"}, 20)
+    week = busy_board(engine).last_7_days
+    assert (week.sessions, week.sessions_until, week.reasons) == (20, NOW, {})
+    engine.track("click", session_id="new", ts=NOW)
+    engine.flush()
+    clock.advance(seconds=30)
+    week = engine.dashboard().last_7_days
+    assert (week.sessions, week.sessions_until, week.events) == (20, NOW, 21), "an old count, told as such"
+    assert week.to_dict()["sessions_until"] == NOW.isoformat()
+
+
+def test_an_old_count_of_sessions_is_made_again_and_a_very_old_one_not_told(engine, clock, monkeypatch):
+    fill_sessions(engine)
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
+    busy_board(engine)
+    engine.track("click", session_id="new", ts=NOW)
+    engine.flush()
+    clock.advance(seconds=30)
+    passed = counting.LEAST_SECONDS + 1
+    monkeypatch.setattr(counting, "monotonic", lambda: time.monotonic() + passed)
+    assert engine.dashboard().last_7_days.sessions == 20
+    week = busy_board(engine, lambda board: board.last_7_days.sessions == 21).last_7_days
+    assert week.sessions_until == NOW + timedelta(seconds=30)
+    passed *= 1 + 2 * counting.STALE
+    week = engine.dashboard().last_7_days
+    assert (week.sessions, week.reasons) == (None, {"sessions": "being-counted"})
+
+
+def test_the_sessions_of_yesterday_are_not_those_of_today(engine, clock, monkeypatch):
+    fill_sessions(engine)
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 1)
+    assert busy_board(engine, lambda board: board.today.sessions is not None).today.sessions == 4
+    assert engine.dashboard().today.sessions_until == NOW
+    clock.advance(hours=13)
+    for i in range(3):
+        engine.track("click", session_id="t", ts=NOW + timedelta(hours=12, seconds=i))
+    engine.flush()
+    assert engine.dashboard().today.reasons == {"sessions": "being-counted"}
+    assert busy_board(engine, lambda board: board.today.sessions is not None).today.sessions == 1
+
+
+def test_sessions_that_cannot_be_counted_have_the_reason(engine, monkeypatch):
+    fill_sessions(engine)
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
+
+    def fails(*_):
+        raise QueryTimeout("it took longer than it may")
+
+    monkeypatch.setattr(dashboard, "count_sessions", fails)
+    week = busy_board(engine, lambda board: board.last_7_days.reasons != {"sessions": "being-counted"}).last_7_days
+    assert (week.sessions, week.reasons) == (None, {"sessions": "query-timeout"})
+
+
+def test_what_was_counted_before_a_restore_is_not_told_after_it(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, sampling=False) as engine:
+        fill_sessions(engine)
+        kept = engine.trigger_backup()
+        engine.track("click", session_id="new", ts=NOW)
+        assert busy_board(engine).last_7_days.sessions in (20, 21)
+        engine.restore_backup(kept.path)
+        assert engine.dashboard().last_7_days.sessions is None
+        assert busy_board(engine).last_7_days.sessions == 20
+
+
+def test_a_long_question_does_not_hold_up_the_end(tmp_path):
+    """It is interrupted when the store is closed, as the file stays open until it ends."""
+    engine, ended = gnomon.open(tmp_path / "x.duckdb"), []
+    store = engine._hold.own()
+    endless = "SELECT count(*) FROM range(3000000) a, range(3000000) b WHERE hash(a.range) = hash(b.range) + 1"
+
+    def ask():
+        with pytest.raises(EngineClosed):
+            store.ask([endless], 60.0)
+        ended.append(True)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not store._running:
+        time.sleep(0.001)
+    engine.close()
+    asking.join(10)
+    assert ended == [True]
 
 
 def test_parts_fit_together_while_events_come_in(tmp_path):

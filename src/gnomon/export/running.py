@@ -169,6 +169,8 @@ class Runner:
         if threading.current_thread() is not self._thread:
             for task in chosen:
                 task.done.wait()
+            with self._changed:  # nor may the thread hold on to the store, as this may be the end of the program
+                self._changed.wait_for(lambda: self._running not in chosen)
 
     def _tasks(self) -> Iterator[Task]:
         if self._running is not None:
@@ -179,6 +181,7 @@ class Runner:
         while True:
             with self._changed:
                 self._running = None
+                self._changed.notify_all()
                 if not self._waiting and not self._changed.wait_for(lambda: bool(self._waiting), _IDLE_SECONDS):
                     self._thread = None
                     return

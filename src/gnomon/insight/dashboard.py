@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from gnomon.access import Note
 from gnomon.errors import InvalidValue
+from gnomon.insight.counting import SessionCount, SessionCounts
 from gnomon.insight.summary import Summary, fields_of, finite, questions
 from gnomon.query.inquiry import Inquiry
 from gnomon.query.model import Query
@@ -27,11 +28,10 @@ JUDGED = "last_24_hours"
 #: Above which value of a metric things are critical, or a warning is due. Errors are a share of the known outcomes.
 THRESHOLDS = {"error_rate": (0.10, 0.05), "mean_duration_ms": (5_000.0, 2_000.0)}
 MOST_LISTED = 10
-#: Events of a period up to which its sessions are counted: that takes 0.1 to 0.2 s a million, as sessions are not in
-#: rollups, and a dashboard is looked at often.
+#: Events of a period up to which its sessions are counted with the rest: that takes 0.1 to 0.2 s a million, as sessions
+#: are not in rollups, and a dashboard is looked at often. Those of a busier one are counted beside it.
 MOST_FOR_SESSIONS = 3_000_000
 LEAST_TO_ALERT = 20
-TOO_MANY = "too-many-rows"
 
 Answers: TypeAlias = Sequence[Result | InvalidValue | None]
 
@@ -39,9 +39,12 @@ Answers: TypeAlias = Sequence[Result | InvalidValue | None]
 @dataclass(frozen=True, kw_only=True)
 class Period(Summary):
     """The summary of a period with sessions, the 95th percentile of durations in ms, and the most frequent pages
-    (endpoints) and types as `(name, events)`. `reasons` says by its code why a part is None."""
+    (endpoints) and types as `(name, events)`. `reasons` says by its code why a part is None.
+
+    `sessions_until` is None, or the moment up to which the sessions of a busy period were last counted."""
 
     sessions: int | None
+    sessions_until: datetime | None
     p95_duration_ms: float | None
     top_pages: list[tuple[str, float]] | None
     top_types: list[tuple[str, float]]
@@ -53,6 +56,7 @@ class Period(Summary):
         return {
             **super().to_dict(),
             "sessions": self.sessions,
+            "sessions_until": None if self.sessions_until is None else self.sessions_until.isoformat(),
             "p95_duration_ms": finite(self.p95_duration_ms),
             "top_pages": None if pages is None else [{"page": name, "events": n} for name, n in pages],
             "top_types": [{"type": name, "events": n} for name, n in types],
@@ -102,7 +106,9 @@ class Dashboard:
         return {**plain, "health": self.health.to_dict(), "reasons": dict(self.reasons)}
 
 
-def dashboard(inquiry: Inquiry, store: Store, note: Note, zone: ZoneInfo, now: datetime) -> Dashboard:
+def dashboard(
+    inquiry: Inquiry, counts: SessionCounts, store: Store, note: Note, zone: ZoneInfo, now: datetime
+) -> Dashboard:
     """See `Reporting.dashboard`."""
     spans = {name: resolve_range(words, now=now, zone=zone) for name, words in PERIODS.items()}
     note.range = spans["last_30_days"]
@@ -115,8 +121,10 @@ def dashboard(inquiry: Inquiry, store: Store, note: Note, zone: ZoneInfo, now: d
         answers = _asked(inquiry, store, spans)
     found: dict[str, Period | None] = {}
     reasons = {}
+    busy = {name: f"{name} {zone.key}" for name, (*_, sessions) in answers.items() if sessions is None}
+    counted = counts.of({key: spans[name] for name, key in busy.items()}, now.astimezone(zone))
     for name, span in spans.items():
-        told = _period(span, answers[name])
+        told = _period(span, answers[name], counted.get(busy.get(name, "")))
         found[name] = None if isinstance(told, InvalidValue) else told
         if isinstance(told, InvalidValue):
             reasons[name] = told.code
@@ -153,7 +161,7 @@ def _from(span: DateRange, start_us: int) -> DateRange:
 
 
 def _asked(inquiry: Inquiry, store: Store, spans: dict[str, DateRange]) -> dict[str, Answers]:
-    """The answers to `_questions` by period; None for sessions that would be too many to count."""
+    """The answers to `_questions` by period; None for sessions that would take too long to count here."""
     sizes = inquiry.several([Query.build(["events"], [], span) for span in spans.values()], store)
     small = [not isinstance(size, Result) or size[0]["events"] <= MOST_FOR_SESSIONS for size in sizes]
     asked = [_questions(span, sessions) for span, sessions in zip(spans.values(), small, strict=True)]
@@ -172,7 +180,7 @@ def _questions(span: DateRange, sessions: bool) -> list[Query]:
     return [*asked, Query.build(["sessions"], [], span)] if sessions else asked
 
 
-def _period(span: DateRange, answers: Answers) -> Period | InvalidValue:
+def _period(span: DateRange, answers: Answers, counted: SessionCount | None) -> Period | InvalidValue:
     totals, types, pages, sessions = answers
     if isinstance(totals, InvalidValue):
         return totals
@@ -181,17 +189,26 @@ def _period(span: DateRange, answers: Answers) -> Period | InvalidValue:
     assert totals is not None and types is not None
     reasons = {name: answer.code for name, answer in (("sessions", sessions), ("top_pages", pages))
                if isinstance(answer, InvalidValue)}  # fmt: skip
-    if sessions is None:
-        reasons["sessions"] = TOO_MANY
+    if counted is None:
+        counted = SessionCount(sessions[0]["sessions"] if isinstance(sessions, Result) else None)
+    elif counted.reason is not None:
+        reasons["sessions"] = counted.reason
     fields = fields_of(span, totals, types)
     return Period(
         **fields,
-        sessions=sessions[0]["sessions"] if isinstance(sessions, Result) else None,
+        sessions=counted.sessions,
+        sessions_until=counted.until,
         p95_duration_ms=totals[0]["p95_duration_ms"],
         top_pages=[(row["endpoint"], row["events"]) for row in pages] if isinstance(pages, Result) else None,
         top_types=list(fields["by_type"].items())[:MOST_LISTED],
         reasons=reasons,
     )
+
+
+def count_sessions(inquiry: Inquiry, store: Store, span: DateRange) -> int | InvalidValue:
+    """The sessions of a period, however long it takes; the refusal where raw rows are gone."""
+    (answer,) = inquiry.several([Query.build(["sessions"], [], span)], store)
+    return int(answer[0]["sessions"]) if isinstance(answer, Result) else answer
 
 
 def standing_now(inquiry: Inquiry, store: Store, zone: ZoneInfo, now: datetime) -> Standing:

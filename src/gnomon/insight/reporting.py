@@ -16,12 +16,15 @@ from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone
 
 if TYPE_CHECKING:
+    from gnomon.insight.counting import SessionCounts
     from gnomon.insight.dashboard import Dashboard, Standing
     from gnomon.insight.person import UserReport
     from gnomon.insight.summary import Summary
     from gnomon.pseudonyms import Pseudonyms
     from gnomon.query.inquiry import Inquiry
     from gnomon.query.result import Result
+
+SESSIONS_SECONDS = 600.0  #: how long a count of the sessions of a busy period may take
 
 
 class Reporting:
@@ -31,6 +34,7 @@ class Reporting:
     clock: Clock
     zone: ZoneInfo
     _pseudonyms: Pseudonyms | None
+    _sessions: tuple[Inquiry, SessionCounts] | None = None
 
     def _own_or_refuse(self) -> Store:
         raise NotImplementedError
@@ -93,14 +97,28 @@ class Reporting:
         """Today, the last 24 hours, 7 and 30 days at a glance, and how well it goes (`health`).
 
         All of it is of one moment of the store, from rollups where these answer exactly (percentiles within 1 %). A
-        part that only pruned rows could answer is None, and `reasons` of the period says so.
+        part that only pruned rows could answer is None, and `reasons` of the period says so. The sessions of a period
+        of more than 3 million events are those of the last count, up to `sessions_until`, and None until there is one.
         """
         with self._audited("dashboard") as note:
             store = self._own_or_refuse()
             from gnomon.insight.dashboard import dashboard
 
             zone = self.zone if timezone is None else load_zone(timezone)
-            return dashboard(self._inquiry(), store, note, zone, self.clock())
+            return dashboard(self._inquiry(), self._session_counts(), store, note, zone, self.clock())
+
+    def _session_counts(self) -> SessionCounts:
+        inquiry = self._inquiry()
+        if (
+            self._sessions is None or self._sessions[0] is not inquiry
+        ):  # what is known of other content is known no more
+            from gnomon.insight.counting import SessionCounts
+            from gnomon.insight.dashboard import count_sessions
+
+            patient = inquiry.patient(SESSIONS_SECONDS)
+            counts = SessionCounts(lambda span: count_sessions(patient, self._own_or_refuse(), span))
+            self._sessions = inquiry, counts
+        return self._sessions[1]
 
     def _standing(self) -> Standing:
         """The health level for alerts: nobody asks, so nothing is audited."""

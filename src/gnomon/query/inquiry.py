@@ -53,6 +53,11 @@ class Inquiry:
         if self._shared is not None:
             self._shared.drop(store, self._settings.project)
 
+    def patient(self, seconds: float) -> Inquiry:
+        """One of the same project that may take longer for a question, and keeps no answers."""
+        settings = replace(self._settings, query_timeout_seconds=seconds, cache_entries=0)
+        return Inquiry(settings, self._clock, self._zone, self._own_span)
+
     @property
     def zone(self) -> ZoneInfo:
         """The first zone of the project."""

@@ -107,8 +107,9 @@ _SUMMARY = {
     "success_rate": 0.8, "mean_duration_ms": 62.5, "by_type": {"page_view": 10, "request": 10}, "meta": _META,
 }  # fmt: skip
 _PERIOD = {
-    **_SUMMARY, "sessions": 7, "p95_duration_ms": 85.0, "top_pages": [{"page": "/buy", "events": 10}],
-    "top_types": [{"type": "page_view", "events": 10}, {"type": "request", "events": 10}], "reasons": {},
+    **_SUMMARY, "sessions": 7, "sessions_until": None, "p95_duration_ms": 85.0,
+    "top_pages": [{"page": "/buy", "events": 10}], "reasons": {},
+    "top_types": [{"type": "page_view", "events": 10}, {"type": "request", "events": 10}],
 }  # fmt: skip
 ANSWER_EXAMPLES: dict[str, Any] = {
     "summary": _SUMMARY,

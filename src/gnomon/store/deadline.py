@@ -42,11 +42,19 @@ class Deadlines:
             with self._changed:  # an interrupt is given under the lock, so none can come after this
                 self._running.pop(key, None)
 
+    def end_all(self) -> None:
+        """Interrupt whatever runs now, as if its time were over."""
+        with self._changed:
+            self._running = {key: (0.0, interrupt) for key, (_, interrupt) in self._running.items()}
+            self._changed.notify()
+
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, which may still hold on to the last connection that it watched."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _watch(self) -> None:
         with self._changed:

@@ -30,6 +30,7 @@ class Safekeeping:
     _hold: Hold
     _audited: Callable[[str], Audited]
     _note_again: Callable[[], None]
+    _reset_asking: Callable[[], None]
     _release: str  #: the version of Gnomon
 
     def _own_or_refuse(self) -> Store:
@@ -82,5 +83,6 @@ class Safekeeping:
             self._note_again()  # what comes while it runs stays, and so must who is left out of it
             restored = restore(self._hold, store, os.fspath(path), self.settings, on_step)
             self._note_again()
+            self._reset_asking()  # what was counted of the content before
             note.rows = restored.counts.get("events")
         return restored

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import duckdb
 
 from gnomon.config import Settings
-from gnomon.errors import GnomonError, MissingExtra, QueryTimeout, StoreDamaged, StoreUnavailable
+from gnomon.errors import EngineClosed, GnomonError, MissingExtra, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
 from gnomon.files import sync_folder
 from gnomon.store import Repeated, Statement, Table
@@ -36,6 +36,8 @@ from gnomon.store.duckdb.writing import Writing
 from gnomon.store.incoming import QUARANTINE_ROWS
 
 Answer = TypeVar("Answer")
+
+CLOSE_SECONDS = 5.0  #: how long closing waits for questions that it has interrupted
 
 
 class DuckDBStore:
@@ -60,7 +62,7 @@ class DuckDBStore:
         self._prepared: WeakKeyDictionary[duckdb.DuckDBPyConnection, str] = WeakKeyDictionary()
         self._deadlines = Deadlines()
         self._questions = threading.Condition()
-        self._running, self._swapping = 0, False
+        self._running, self._swapping, self._closing = 0, False, False
         # Opened once and closed after DuckDB: closing any handle of a file gives up the locks that the process has on
         # it (POSIX), and with them what keeps another program from writing to it.
         self._reading = reading
@@ -344,6 +346,8 @@ class DuckDBStore:
             return tables
         except duckdb.InterruptException as error:
             cursor.close()
+            if self._closing:
+                raise EngineClosed("the store was closed meanwhile", remedy="Open the engine again.") from error
             raise QueryTimeout(
                 f"the question took longer than {timeout:g} s",
                 remedy="Ask a shorter range or fewer dimensions, or raise query_timeout_seconds.",
@@ -429,7 +433,11 @@ class DuckDBStore:
         return True
 
     def close(self) -> None:
-        """See `Store.close`."""
+        """See `Store.close`. Questions that still run are interrupted, as the file stays open until they end."""
+        self._closing = True
+        self._deadlines.end_all()
+        with self._questions:
+            self._questions.wait_for(lambda: self._running == 0, CLOSE_SECONDS)
         self._deadlines.close()
         self._shut()
         self._stop_reading()

@@ -1,0 +1,111 @@
+"""Sessions of busy periods, counted beside the questions that ask for them.
+
+Sessions are in no rollup, so those of a month of 30 million events take seconds. A dashboard is told the last count
+and the moment it was made at, and orders a new one where that is old; nothing is counted where nobody looks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+
+from gnomon.errors import EngineClosed, GnomonError, InvalidValue
+from gnomon.timerange import DateRange
+
+log = logging.getLogger("gnomon.dashboard")
+
+#: How often a count is made again: not sooner than this, and so that it takes at most a fiftieth of the time.
+LEAST_SECONDS, TIMES_ITS_COST = 60.0, 50.0
+#: A count that is older than this many times that is not told any more.
+STALE = 4.0
+#: How long nothing is counted after a count that failed.
+AFTER_FAILURE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCount:
+    """The `sessions` of a period up to the moment `until`; None with the code of a `reason` where there is no count."""
+
+    sessions: int | None
+    until: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class _Known:
+    told: SessionCount
+    span: DateRange
+    again_at: float  #: on the monotonic clock
+    stale_at: float
+
+
+class SessionCounts:
+    """The counts of one project. Periods are told apart by a name of the caller's."""
+
+    def __init__(self, count: Callable[[DateRange], int | InvalidValue]) -> None:
+        """`count` counts exactly, however long it takes; what it raises is noted as the reason."""
+        self._count = count
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}
+        self._wanted: dict[str, tuple[DateRange, datetime]] = {}
+        self._counting = False
+
+    def of(self, spans: Mapping[str, DateRange], moment: datetime) -> dict[str, SessionCount]:
+        """What is known of each period, at once. What is old or unknown is counted by a thread of its own, up to this
+        `moment`."""
+        now, told = monotonic(), {}
+        with self._lock:
+            for name, span in spans.items():
+                known = self._known.get(name)
+                if known is not None and not (now < known.stale_at and _same_period(known.span, span)):
+                    known = None
+                told[name] = SessionCount(None, reason="being-counted") if known is None else known.told
+                if known is None or now >= known.again_at:
+                    self._wanted[name] = (span, moment)
+            start = bool(self._wanted) and not self._counting
+            self._counting = self._counting or start
+        if start:
+            threading.Thread(target=self._work, name="gnomon-sessions", daemon=True).start()
+        return told
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._counting = False
+                    return
+                name = next(iter(self._wanted))
+                span, moment = self._wanted.pop(name)
+            try:
+                known = self._counted(span, moment)
+            except EngineClosed:
+                known = None
+            with self._lock:
+                if known is None:
+                    self._wanted.clear()
+                else:
+                    self._known[name] = known
+
+    def _counted(self, span: DateRange, moment: datetime) -> _Known:
+        started = monotonic()
+        try:
+            found = self._count(span)
+        except EngineClosed:
+            raise
+        except GnomonError as error:
+            log.warning("the sessions of a dashboard could not be counted: %s", error)
+            told, pause = SessionCount(None, reason=error.code), AFTER_FAILURE_SECONDS
+        else:
+            told = SessionCount(found, moment) if isinstance(found, int) else SessionCount(None, reason=found.code)
+            pause = max(LEAST_SECONDS, TIMES_ITS_COST * (monotonic() - started))
+        now = monotonic()
+        return _Known(told, span, now + pause, now + STALE * pause)
+
+
+def _same_period(counted: DateRange, asked: DateRange) -> bool:
+    """Whether a span of the same name is the same one, apart from the time since: not yesterday for today."""
+    return asked.calendar is None or counted.start_us == asked.start_us
