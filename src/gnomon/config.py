@@ -30,7 +30,11 @@ PLAIN_ALIASES = {
     "JWT_AUDIENCE": "jwt_audience",
     "JWT_ISSUER": "jwt_issuer",
     "RATE_LIMIT_PER_MINUTE": "rate_limit_per_minute",
+    "CELERY_BROKER_URL": "celery_broker_url",
+    "CELERY_RESULT_BACKEND": "celery_result_backend",
 }
+#: How long the service keeps events and samples where no setting says so.
+EVENT_DAYS, METRIC_DAYS = 90, 365
 #: Read elsewhere at the edge, or not a setting of the engine.
 NOT_SETTINGS = {PREFIX + "CONFIG"}
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
@@ -53,7 +57,8 @@ LISTS = (
     "trusted_proxies",
 )  #: parted by commas
 #: Secrets: no caller in another's name gets them.
-SECRETS = ("pseudonym_keys", "jwt_secret_key", "rate_limit_url", "alert_webhook", "alert_webhook_secret")
+SECRETS = ("pseudonym_keys", "jwt_secret_key", "rate_limit_url", "alert_webhook", "alert_webhook_secret",
+           "celery_broker_url", "celery_result_backend", "cache_url")  # fmt: skip
 SWITCHES = (
     "enabled",
     "sampling",
@@ -117,6 +122,7 @@ class Settings:
     query_timeout_seconds: float = 30.0
     cache_entries: int = 256
     cache_seconds: float = 300.0
+    cache_url: str = field(default="", repr=False)  #: redis://...: answers are kept there for all processes as well
     max_rows: int = 10_000  #: rows a page
     max_buckets: int = 50_000
 
@@ -131,6 +137,9 @@ class Settings:
     metrics_retention_days: int | None = None
     scheduler: bool = False  #: run the jobs in the background, in the process that owns the store
     audit_days: int = 365  #: entries of the audit are kept at least so long
+    celery_broker_url: str = field(default="", repr=False)  #: jobs and exports of a store on a server go to workers
+    celery_result_backend: str = field(default="", repr=False)  #: keeps how their tasks ended; empty: nothing does
+    worker_seconds: float = 3_600.0  #: the longest that a task of a worker may take
 
     alert_webhook: str = field(default="", repr=False)  #: alerts are posted there; https, or http on loopback
     alert_webhook_secret: str = field(default="", repr=False)  #: signs them; empty: they are not signed
@@ -151,6 +160,13 @@ class Settings:
     max_in_flight_bytes: int = 64 * 1024**2  #: bodies that are worked on at the same time; more get a 503
     metrics_public: bool = False  #: whether /metrics needs no token
     docs_public: bool = True  #: whether the API's description is shown to anybody
+
+    def for_service(self) -> Settings:
+        """These settings as the service has them, which keeps nothing for ever unless somebody says so."""
+        return self.but(
+            event_retention_days=self.event_retention_days or EVENT_DAYS,
+            metrics_retention_days=self.metrics_retention_days or METRIC_DAYS,
+        )
 
     def but(self, **changes: Any) -> Settings:
         """These settings with some changed. Raises `UnknownName` and `InvalidValue` as `read_settings` does."""

@@ -30,7 +30,7 @@ from gnomon.ingest.thresholds import Thresholds, thresholds_of
 from gnomon.insight.reporting import Reporting
 from gnomon.query.asking import Asking
 from gnomon.query.books import Books, books_of, quarantined, store_books
-from gnomon.store import Store, store_path
+from gnomon.store import Store, served, store_path
 from gnomon.timerange import Clock, load_zone, system_clock, to_us
 from gnomon.upkeep.accounting import Accounting
 from gnomon.upkeep.jobs import Scheduler
@@ -99,6 +99,14 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
             from gnomon.upkeep.webhook import check_packages  # deferred: most programs have none
 
             check_packages()
+        if settings.cache_url:
+            from gnomon.query.shared import shared_answers  # deferred, as above
+
+            shared_answers(settings)
+        if settings.celery_broker_url and served(settings.database_url):
+            from gnomon.broker import broker_of  # deferred, as above
+
+            broker_of(settings)
         self._reset_asking()
         self._pid = os.getpid()
         self._before_close: list[Callable[[], None]] = []  #: of what is built on this engine and has to end before it

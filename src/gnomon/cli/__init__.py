@@ -17,6 +17,7 @@ from gnomon.cli.importing import add_import
 from gnomon.cli.migrating import add_migrate
 from gnomon.cli.safekeeping import add_backup, add_restore
 from gnomon.cli.serving import add_serve, add_token
+from gnomon.cli.working import add_worker
 from gnomon.config import read_settings
 from gnomon.errors import GnomonError
 from gnomon.log import logging_as
@@ -58,5 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     add_doctor(commands)
     add_audit(commands)
     add_serve(commands)
+    add_worker(commands)
     add_token(commands)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
 import signal
 import sys
@@ -16,8 +17,8 @@ from gnomon.errors import InvalidValue
 from gnomon.store import served
 from gnomon.timerange import system_clock
 
-#: How long the service keeps events and samples where no setting says so.
-EVENT_DAYS, METRIC_DAYS = 90, 365
+log = logging.getLogger("gnomon.cli")
+
 DAY = 86_400
 MOST_WORKERS = 64
 
@@ -56,11 +57,11 @@ def add_token(commands: Any) -> None:
 def _serve(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     _check_workers(settings, args.workers)
-    settings = settings.but(enabled=True, scheduler=not args.no_jobs)
-    if settings.event_retention_days is None:
-        settings = settings.but(event_retention_days=EVENT_DAYS)
-    if settings.metrics_retention_days is None:
-        settings = settings.but(metrics_retention_days=METRIC_DAYS)
+    settings = settings.for_service().but(enabled=True, scheduler=not args.no_jobs)
+    if settings.celery_broker_url and not served(settings.database_url):
+        log.warning("CELERY_BROKER_URL is not used: an embedded store is open in one process only, which runs its jobs")
+    if settings.cache_url and not served(settings.database_url):
+        log.warning("GNOMON_CACHE_URL is not used: an embedded store is asked by one process only, which keeps answers")
     serve(settings, args.host, args.port, dev=args.dev, workers=args.workers)
     return 0
 

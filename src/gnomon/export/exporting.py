@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon.access import LOCAL, Note, Principal, speaking, speaking_as
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, InvalidValue, UnknownName
+from gnomon.export.handing import AHEAD, Handing
 from gnomon.store import Store
 from gnomon.timerange import Clock
 
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
     from gnomon.pseudonyms import Pseudonyms
     from gnomon.query.inquiry import Inquiry
 
-#: Slices that a job reads ahead: with the one that is written they keep two cores busy.
-AHEAD = 2
 
-
-class Exporting:
+class Exporting(Handing):
     """Files of events and answers. Mixed into the engine, which knows the store, the clock and the project."""
 
     settings: Settings
@@ -80,16 +78,21 @@ class Exporting:
             if self._hold.served:  # else nobody looks into it but the one process that owns the store
                 runner.show_life(folder)
             folder.save(job)
-            days = timedelta(days=self.settings.export_days)
+            given = {"format": order.form.name, "fields": fields, "filters": filters, "query": query}
+            handed = self._hand_over(job, given, rows, caller)
             task = Task(job, folder, rows, order.form.make(), self, self._doer(caller, note), self._utc_now,
-                        lambda moment: moment + days)  # fmt: skip
+                        self._kept_until)  # fmt: skip
             try:
-                runner.offer(task)
+                if not handed:
+                    runner.offer(task)
             except BaseException:
                 folder.remove(job)
                 raise
             note.detail["job"] = job.id
         return self._snapshot(job)
+
+    def _kept_until(self, finished: Any) -> Any:
+        return finished + timedelta(days=self.settings.export_days)
 
     def get_export_status(self, job_id: str) -> ExportJob:
         """The job as it is now. Raises `UnknownName` (no-such-export), also for one of somebody else."""
@@ -240,7 +243,7 @@ class Exporting:
             if job.expires is not None and job.expires <= now:
                 folder.remove(job)
                 removed += 1
-            elif self.owns_store and _was_left(folder, job, runner.name):
+            elif self._is_cut_short(job):
                 why = interrupted()
                 job.state, job.code, job.message, job.remedy = "failed", why.code, why.message, why.remedy
                 job.finished, job.expires = now, now + timedelta(days=self.settings.export_days)
@@ -248,14 +251,23 @@ class Exporting:
                 folder.save(job)
         return removed
 
+    def _is_cut_short(self, job: ExportJob) -> bool:
+        """Whether nobody will finish a job that is not of this process's runner."""
+        if job.state not in ("queued", "processing") or self._take_back(job):
+            return False
+        return self.owns_store and _was_left(self._folder(), job, self._runner().name)
+
     def _erase_exports(self) -> None:
         """Remove every file of this project, as a person in it was forgotten; what runs is stopped."""
         folder = self._folder()
         if not folder.path.exists():
             return
+        from gnomon.export.handed import withdraw
+
         self._runner().stop(lambda task: task.job.project == self.settings.project)
         for job in folder.jobs():
             if job.project == self.settings.project:
+                withdraw(folder, job.id)
                 folder.remove(job)
 
     def _has_exports(self) -> bool:

@@ -1,7 +1,7 @@
 """Export jobs: what is known of each, and the folder that keeps them. `running` does them.
 
 A job is a small JSON file beside the file that it makes. What was asked is not kept (it may name people), so a job
-that was cut short by the end of its process fails with that reason and is not begun again.
+that was cut short by the end of its process fails with that reason and is not begun again; but see `handed`.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ class Folder:
             part = self.path / f"{job.id}.job.part"
             with new_file(part) as file:
                 file.write(msgspec.json.encode(job))
-            part.replace(self._entry(job.id))
+            part.replace(self.entry(job.id))
 
     def load(self, job_id: object) -> ExportJob | None:
         """The job of that id, or None."""
         if not isinstance(job_id, str) or not _ID.fullmatch(job_id):
             return None
         try:
-            return msgspec.json.decode(self._entry(job_id).read_bytes(), type=ExportJob)
+            return msgspec.json.decode(self.entry(job_id).read_bytes(), type=ExportJob)
         except (OSError, msgspec.MsgspecError):
             return None
 
@@ -91,9 +91,13 @@ class Folder:
         """Where it lies while it is written."""
         return self.path / f"{job.id}.part"
 
+    def order(self, job_id: str) -> Path:
+        """Where the order of a job lies that was handed to a worker, until it is done."""
+        return self.path / f"{job_id}.order"
+
     def remove(self, job: ExportJob) -> None:
-        """Remove a job and its file."""
-        for path in (self.data(job), self.part(job), self._entry(job.id)):
+        """Remove a job and its file. The order goes first: whoever is at it removes what it writes then."""
+        for path in (self.order(job.id), self.data(job), self.part(job), self.entry(job.id)):
             path.unlink(missing_ok=True)
 
     def lock_of(self, process: str) -> OwnerLock:
@@ -111,7 +115,8 @@ class Folder:
         lock.release()
         return False
 
-    def _entry(self, job_id: str) -> Path:
+    def entry(self, job_id: str) -> Path:
+        """Where what is known of a job lies."""
         return self.path / f"{job_id}.job"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gnomon.access import Note
@@ -29,6 +30,7 @@ class Order:
         self.form = find_format(format)
         self.after = None if after is None else position(after)
         self.of_events, self.ahead = query is None, ahead
+        self.version: int | None = None  #: of the data, where it was ordered before
         if self.of_events:
             given = usage_filters(filters) if isinstance(filters, Mapping) else filters
             self.fields = event_fields(fields)
@@ -76,6 +78,8 @@ def planned(order: Order, note: Note, store: Store, inquiry: Inquiry, pseudonyms
             remedy="Export a later range, or the answer to a query: rollups hold its numbers.", code="raw-rows-gone",
         ) from None  # fmt: skip
     note.range = plan.range
+    if order.version is not None:
+        plan = replace(plan, version=order.version)
     if not order.of_events:
         return AnswerRows(plan, store, inquiry)
     return EventRows(plan, store, order.fields, timeout, order.after, order.ahead)

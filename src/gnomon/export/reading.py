@@ -35,6 +35,7 @@ class Rows(Protocol):
 
     columns: list[Column]
     range: DateRange
+    version: int  #: of the data
     sampled: bool
     total: int | None
     done: int
@@ -52,7 +53,7 @@ class EventRows:
     def __init__(self, plan: Plan, store: Store, fields: Sequence[Field], timeout: float,
                  after: tuple[int, str] | None = None, ahead: int = 0) -> None:  # fmt: skip
         self.columns = [Column(field.name, field.kind, LABELS[field.name]) for field in fields]
-        self.range, self.sampled = plan.range, plan.weighted
+        self.range, self.version, self.sampled = plan.range, plan.version, plan.weighted
         self.total: int | None = None
         self.done = 0
         self._source = Source(store, Extract(plan, store.dialect, fields), timeout, self.columns)
@@ -134,7 +135,7 @@ class AnswerRows:
         kinds = {dimension.name: _kind_of(dimension) for dimension in query.dimensions}
         kinds |= dict.fromkeys((metric.name for metric in query.metrics), "number")
         self.columns = [Column(name, kind, _label(name)) for name, kind in kinds.items()]
-        self.range, self.sampled = plan.range, plan.weighted
+        self.range, self.version, self.sampled = plan.range, plan.version, plan.weighted
         self.total: int | None = None
         self.done = 0
 

@@ -54,21 +54,25 @@ class Task:
             if not self.stopped.is_set():
                 self.audited(self._write)
         except GnomonError as error:
-            self._fail(error)
+            self.fail(error)
         except Exception as error:
             log.exception("an export failed")
-            self._fail(GnomonError(f"the export failed ({type(error).__name__})", remedy="See the log.",
-                                   code="export-failed"))  # fmt: skip
+            self.fail(GnomonError(f"the export failed ({type(error).__name__})", remedy="See the log.",
+                                  code="export-failed"))  # fmt: skip
         if self.stopped.is_set() and job.state != "completed":
-            self._fail(interrupted())
+            self.fail(interrupted())
         self.done.set()
+
+    def is_off(self) -> bool:
+        """Whether nobody wants the file any more."""
+        return self.stopped.is_set()
 
     def _write(self) -> int:
         job, part = self.job, self.folder.part(self.job)
         job.state, saved = "processing", 0.0
         with writing(), new_file(part) as file:
             for data in whole(self.rows, self.form):
-                if self.stopped.is_set():
+                if self.is_off():
                     raise interrupted()
                 file.write(data)
                 job.rows, job.size = self.rows.done, job.size + len(data)
@@ -79,6 +83,8 @@ class Task:
             file.flush()
             os.fsync(file.fileno())
             part.replace(self.folder.data(job))
+        if self.is_off():
+            raise interrupted()
         sync_folder(self.folder.path)
         job.finished = self.now()
         job.expires = self.keep_for(job.finished)
@@ -87,7 +93,8 @@ class Task:
         self.folder.save(job)
         return job.rows
 
-    def _fail(self, error: GnomonError) -> None:
+    def fail(self, error: GnomonError) -> None:
+        """The job ends with this error."""
         job = self.job
         self.folder.part(job).unlink(missing_ok=True)
         self.folder.data(job).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Note
@@ -32,6 +32,9 @@ from gnomon.store.dialect import quoted
 from gnomon.store.rollups import PRUNED, SIGHTED, STATE, any_late
 from gnomon.timerange import Clock, to_us
 
+if TYPE_CHECKING:
+    from gnomon.query.shared import SharedAnswers
+
 MOST_TRIES = 20
 
 
@@ -42,7 +45,13 @@ class Inquiry:
         """`own_span` says since when the asking engine itself was there to record."""
         self._settings, self._clock, self._zone, self._own_span = settings, clock, zone, own_span
         self._answers = AnswerCache(settings.cache_entries, settings.cache_seconds)
+        self._shared = _shared_answers(settings) if settings.cache_url else None
         self._known: tuple[Any, ...] | None = None  # by data version
+
+    def drop_shared(self, store: Store) -> None:
+        """Remove what is kept of this project outside of the process: somebody was forgotten."""
+        if self._shared is not None:
+            self._shared.drop(store, self._settings.project)
 
     def patient(self, seconds: float) -> Inquiry:
         """One of the same project that may take longer for a question, and keeps no answers."""
@@ -112,7 +121,7 @@ class Inquiry:
     def person(self, ids: Sequence[str], recent: int, store: Store) -> Seen:
         """What the store knows of a person who may be kept under any of these ids."""
         asked = statements(self._settings.project, ids, recent)
-        return seen(self._ask(store, asked, store.data_version())[0])
+        return seen(self._ask(store, asked, store.data_version(), shared=False)[0])  # it is all about one person
 
     def earliest(self, store: Store) -> Callable[[], int | None]:
         """When the first event was, for ranges that begin with it; asked only if it is called."""
@@ -201,13 +210,22 @@ class Inquiry:
         found: int | None = store.ask([sql], self._settings.query_timeout_seconds)[0].rows[0][0]
         return found
 
-    def _ask(self, store: Store, statements: list[str], version: int) -> tuple[list[Table], bool]:
-        """Answers to the statements, from memory where they are kept."""
+    def _ask(self, store: Store, statements: list[str], version: int, *, shared: bool = True
+             ) -> tuple[list[Table], bool]:  # fmt: skip
+        """Answers to the statements, from memory or Redis where they are kept."""
         key = (tuple(statements), version)
         kept = self._answers.get(key)
         if kept is not None:
             return kept, True
+        answers, place = self._shared if shared else None, None
+        if answers is not None:
+            known, place = answers.find(store, self._settings.project, statements, version)
+            if known is not None:
+                self._answers.put(key, known)
+                return known, True
         tables = store.ask(statements, self._settings.query_timeout_seconds)
+        if answers is not None:
+            answers.put(place, store, tables)
         if version % 2 == 0 and store.data_version() == version:
             self._answers.put(key, tables)
         return tables, False
@@ -222,6 +240,12 @@ def _reading(parts: list[list[str]], tables: list[Table], cached: bool) -> Ask:
         return told[tuple(statements)], cached
 
     return ask
+
+
+def _shared_answers(settings: Settings) -> SharedAnswers | None:
+    from gnomon.query.shared import shared_answers  # deferred: most programs have no Redis
+
+    return shared_answers(settings)
 
 
 def _restless() -> StoreUnavailable:

@@ -19,7 +19,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client has come: its headers are awaited."""
         super().connection_made(transport)
-        self._refused = False
+        self._refused = self._in_body = False
         self._heading: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._await_headers()
@@ -35,7 +35,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._heading is not None:
             self._header_bytes += len(data)
-        elif self.cycle is None or self.cycle.response_complete:
+        elif not self._in_body and (self.cycle is None or self.cycle.response_complete):
             self._await_headers()
             self._header_bytes = len(data)
         super().data_received(data)
@@ -48,7 +48,13 @@ class Connection(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEADER_BYTES:
             self.refuse(431, "the headers are larger than 64 KiB", "Send fewer.", code="headers-too-large")
             raise ValueError
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The whole call is there. It may have been answered before: what came meanwhile was no head of the next."""
+        self._in_body = False
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What was sent is no HTTP."""

@@ -12,6 +12,7 @@ from gnomon.engine import AnalyticsEngine
 from gnomon.errors import GnomonError
 from gnomon.query.books import Books
 from gnomon.server.intake import Intake
+from gnomon.upkeep.workers import sent_out, silent_seconds
 
 log = logging.getLogger("gnomon.server")
 
@@ -99,7 +100,7 @@ class Figures:
     def text(self, engines: Iterable[AnalyticsEngine]) -> str:
         """Everything, with the books and alerts of the projects of these engines, and the alerts of the store."""
         projects: set[str | None] = {None}
-        lines = [*_books(engines, projects), *self._alerts(projects), *self._journal()]
+        lines = [*_books(engines, projects), *self._alerts(projects), *self._journal(), *self._beside()]
         lines += self.commits.lines("gnomon_commit_seconds", "Time of a durable commit to the journal.")
         lines += self.queryable.lines("gnomon_ingest_to_queryable_seconds", "From the commit until it can be asked.")
         lines += self.seconds.lines("gnomon_http_seconds", "Time of a call.")
@@ -139,6 +140,27 @@ class Figures:
         for name, (about, value) in told.items():
             if value is not None:
                 yield from (f"# HELP {name} {about}", f"# TYPE {name} gauge", f"{name} {value}")
+
+    def _beside(self) -> Iterator[str]:
+        """What Redis and the workers do for this process."""
+        if self._home.settings.cache_url:
+            from gnomon.query.shared import shared_answers  # deferred: few have a Redis
+
+            found = shared_answers(self._home.settings)
+            yield "# HELP gnomon_shared_answers_total Answers looked for and kept on Redis, by outcome."
+            yield "# TYPE gnomon_shared_answers_total counter"
+            for outcome, n in sorted(({} if found is None else found.counts).items()):
+                yield f'gnomon_shared_answers_total{{outcome="{outcome}"}} {n}'
+        if sent_out(self._home):
+            try:
+                silent = silent_seconds(self._home)
+            except GnomonError as error:
+                log.info("no sign of workers for /metrics: %s", error.code)
+                return
+            if silent is not None:
+                yield "# HELP gnomon_workers_silent_seconds Since a worker made a round."
+                yield "# TYPE gnomon_workers_silent_seconds gauge"
+                yield f"gnomon_workers_silent_seconds {silent:.0f}"
 
 
 def _books(engines: Iterable[AnalyticsEngine], projects: set[str | None]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from gnomon.server.projects import Projects
 from gnomon.server.sums import IngestSums
 from gnomon.upkeep.alerts import Condition, Found, Sight
 from gnomon.upkeep.jobs import run_due
+from gnomon.upkeep.workers import left_to_workers
 
 log = logging.getLogger("gnomon.server")
 
@@ -147,7 +148,7 @@ class Service:
             for project in projects_of(home._own_or_refuse(), self.settings.query_timeout_seconds):
                 if project != home.settings.project and not self._ending.is_set():
                     with self.projects.using(project) as engine:
-                        run_due(engine, whole_store=False)
+                        run_due(engine, whole_store=False, here_only=left_to_workers(engine))
                         engine._look_for_alerts(whole_store=False)
         except Exception as error:  # noqa: BLE001  as below
             log.warning("the jobs of some projects were left out: %s", type(error).__name__)

@@ -154,6 +154,17 @@ class Carrying(Protocol):
         """Make durable what was filled in; with `compact` free of deleted bytes, when `done` ready for questions."""
 
 
+@runtime_checkable
+class Marked(Protocol):
+    """A store whose content can be told from every other content that ever had the same version."""
+
+    store_id: str
+
+    def moment(self) -> tuple[int, str]:
+        """The data version, and a mark that was made at random with it: a database that went back to an earlier
+        content hands out its versions again, but no mark."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The right to do a piece of background work: taken at `now_us`, by the clock that told that it was due.

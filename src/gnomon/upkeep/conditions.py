@@ -11,10 +11,11 @@ import shutil
 from gnomon.errors import GnomonError, StoreBusy
 from gnomon.ingest.recovery import found_damage
 from gnomon.store import SUSPECT
-from gnomon.timerange import US_DAY, to_us
+from gnomon.timerange import US_DAY, US_SECOND, to_us
 from gnomon.upkeep.accounting import Accounting
 from gnomon.upkeep.alerts import Condition, Found, Sight
 from gnomon.upkeep.jobs import JOBS
+from gnomon.upkeep.workers import AWAY_SECONDS, sent_out, silent_seconds
 
 #: Shares of the journal's limit that its waiting content takes: a checkpoint is made at half of it, so that more means
 #: that the store does not take it.
@@ -129,6 +130,18 @@ def _health(sight: Sight) -> Found | None:
     return Found(standing.level, f"the last 24 hours are {standing.level}: {told}", "See the dashboard.")
 
 
+def _workers_away(sight: Sight) -> Found | None:
+    if not sent_out(sight.engine):
+        return None
+    silent = silent_seconds(sight.engine)
+    if silent is None:  # nobody has started one yet, or just now
+        silent = (to_us(sight.engine.clock()) - sight.watch.began_us) / US_SECOND
+    if silent < AWAY_SECONDS:
+        return None
+    return Found("warning", f"no worker has made a round for {silent / 60:,.0f} minutes: other processes do the jobs",
+                 "Start `gnomon worker`, and see whether it reaches the broker and the database.")  # fmt: skip
+
+
 def _failed(name: str) -> Condition:
     """The condition of a job that fails."""
     job = next(one for one in JOBS if one.name == name)
@@ -152,6 +165,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("audit-broken", "the chain of the audit does not fit", True, _audit_broken),
     Condition("audit-unwritten", "entries of the audit wait or are lost", True, _audit_unwritten),
     Condition("backup-overdue", "there is no backup of the last two days", True, _backup_overdue),
+    Condition("workers-away", "no Celery worker is at the jobs", True, _workers_away),
     Condition("books-open", "the books do not close", False, _books_open),
     Condition("health", "errors or durations of the last 24 hours are above a threshold", False, _health),
     *(_failed(job.name) for job in JOBS if job.period),

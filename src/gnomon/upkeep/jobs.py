@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon.errors import GnomonError, StoreBusy
 from gnomon.upkeep.alerts import watch_of
 from gnomon.upkeep.turns import turn_of
+from gnomon.upkeep.workers import left_to_workers
 
 if TYPE_CHECKING:
     from gnomon.upkeep.keeping import Keeping
@@ -51,18 +52,24 @@ JOBS = (
 )
 
 
-def run_due(engine: Keeping, *, whole_store: bool = True) -> dict[str, str]:
+def run_due(engine: Keeping, *, whole_store: bool = True, here_only: bool = False) -> dict[str, str]:
     """Run what is due and say how it went: `ok` or the code of the error. Raises `StoreBusy` where another owns.
 
-    `whole_store=False` leaves out what another engine of this process does for all projects.
+    `whole_store=False` leaves out what another engine of this process does for all projects, `here_only` what workers
+    do for all processes.
     """
     done: dict[str, str] = {}
     for job in JOBS:
-        if whole_store or not job.whole_store:
+        if (whole_store or not job.whole_store) and (job.here or not here_only):
             outcome = run_job(engine, job)
             if outcome is not None:
                 done[job.name] = outcome
     return done
+
+
+def run_left(engine: Keeping) -> dict[str, str]:
+    """What is due and not left to workers."""
+    return run_due(engine, here_only=left_to_workers(engine))
 
 
 def run_job(engine: Keeping, job: Job, *, now: bool = False) -> str | None:
@@ -102,7 +109,7 @@ class Scheduler:
         self._engine = weakref.ref(engine)
         self._stop = threading.Event()
         watch_of(engine._hold).scheduled = True
-        work = {"gnomon-jobs": run_due, "gnomon-watch": lambda found: found._look_for_alerts()}
+        work = {"gnomon-jobs": run_left, "gnomon-watch": lambda found: found._look_for_alerts()}
         self._threads = [threading.Thread(target=self._run, args=(do,), name=name, daemon=True)
                          for name, do in work.items()]  # fmt: skip
         for thread in self._threads:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gnomon.ingest.thresholds import Policy
     from gnomon.pseudonyms import Pseudonyms
+    from gnomon.query.inquiry import Inquiry
     from gnomon.upkeep.erasure import ErasureCertificate
     from gnomon.upkeep.retention import PruneReport, RetentionPolicy
     from gnomon.upkeep.rollup import RollupReport
@@ -33,6 +34,7 @@ class Keeping(Safekeeping, Alerting):
     zone: ZoneInfo
     flush: Callable[[], None]
     _reset_asking: Callable[[], None]
+    _inquiry: Callable[[], Inquiry]
     _note_again: Callable[[], None]
     _policy: Policy
     _erase_exports: Callable[[], None]
@@ -139,6 +141,7 @@ class Keeping(Safekeeping, Alerting):
             note.rows = certificate.rows
             self._note_again()
             self._policy.erased()
+            self._inquiry().drop_shared(store)
             self._reset_asking()
             self._erase_exports()  # a file may hold the person; whoever needs it exports it again
         for settle in list(self._hold.before_erasing):

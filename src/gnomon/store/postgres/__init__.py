@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import threading
 import time
 from collections import Counter
@@ -39,7 +40,7 @@ from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
 from gnomon.store.postgres.turns import PATIENT, due, taken
-from gnomon.store.postgres.writing import SET_STATE, Writing
+from gnomon.store.postgres.writing import SET_STATE, SET_VERSION, Writing
 from gnomon.store.work import Work
 
 log = logging.getLogger("gnomon.store.postgres")
@@ -108,6 +109,12 @@ class PostgresStore:
         self._seen = max(self._seen, version)
         return int(version)
 
+    def moment(self) -> tuple[int, str]:
+        """See `Marked.moment`."""
+        asked = "SELECT value FROM state WHERE key IN ('version', 'mark') ORDER BY key DESC"
+        (version,), *mark = self._asked([asked], 60.0)[0].rows
+        return int(version), mark[0][0] if mark else ""
+
     def write(self, work: Sequence[tuple[int, Batch]], journal_id: str) -> dict[int, Counter[str]]:
         """See `Store.write`."""
         moments = [row[AT["ts"]] for _, batch in work for row in batch.rows]
@@ -125,7 +132,7 @@ class PostgresStore:
         if not all(batch.only_beats for _, batch in work) or not all(change.quiet for change in spans):
             version = max(version, self._seen) + 2  # never one that was seen before a fall back (a lost primary)
             writing.write(found, version)
-            con.execute(SET_STATE, ["version", str(version)])
+            _set_version(con, version)
         con.execute(SET_STATE, [f"journal:{journal_id}", str(work[-1][0])])
         con.execute("COMMIT")
         self._seen, self._reached[journal_id] = max(self._seen, version), work[-1][0]
@@ -150,7 +157,7 @@ class PostgresStore:
         writing.state()
         tables = [_table(con, statement) for statement in statements]
         note_touched(con)
-        con.execute(SET_STATE, ["version", str(version)])
+        _set_version(con, version)
         if self._alone is not None:
             self._alone.execute("SELECT 1")  # still held: a connection that broke has let go of its lock
         con.execute("COMMIT; DISCARD TEMP")
@@ -332,6 +339,10 @@ class PostgresStore:
         con, self._writer = self._writer, None
         if con is not None:
             close(con)
+
+
+def _set_version(con: Connection, version: int) -> None:
+    con.execute(SET_VERSION, [str(version), secrets.token_hex(8)])
 
 
 def _too_long(timeout: float) -> QueryTimeout:
