@@ -17,7 +17,7 @@ _OURS = ("database", "query", "query_id", "session_id", "compress", "decompress"
          "quota_key", "client_protocol_version", "enable_http_compression", "http_headers_progress_interval_ms",
          "user", "password", "send_progress_in_http_headers",
          "cancel_http_readonly_queries_on_client_close")  # fmt: skip
-_INSERT = re.compile(rb"^\s*(INSERT\s+INTO\s.*?)\s+FORMAT\s+Native\s*\n?", re.IGNORECASE | re.DOTALL)
+_INSERT = re.compile(rb"^\s*(INSERT\s+INTO\s.*?)\s+FORMAT\s+Native\n", re.IGNORECASE | re.DOTALL)
 _FORMAT = re.compile(r"\sFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 
 
