@@ -6,9 +6,12 @@ looked at or another process comes.
 
 from __future__ import annotations
 
+import random
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from test_kill import Torture
 
 import gnomon
 from gnomon.config import Settings
-from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
+from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.event import ROW, Batch
 from gnomon.store import clickhouse, open_store
 from gnomon.store.clickhouse import changing, connecting, ledger
@@ -67,6 +70,50 @@ def test_nothing_acknowledged_is_lost_or_doubled_however_often_it_is_killed(tmp_
     wrong, promised = torture(tmp_path, KILLS, checks=10)
     assert promised > KILLS
     assert wrong == {"lost": 0, "doubled": 0, "unbooked": 0, "queryable": 0}
+
+
+UPKEEP = """
+import sys, gnomon
+from datetime import UTC, datetime, timedelta
+engine = gnomon.open(sys.argv[1], sampling=False, project="kill", rollup_lag_seconds=0, checkpoint_seconds=0.3)
+cycle, number = int(sys.argv[2]), 0
+print("up", flush=True)
+while True:
+    for n in range(50):
+        number += 1
+        at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=(number * 37 + cycle * 11) % 20_000)
+        engine.track("tick", id=f"{cycle}-{number}", ts=at, user_id=f"u{number % 9}", source=f"s{number % 3}")
+    engine.flush()
+    engine.trigger_aggregation()
+    print("rolled", flush=True)
+"""
+SPAN = ["2025-12-01", "2026-02-01"]
+
+
+def recounted(url):
+    """The answers of rollups and those of raw rows, and whether the books close."""
+    with gnomon.open(url, sampling=False, project="kill", rollup_lag_seconds=0, cache_entries=0) as engine:
+        engine.trigger_aggregation()
+        asked = (["events", "people"], ["time:day", "source"], SPAN)
+        rolled, raw = engine.query(*asked), engine.query(*asked, basis="raw")
+        assert rolled.basis.source != "raw"
+        return rolled.to_dicts(), raw.to_dicts(), engine.books().closes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_changes_are_whole_however_often_it_is_killed_while_it_rolls_up(url):
+    rng, rolled_up = random.Random(3), 0
+    for cycle in range(1, 21):
+        child = subprocess.Popen([sys.executable, "-c", UPKEEP, url, str(cycle)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "up\n"
+        time.sleep(rng.uniform(0.05, 5.0))
+        child.send_signal(signal.SIGKILL)
+        rolled_up += child.communicate()[0].count("rolled")
+        if cycle % 5 == 0:
+            rolled, raw, closes = recounted(url)
+            assert rolled == raw and closes
+    assert rolled_up > 3
 
 
 # -- writes and changes that are cut short ----------------------------------------------------------------------------
@@ -183,6 +230,12 @@ def test_a_change_is_all_or_nothing(store):
     assert changed(store) == AFTER and store.data_version() == version + 2
 
 
+def test_rows_that_a_change_adds_twice_are_there_twice(store):
+    store.write([(1, batch("a"))], "j")
+    store.change(["INSERT INTO books VALUES ('p', 'event', NULL, 'pruned', '', 1)"] * 3)
+    assert held(store)[1]["pruned"] == 3
+
+
 @pytest.mark.parametrize("done", [0, 1])
 def test_a_change_that_was_cut_short_behind_its_commit_is_carried_out(url, monkeypatch, done):
     first = open_store(url, Settings())
@@ -277,6 +330,7 @@ def test_no_byte_of_a_person_who_is_forgotten_is_left(tmp_path, how):
     assert erased(tmp_path, **how) == set()
 
 
+@pytest.mark.slow
 def test_texts_below_nulls_and_words_that_no_row_has_would_be_found(tmp_path, monkeypatch):
     monkeypatch.setattr(changing, "_clean", ", ".join)
     assert erased(tmp_path) == {"data.bin"}
@@ -348,6 +402,7 @@ def test_the_log_of_states_stays_small(store, monkeypatch):
     assert store._head.rows < 40 and held(store)[0] == (12, 12) and store.position("j") == 12
 
 
+@pytest.mark.slow
 def test_a_connection_that_nobody_gives_back_is_said(url):
     store = open_store(url, Settings(database_connections=1))
     try:
@@ -359,3 +414,23 @@ def test_a_connection_that_nobody_gives_back_is_said(url):
         connecting.WAIT_SECONDS = before
         store.close()
     assert Path(url.removeprefix("chdb://")).is_dir()
+
+
+@pytest.mark.slow
+def test_damage_is_said_and_recording_goes_on(url):
+    with gnomon.open(url, sampling=False) as engine:
+        for n in range(500):
+            engine.track("t", user_id=f"u{n}")
+        engine.flush()
+        asked = "SELECT path FROM system.parts WHERE table = 'events' AND active"
+        (path,) = engine._hold.store.ask([asked], 5.0)[0].rows[0]
+    data = Path(url.removeprefix("chdb://"), path, "data.bin")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 255
+    data.write_bytes(content)
+    with gnomon.open(url, sampling=False) as engine:
+        assert engine.health().facts["every_block_readable"] is False
+        with pytest.raises(StoreDamaged):
+            engine.query(["events", "people", "sessions", "p95_duration_ms"], ["source"])
+        engine.track("t")
+        engine.flush()

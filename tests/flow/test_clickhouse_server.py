@@ -6,10 +6,12 @@ import itertools
 import threading
 import time
 
+import chdb
 import pytest
 from test_clickhouse import AFTER, CHANGE, batch, changed, held
 
 import clickhouse_http
+import embedded
 import gnomon
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue, QueryTimeout, StoreUnavailable
@@ -51,7 +53,14 @@ def breaking(server, place, *, landed):
     return armed
 
 
-@pytest.mark.parametrize("place, landed", [("events", True), ("state_log", False), ("state_log", True)])
+@pytest.mark.parametrize(
+    "place, landed",
+    [
+        pytest.param("events", True, marks=pytest.mark.slow),
+        pytest.param("state_log", False, marks=pytest.mark.slow),
+        ("state_log", True),
+    ],
+)
 def test_an_answer_that_is_lost_doubles_nothing(server, store, place, landed):
     store.write([(1, batch("a"))], "j")
     armed = breaking(server, place, landed=landed)
@@ -68,6 +77,7 @@ def test_an_answer_that_is_lost_doubles_nothing(server, store, place, landed):
     assert raised.value.code == "store-moved"
 
 
+@pytest.mark.slow
 def test_rows_that_land_long_after_their_writer_gave_them_up_are_never_seen(server, store, monkeypatch):
     store.write([(1, batch("a"))], "j")
     late, armed = [], [1]
@@ -82,10 +92,6 @@ def test_rows_that_land_long_after_their_writer_gave_them_up_are_never_seen(serv
         store.write([(2, batch("b", "c"))], "j")
     armed.clear()
     store.write([(2, batch("b", "c", "d"))], "j")
-    import chdb
-
-    import embedded
-
     engine = chdb.connect(embedded.folder())
     engine.query(f"USE {store._address.database}")
     engine.query("SET insert_allow_materialized_columns = 1")
@@ -118,6 +124,7 @@ def test_two_processes_write_one_after_the_other(url):
             each.close()
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_process_that_is_gone_is_broken(url, monkeypatch):
     first = open_store(url, Settings())
     held_by = leases.Lease(leases.WRITING, first._connect, first._session)
@@ -134,6 +141,7 @@ def test_the_lock_of_a_process_that_is_gone_is_broken(url, monkeypatch):
     first.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_lost_the_lock_is_told_that_its_write_was_given_up(url, monkeypatch):
     first, second = open_store(url, Settings()), open_store(url, Settings())
     try:
@@ -154,6 +162,7 @@ def test_a_process_that_lost_the_lock_is_told_that_its_write_was_given_up(url, m
         second.close()
 
 
+@pytest.mark.slow
 def test_upkeep_of_two_processes_waits_for_each_other(url, monkeypatch):
     first, second = open_store(url, Settings()), open_store(url, Settings())
     monkeypatch.setattr(clickhouse, "ALONE_SECONDS", 0.1)
@@ -170,6 +179,7 @@ def test_upkeep_of_two_processes_waits_for_each_other(url, monkeypatch):
         second.close()
 
 
+@pytest.mark.slow
 def test_changes_and_checkpoints_over_http(store):
     store.write([(1, batch("a", "b"))], "j")
     store.change(CHANGE)
@@ -194,6 +204,7 @@ def test_urls_that_name_no_store(url):
     assert raised.value.code == "bad-store"
 
 
+@pytest.mark.slow
 def test_a_question_ends_in_time_and_a_server_that_is_away_is_said(server, url):
     store = open_store(url, Settings())
     endless = "SELECT count(*) FROM numbers(10000000) AS a, numbers(1000000) AS b WHERE a.number % 7 = b.number % 5"
@@ -206,6 +217,7 @@ def test_a_question_ends_in_time_and_a_server_that_is_away_is_said(server, url):
     assert raised.value.code == "store-unavailable"
 
 
+@pytest.mark.slow
 def test_recording_goes_on_while_the_server_is_away_and_is_there_once_it_is_back(server, url, tmp_path):
     settings = Settings(flush_seconds=0.01, data_dir=str(tmp_path))
     with gnomon.open(url, settings=settings, sampling=False) as engine:

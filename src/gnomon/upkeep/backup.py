@@ -136,8 +136,9 @@ def take(hold: Hold, store: Store, scratch: Path) -> Taken:
     assert hold.writer is not None
     if not isinstance(store, Copying):
         raise InvalidValue(
-            "a store on a database server is not copied by Gnomon",
-            remedy="Back the database up with pg_dump or continuous archiving, and data_dir as files.",
+            "only a DuckDB store is copied by Gnomon",
+            remedy="Back up a database by its own means (pg_dump, continuous archiving), a ClickHouse folder while no "
+            "process has it open, and data_dir as files.",
             code="bad-store",
         )
     writer, journal = hold.writer, hold.journal

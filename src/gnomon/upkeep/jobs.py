@@ -42,8 +42,8 @@ JOBS = (
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
     Job("prune", DAY, lambda engine: engine.prune()),
     Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True),
-    # A database server has backups of its own.
-    Job("backup", DAY, lambda engine: not engine._hold.served and engine.trigger_backup(), whole_store=True),
+    # What Gnomon cannot copy (a database server, ClickHouse) is backed up with its own means.
+    Job("backup", DAY, lambda engine: engine._hold.copied and engine.trigger_backup(), whole_store=True),
     Job("old exports", HOUR, lambda engine: engine._sweep()),
 )
 

@@ -48,8 +48,8 @@ def restore(hold: Hold, store: Store, path: str, settings: Settings, step: Step)
     keys = Keys(settings.backup_key_file) if settings.backup_key_file else None
     if not isinstance(store, Copying):
         raise InvalidValue(
-            "a store on a database server is not restored by Gnomon",
-            remedy="Restore the database with its own means, see docs/postgresql.md.",
+            "only a DuckDB store is restored by Gnomon",
+            remedy="Restore the database with its own means, see docs/postgresql.md and docs/clickhouse.md.",
             code="bad-store",
         )
     with one_at_a_time(hold) as scratch:

@@ -65,7 +65,7 @@ class ClickHouseStore:
         self._settings = settings
         self._slack_us = slack_us(settings)
         self._pool = pool_of(self._address)
-        self._session = session(self._address)
+        self._session = session(self._address, settings)
         self._changes = threading.RLock()  # of the one connection that writes
         self._writer: Connection | None = None
         self._me = uuid.uuid4().hex  #: who writes, in the log of states
@@ -304,8 +304,8 @@ class ClickHouseStore:
             found = self._try(texts, timeout)
             if found is not None:
                 return found
-        with self._changes:  # changes follow upon each other faster than this question is answered
-            found = self._try(texts, timeout)
+        # Changes follow upon each other faster than this question is answered.
+        found = self._changed(lambda con, head: self._try(texts, timeout), timeout)
         if found is None:
             raise StoreUnavailable("the store is being changed all the time", remedy="Ask again in a moment.")
         return found

@@ -16,7 +16,7 @@ import msgspec
 from gnomon.store import Table
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
 from gnomon.store.clickhouse.ledger import Head
-from gnomon.store.clickhouse.tables import BATCHED
+from gnomon.store.clickhouse.tables import BATCHED, EVERY_ROW
 from gnomon.store.dialect_clickhouse import spoken
 from gnomon.store.texts import quoted
 
@@ -45,7 +45,8 @@ class Changing:
                  kinds: dict[str, dict[str, str]]) -> None:  # fmt: skip
         self._con, self._kinds, self._from = con, kinds, database
         self.place = f"{database}_next_{batch}"
-        self._head, self._plain = head, {**settings, "additional_table_filters": "{}"}
+        every_row = {name: value for name, value in EVERY_ROW.items() if name in settings}
+        self._head, self._plain = head, {**settings, "additional_table_filters": "{}", **every_row}
         self._settings: Settings = {}
         self._touched: list[str] = []
 

@@ -88,17 +88,17 @@ class Embedded:
             raise
 
     def _apply(self, settings: Settings) -> None:
-        """Settings stay with the connection until others come; every call names all that it needs."""
+        """Settings stay with the connection, so those of the statement before are taken back."""
         wanted = {name: str(value) for name, value in settings.items()}
-        changed = {name: value for name, value in wanted.items() if self._set.get(name) != value}
+        gone = self._set.keys() - wanted.keys() - {"database"}
+        changed = {name: _literal(value) for name, value in wanted.items() if self._set.get(name) != value}
         database = changed.pop("database", None)
         if database is not None:
-            self._engine.query(f"USE {database}")
-            self._set["database"] = database
-        if changed:
-            words = ", ".join(f"{name} = {_literal(value)}" for name, value in changed.items())
-            self._engine.query(f"SET {words}")
-            self._set.update(changed)
+            self._engine.query(f"USE {wanted['database']}")
+        words = [f"{name} = {word}" for name, word in (changed | dict.fromkeys(gone, "DEFAULT")).items()]
+        if words:
+            self._engine.query(f"SET {', '.join(words)}")
+        self._set = {"database": self._set.get("database", ""), **wanted}
 
     def close(self) -> None:
         """See `Connection.close`."""
@@ -123,7 +123,7 @@ class Remote:
     def run(self, text: str, settings: Settings) -> Table:
         """See `Connection.run`."""
         self._wait_for(settings)
-        if text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH", "DESCRIBE", "EXPLAIN"):
+        if text.lstrip(" (").split(None, 1)[0].upper() in ("SELECT", "WITH", "DESCRIBE", "EXPLAIN", "CHECK"):
             return _table(self, text, settings, self._client.query(text, settings=dict(settings)))
         self._client.command(text, settings=dict(settings))
         return Table([], [])

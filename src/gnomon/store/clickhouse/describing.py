@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gnomon.errors import StoreDamaged
 from gnomon.store import Table
 from gnomon.store.texts import quoted
 
 _SPAN = """SELECT toUnixTimestamp64Micro(min(ts)), toUnixTimestamp64Micro(max(ts)),
 toUnixTimestamp64Micro(min(received_at)) FROM events"""
 
+_CHECK = "CHECK TABLE {} SETTINGS check_query_single_value_result = 1"
+_READ = ("events", "samples")  #: every block of them
+
 
 def described(ask: Callable[[Sequence[str], float], list[Table]], database: str, schema: int) -> dict[str, Any]:
     """See `Store.describe`."""
     me = quoted(database)
-    counts, span, server = ask(
+    counts, server = ask(
         [
             "SELECT (SELECT count() FROM events), (SELECT count() FROM samples), (SELECT count() FROM quarantine)",
-            _SPAN,
             f"SELECT version(), (SELECT coalesce(sum(bytes_on_disk), 0) FROM system.parts WHERE database = {me}), "
             f"(SELECT count() FROM system.parts WHERE database = {me} AND active), "
             f"(SELECT count() FROM system.detached_parts WHERE database = {me})",
         ],
         60.0,
     )
-    (first, last, received), (version, bytes_, parts, detached) = span.rows[0], server.rows[0]
+    (version, bytes_, parts, detached) = server.rows[0]
+    first = last = received = None
+    try:
+        first, last, received = ask([_SPAN], 60.0)[0].rows[0]
+        readable = not detached and all(ask([_CHECK.format(table)], 600.0)[0].rows[0][0] for table in _READ)
+    except StoreDamaged:
+        readable = False
     return {
-        "readable": not detached,
+        "readable": readable,
         "store": "clickhouse",
         "store_version": version,
         "schema": schema,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from gnomon.config import Settings as Options
 from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.store.clickhouse.address import Address
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
@@ -32,9 +33,26 @@ class Found:
     kinds: dict[str, dict[str, str]]
 
 
-def session(address: Address) -> dict[str, str | int | float]:
-    """What every statement of a store is run with."""
-    return {**SESSION, **SETTINGS, "database": address.database}
+def session(address: Address, settings: Options) -> dict[str, str | int | float]:
+    """What every statement of a store is run with; an embedded one takes no more of its host than it may."""
+    found = {**SESSION, **SETTINGS, "database": address.database}
+    if address.path is not None:
+        found["max_memory_usage"] = found["max_memory_usage_for_user"] = _bytes(settings.memory_limit)
+        if settings.threads:
+            found["max_threads"] = settings.threads
+    return found
+
+
+_SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def _bytes(text: str) -> int:
+    """What `memory_limit` says, in bytes: `1GB`, `512MiB`."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(I?)B?\s*", text.upper())
+    if found is None:
+        raise InvalidValue("memory_limit is no size", remedy="Write it like 1GB or 512MiB.", code="bad-config")
+    size = _SIZES[found[2]] if not found[3] else 1_024 ** "KMGT".index(found[2]) * 1_024
+    return int(float(found[1]) * size)
 
 
 def opened(con: Connection, address: Address, settings: Settings) -> Found:

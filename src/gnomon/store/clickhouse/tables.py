@@ -19,10 +19,15 @@ DURABLE = {
     "finished_mutations_to_keep": 0,
 }
 
+#: Of the statements of a change: the same row added twice is two rows.
+EVERY_ROW: dict[str, str | int | float] = {"insert_deduplicate": 0, "deduplicate_insert": "disable"}
+
 #: Of every statement.
 SESSION: dict[str, str | int | float] = {
     "async_insert": 0,
     "insert_deduplicate": 1,
+    "deduplicate_insert": "enable",
+    "deduplicate_insert_select": "disable",
     "insert_allow_materialized_columns": 1,
     "max_partitions_per_insert_block": 0,
     "max_query_size": 1 << 28,
