@@ -28,7 +28,7 @@ from gnomon.query.rolling import rolling_statement
 from gnomon.query.sources import RolledUp
 from gnomon.store.clickhouse import ClickHouseStore
 from gnomon.store.dialect import DUCKDB, POSTGRES
-from gnomon.store.dialect_clickhouse import CLICKHOUSE, spoken
+from gnomon.store.dialect_clickhouse import CLICKHOUSE
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.store.postgres import PostgresStore
 from gnomon.timerange import US_HOUR
@@ -237,10 +237,8 @@ def statement(case, dialect):
     plan = make_plan(Query.build(**case), "shop", known)
     plan = shifted(plan, known) if other else plan
     if window is not None:
-        sql = rolling_statement(plan, dialect, window)
-    else:
-        sql = compile_plan(plan, dialect, Cursor(tuple(cursor), 5) if cursor else None, totals=totals)
-    return spoken(sql) if dialect is CLICKHOUSE else sql
+        return rolling_statement(plan, dialect, window)
+    return compile_plan(plan, dialect, Cursor(tuple(cursor), 5) if cursor else None, totals=totals)
 
 
 def readable(sql, dialect):

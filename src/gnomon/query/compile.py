@@ -31,8 +31,8 @@ def compile_plan(plan: Plan, dialect: Dialect, cursor: Cursor | None = None, *, 
     if plan.sources.sums or plan.sources.people:
         from gnomon.query.state import compile_state  # deferred: it builds on this module
 
-        return compile_state(plan, dialect, cursor, totals=totals)
-    return Compiler(plan, dialect, totals).statement(cursor)
+        return dialect.spoken(compile_state(plan, dialect, cursor, totals=totals))
+    return dialect.spoken(Compiler(plan, dialect, totals).statement(cursor))
 
 
 class Compiler:

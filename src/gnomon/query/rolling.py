@@ -36,7 +36,7 @@ def rolling_statement(plan: Plan, dialect: Dialect, window: int) -> str:
     else:
         rows, where = plan.query.data.name, f" WHERE {_text(compiler.where(None), dialect)}"
         person = "COALESCE(user_id, device_id)"
-    return (
+    return dialect.spoken(
         f"WITH seen AS (SELECT DISTINCT {day} AS day, {person} AS person FROM {rows}{where}), "
         # Behind the last day there is a null only where the column may hold one, or so ClickHouse has it.
         f"spans AS (SELECT day, LEAST(day + {window}, LEAD(NULLIF(day, NULL)) OVER (PARTITION BY person ORDER BY day)) "

@@ -73,7 +73,7 @@ class Dialect:
 
     The texts of statements, in `store` and `query`, are of words that stores share: `epoch_us(moment)`,
     `make_timestamp(us)`, `divide(a, b)` and `strpos(text, part)`. A store that lacks one has a function of that name,
-    or puts another in its place.
+    or puts another in its place: `spoken`, which may be done again, and which its store does with every statement.
     """
 
     name: str
@@ -104,6 +104,7 @@ class Dialect:
     meets: Callable[[str, str], str] = "({} & {}) <> 0".format
     apart: Callable[[str, str], tuple[str, ...]] = _unnested
     listed: Callable[[str, Sequence[str], Sequence[Sequence[int]]], str] = _values
+    spoken: Callable[[str], str] = str
     row_text: Callable[[str, Any, int, str], str] | None = None
     longest: Callable[[Any], str] | None = None
 

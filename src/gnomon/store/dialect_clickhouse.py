@@ -197,4 +197,5 @@ CLICKHOUSE = Dialect(
     meets=lambda one, other: f"bitAnd({one}, {other}) <> 0",
     apart=apart,
     listed=listed,
+    spoken=spoken,
 )
