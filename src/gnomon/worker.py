@@ -25,7 +25,7 @@ from gnomon.errors import GnomonError, InvalidValue
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.places import file_of
 from gnomon.query.books import projects_of
-from gnomon.store import served
+from gnomon.store import takes_turns
 from gnomon.upkeep.jobs import JOBS, Job, run_due, run_job
 from gnomon.upkeep.workers import ROUND_SECONDS, note_round
 
@@ -41,9 +41,9 @@ app = Celery("gnomon", set_as_current=False)
 
 def configure(settings: Settings) -> None:
     """Give the app a store and a broker. Raises `InvalidValue` (embedded-store, no-broker)."""
-    if not served(settings.database_url):
+    if not takes_turns(settings.database_url):
         raise InvalidValue(
-            "an embedded store is open in one process only, which runs its jobs itself", code="embedded-store",
+            "workers need a store in PostgreSQL, which tells whose turn a job is", code="embedded-store",
             remedy="Leave the jobs to `gnomon serve` or scheduler=True, or keep the events in PostgreSQL.",
         )  # fmt: skip
     if not settings.celery_broker_url:

@@ -14,7 +14,7 @@ from typing import Any
 from gnomon.cli.command import declare, settings_of
 from gnomon.config import Settings, shown
 from gnomon.errors import InvalidValue
-from gnomon.store import served
+from gnomon.store import served, takes_turns
 from gnomon.timerange import system_clock
 
 log = logging.getLogger("gnomon.cli")
@@ -58,19 +58,20 @@ def _serve(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     _check_workers(settings, args.workers)
     settings = settings.for_service().but(enabled=True, scheduler=not args.no_jobs)
-    if settings.celery_broker_url and not served(settings.database_url):
-        log.warning("CELERY_BROKER_URL is not used: an embedded store is open in one process only, which runs its jobs")
-    if settings.cache_url and not served(settings.database_url):
-        log.warning("GNOMON_CACHE_URL is not used: an embedded store is asked by one process only, which keeps answers")
+    for name in ("celery_broker_url", "cache_url"):
+        if getattr(settings, name) and not takes_turns(settings.database_url):
+            log.warning("%s is not used: it is for stores in PostgreSQL", name.upper())
     serve(settings, args.host, args.port, dev=args.dev, workers=args.workers)
     return 0
 
 
 def _check_workers(settings: Settings, workers: int) -> None:
     """Raises `InvalidValue` (bad-argument) where so many cannot be."""
-    if workers != 1 and not served(settings.database_url):
+    if workers != 1 and not takes_turns(settings.database_url):
         remedy = "Start it again on other ports: the first one answers, the others take events."
-        raise InvalidValue("more than one worker cannot share a DuckDB store", remedy=remedy, code="bad-argument")
+        raise InvalidValue(
+            "more than one worker can only share a store in PostgreSQL", remedy=remedy, code="bad-argument"
+        )
     if not 1 <= workers <= MOST_WORKERS:
         raise InvalidValue(f"--workers must be from 1 to {MOST_WORKERS}", code="bad-argument")
 

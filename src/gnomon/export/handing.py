@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gnomon.access import LOCAL, Note, Principal
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue
-from gnomon.store import Served, Store
+from gnomon.store import Served, Store, takes_turns
 
 if TYPE_CHECKING:
     from gnomon.export.handed import ClaimedTask
@@ -40,7 +40,7 @@ class Handing:
 
     def _hand_over(self, job: ExportJob, given: dict[str, Any], rows: Rows, caller: Principal) -> bool:
         """Leave a job to a worker; False where there is none, or it could not do it."""
-        if not (self.settings.celery_broker_url and self._hold.served):
+        if not (self.settings.celery_broker_url and takes_turns(self.settings.database_url)):
             return False
         from gnomon.broker import WRITE_EXPORT, broker_of, queue_of
         from gnomon.export.handed import claim, keep_order, ordered

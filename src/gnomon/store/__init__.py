@@ -257,6 +257,12 @@ def served(url: str) -> bool:
     return url.partition("://")[0] in ("postgresql", "postgres", "clickhouse")
 
 
+def takes_turns(url: str) -> bool:
+    """Whether the store tells which of many processes does a piece of background work (`Turns`), so that there may be
+    workers."""
+    return url.partition("://")[0] in ("postgresql", "postgres")
+
+
 def served_name(url: str) -> str:
     """A name for this host's files of a store on a server. Raises what `open_store` raises of a URL."""
     _need(url)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from gnomon.store import Served
+from gnomon.store import Served, takes_turns
 
 if TYPE_CHECKING:
     from gnomon.upkeep.keeping import Keeping
@@ -21,7 +21,7 @@ AWAY_SECONDS = 300.0  #: workers that made no round for so long are taken to be 
 
 def sent_out(engine: Keeping) -> bool:
     """Whether the jobs of this store are meant for workers."""
-    return bool(engine.settings.celery_broker_url) and engine._hold.served
+    return bool(engine.settings.celery_broker_url) and takes_turns(engine.settings.database_url)
 
 
 def silent_seconds(engine: Keeping) -> float | None:
