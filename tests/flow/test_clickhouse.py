@@ -386,9 +386,23 @@ def test_a_forked_child_ends(url):
 
 
 @pytest.mark.slow
+def test_a_child_that_opens_a_store_itself_is_told_that_it_cannot(url):
+    program = (
+        FORKED.replace('engine.track("t"); engine.flush()\nchild', "engine.close()\nchild", 1)
+        .replace(
+            '    engine.track("t")\n    sys.exit(7)',
+            "    try:\n        gnomon.open(sys.argv[1])\n    except gnomon.errors.StoreBusy:\n        sys.exit(7)",
+        )
+        .replace('engine.track("t"); engine.flush()\nprint(engine', "engine = gnomon.open(sys.argv[1])\nprint(engine")
+    )
+    told = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, check=False, timeout=60)
+    assert told.stdout.split()[0] == "7", told.stderr
+
+
+@pytest.mark.slow
 def test_without_its_own_end_a_child_would_hang(url):
-    program = FORKED.replace("child = os.fork()", "import gnomon.store.clickhouse.connecting as c; c._OPEN.clear()\n"
-                             "child = os.fork()").replace("+ 20", "+ 3")  # fmt: skip
+    cleared = "import gnomon.store.clickhouse.connecting as c; c._STARTED_IN.clear()\nchild = os.fork()"
+    program = FORKED.replace("child = os.fork()", cleared).replace("+ 20", "+ 3")
     told = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, check=False, timeout=60)
     assert told.stdout.split()[0] == "hangs", told.stderr
 

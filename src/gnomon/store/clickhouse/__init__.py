@@ -94,13 +94,16 @@ class ClickHouseStore:
         self.store_id = self._found.store_id
         self._settle(con, read_head(con, self._session))
 
-    def _settle(self, con: Connection, head: Head) -> Head:
-        """Carry out a change that was committed, and remove what others left."""
+    def _settle(self, con: Connection, head: Head, *, lost: bool = True) -> Head:
+        """Carry out a change that was committed, and remove what others left; `lost` where its maker may be gone."""
         if head.pending:
             self._head = head
             carry_out(con, self._limited(WRITE_SECONDS), self._address.database, head.pending)
-            entries = {CHANGE: "", CHANGES: str(head.committed + 1)}
-            put_state(con, entries, head.committed + 1, self._session)
+            done = head.committed + (2 if lost else 1)
+            entries = {CHANGE: "", CHANGES: str(done)}
+            if lost:
+                entries[f"{BURNT}{head.committed + 1}"] = "1"  # its maker may have gone on to it
+            put_state(con, entries, done, self._session)
             head = read_head(con, self._session)
         self._head = head
         drop_leftovers(con, self._limited(3_600.0), self._address.database)
@@ -166,7 +169,7 @@ class ClickHouseStore:
             raise
         with self._or_burn(batch):
             self._commit(con, batch, {CHANGE: note, VERSION: str(version)})
-        self._settle(con, self._newest(con))
+        self._settle(con, self._newest(con), lost=False)
         return tables
 
     def checkpoint(self, *, compact: bool = False) -> None:

@@ -23,7 +23,7 @@ from clickhouse_connect.driver.insert import InsertContext
 from clickhouse_connect.driver.query import QueryContext
 from clickhouse_connect.driver.transform import NativeTransform
 
-from gnomon.errors import EngineClosed, StoreUnavailable
+from gnomon.errors import EngineClosed, StoreBusy, StoreUnavailable
 from gnomon.store import Table
 from gnomon.store.clickhouse.address import Address
 from gnomon.store.clickhouse.faults import of_opening, translated
@@ -59,6 +59,12 @@ class Embedded:
     def __init__(self, path: str) -> None:
         import chdb
 
+        if _STARTED_IN and _STARTED_IN[0] != os.getpid():
+            raise StoreBusy(
+                "this process was forked from one that had ClickHouse open, and cannot use it",
+                remedy="Open the store in the process that it was forked from, or start this one with spawn.",
+            )
+        _STARTED_IN[:] = [os.getpid()]
         try:
             self._engine: Any = chdb.connect(path)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
@@ -246,11 +252,12 @@ def _close(con: Connection) -> None:
 
 _OPEN: weakref.WeakSet[Embedded] = weakref.WeakSet()
 _LEFT_TO_THE_PARENT: list[Any] = []
+_STARTED_IN: list[int] = []  #: the process whose engine this is; its threads outlive the last connection
 
 
 def _in_child() -> None:
     """Nothing of the parent's engine is ever destroyed here, and the process ends before its clean-up can wait."""
-    if not _OPEN:
+    if not _STARTED_IN:
         return
     for each in list(_OPEN):
         engine = each._engine

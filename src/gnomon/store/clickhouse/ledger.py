@@ -92,5 +92,6 @@ def fold_statements(head: Head, forget: Sequence[int]) -> str | None:
     newest = f"SELECT key, max(batch) FROM state_log WHERE batch < {before} GROUP BY key"
     gone = f"batch < {before} AND (key, batch) NOT IN ({newest})"
     if forget:
-        gone = f"({gone}) OR key IN ({', '.join(repr(f'{BURNT}{number}') for number in forget)})"
+        numbers = ", ".join(map(str, forget))
+        gone = f"({gone}) OR batch IN ({numbers}) OR key IN ({', '.join(repr(f'{BURNT}{n}') for n in forget)})"
     return f"ALTER TABLE state_log DELETE WHERE {gone}" if head.rows > 2 * KEPT_NUMBERS or forget else None
