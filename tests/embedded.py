@@ -15,7 +15,7 @@ def folder() -> str:
     """Where it is; gone when the process ends."""
     made = tempfile.TemporaryDirectory(prefix="gnomon-chdb-", ignore_cleanup_errors=True)
     atexit.register(made.cleanup)
-    return made.name
+    return f"{made.name}/clickhouse"  # what belongs to a store of it lies beside it
 
 
 def url(database: str | None = None) -> str:

@@ -12,7 +12,7 @@ RUNS = int(os.environ.get("UPKEEP_RUNS", "100"))
 
 
 def lived(postgres, monkeypatch, runs, chance):
-    monkeypatch.setenv("UPKEEP_POSTGRES", postgres.database)
+    monkeypatch.setenv("UPKEEP_STORE", f"{postgres.database}&schema={{}}")
     return live(chance, runs, 50, SERVED)
 
 

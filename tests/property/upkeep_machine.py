@@ -180,8 +180,8 @@ class Upkeep(RuleBasedStateMachine):
         self.open()
 
     def open(self):
-        server = os.environ.get("UPKEEP_POSTGRES")
-        url = f"{server}&schema=u{self.home.name[-8:].lower()}" if server else str(self.folder / "x.duckdb")
+        server = os.environ.get("UPKEEP_STORE")  # a URL, in which `{}` stands for a name that no other store has
+        url = server.format(f"u{self.home.name[-8:].lower()}") if server else str(self.folder / "x.duckdb")
         self.engine = gnomon.open(
             url, data_dir=str(self.folder) if server else "", clock=self.clock, timezones=self.zones,
             rollup_lag_seconds=0, threads=1,
