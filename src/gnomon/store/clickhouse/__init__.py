@@ -217,6 +217,7 @@ class ClickHouseStore:
             statements, anew = tidy(con, settings, plain, head, self._slack_us, compact=compact, address=self._address)
             if statements or anew:
                 self._change(con, head, statements, head.version, 3_600.0, anew)
+            self._head = read_head(con, self._session)  # without what was folded
 
         self._changed(run, 3_600.0)
 
@@ -274,7 +275,12 @@ class ClickHouseStore:
             raise
 
     def _commit(self, con: Connection, batch: int, entries: dict[str, str]) -> None:
-        put_state(con, {**entries, WRITER: self._me}, batch, self._limited(WRITE_SECONDS))
+        entries = {**entries, WRITER: self._me}
+        known = self._head
+        put_state(con, entries, batch, self._limited(WRITE_SECONDS))
+        if known is not None and self._address.path is not None:  # nobody else writes
+            self._head = known.followed_by(batch, entries)
+            return
         head = read_head(con, self._session)
         if batch in head.burnt:
             raise StoreUnavailable(

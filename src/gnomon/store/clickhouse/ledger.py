@@ -17,7 +17,7 @@ from gnomon.store.clickhouse.tables import BATCHED
 
 BURNT = "burnt:"
 CHANGE, CHANGES, VERSION, WRITER = "change", "changes", "version", "writer"
-KEPT_NUMBERS = 1_000  #: superseded values younger than so many batches stay, for questions that began before
+KEPT_NUMBERS = 300  #: superseded values younger than so many batches stay, for questions that began before
 READ = "SELECT key, value, batch FROM state_log"
 
 
@@ -44,6 +44,10 @@ class Head:
     def changes(self) -> str:
         """What tells whether a change came between two moments."""
         return self.state.get(CHANGES, "0")
+
+    def followed_by(self, batch: int, entries: dict[str, str]) -> Head:
+        """The moment after a commit."""
+        return Head(batch, self.burnt, {**self.state, **entries}, self.rows + len(entries))
 
     def filters(self, database: str, copy: str = "", copied: Sequence[str] = ()) -> Settings:
         """The setting of a question that sees this moment; also of tables that are `copied` in the database `copy`."""
