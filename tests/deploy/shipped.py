@@ -19,10 +19,7 @@ from gnomon.server.app import create_app
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-#: Names and extras of the worker and of ClickHouse, which deploy/ may use whether or not this tree has them yet.
-PROMISED = {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GNOMON_CACHE_URL"}
-PROMISED_EXTRAS = {"celery", "clickhouse", "redis"}
-KNOWN = {PREFIX + name.upper() for name in Settings.__dataclass_fields__} | set(PLAIN_ALIASES) | NOT_SETTINGS | PROMISED
+KNOWN = {PREFIX + name.upper() for name in Settings.__dataclass_fields__} | set(PLAIN_ALIASES) | NOT_SETTINGS
 #: What holds a secret, by its name.
 SECRET = re.compile(r"SECRET|PASSWORD|DATABASE_URL|BROKER_URL|RESULT_BACKEND|LIMIT_URL|CACHE_URL|PSEUDONYM_KEYS|TOKEN")
 

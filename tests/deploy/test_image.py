@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-from shipped import DEPLOY, PROMISED_EXTRAS, ROOT, SECRET, command_faults, extras, pinned, unknown_names
+from shipped import DEPLOY, ROOT, SECRET, command_faults, extras, pinned, unknown_names
 
 from gnomon.cli import main, serving
 
@@ -50,7 +50,7 @@ def faults(text: str) -> list[str]:
     found += ["ADD"] * any(word == "ADD" for word, _ in lines)
     found += ["curl"] * ("curl" in text or "wget" in text)
     found += [f"no setting: {name}" for name in unknown_names(list(env))]
-    found += [f"no extra: {name}" for name in set(arguments["EXTRAS"].split(",")) - set(extras()) - PROMISED_EXTRAS]
+    found += [f"no extra: {name}" for name in set(arguments["EXTRAS"].split(",")) - set(extras())]
     found += command_faults(json.loads(told["ENTRYPOINT"]) + json.loads(told["CMD"]))
     found += ["hashes are not checked"] * (
         "--require-hashes" not in text or "--constraints requirements.lock" not in text

@@ -109,9 +109,7 @@ class Reporting:
 
     def _session_counts(self) -> SessionCounts:
         inquiry = self._inquiry()
-        if (
-            self._sessions is None or self._sessions[0] is not inquiry
-        ):  # what is known of other content is known no more
+        if self._sessions is None or self._sessions[0] is not inquiry:  # which is new after an erasure
             from gnomon.insight.counting import SessionCounts
             from gnomon.insight.dashboard import count_sessions
 

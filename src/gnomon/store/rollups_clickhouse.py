@@ -43,7 +43,7 @@ def listed(name: str, columns: Sequence[str], rows: Sequence[Sequence[int]]) -> 
 
 
 def _stage(project: str, width: int, rollups: Sequence[str], where: str, *, weighted: bool,
-           days: Sequence[Days] = ()) -> list[str]:  # fmt: skip
+           days: Sequence[Days] = (), rows: int | None = None) -> list[str]:  # fmt: skip
     """Raw rows are grouped once for each rollup, by its dimensions, bucket and bin; hours and days are made of that."""
     steps = [*_FRESH]
     for rollup in rollups:
@@ -55,8 +55,8 @@ def _stage(project: str, width: int, rollups: Sequence[str], where: str, *, weig
             _into("fresh", _together("SELECT *, duration_ms_has AS w FROM parts", kept, told | {"tier": "'hour'"})),
         ]
         for each in days:
-            rows = _placed_parts(each, kept)
-            steps.append(_into("fresh", _together(rows, kept, told | {"tier": quoted(each.tier)})))
+            placed = _placed_parts(each, kept)
+            steps.append(_into("fresh", _together(placed, kept, told | {"tier": quoted(each.tier)})))
         steps.append("DROP TABLE parts")
     return steps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gnomon.config import Settings
 from gnomon.store import Store
@@ -35,7 +35,7 @@ class Safekeeping:
     _hold: Hold
     _audited: Callable[[str], Audited]
     _note_again: Callable[[], None]
-    _reset_asking: Callable[[], None]
+    _sessions: Any
     _release: str  #: the version of Gnomon
 
     def _own_or_refuse(self) -> Store:
@@ -88,7 +88,7 @@ class Safekeeping:
             self._note_again()  # what comes while it runs stays, and so must who is left out of it
             restored = restore(self._hold, store, os.fspath(path), self.settings, on_step)
             self._note_again()
-            self._reset_asking()  # what was counted of the content before
+            self._sessions = None  # what was counted of the content before
             note.rows = restored.counts.get("events")
         return restored
 
