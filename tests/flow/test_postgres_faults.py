@@ -177,15 +177,15 @@ def small(server, tmp_path):
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
-    for folder in (place, *list(place.parents)[:4]):  # the server is another user; one more when tests run in parallel
-        folder.chmod(0o755)
-    inside = place / "space"
-    inside.mkdir()
-    owner = (server.folder / "PG_VERSION").stat()
-    os.chown(inside, owner.st_uid, owner.st_gid)
-    with server.connect() as con:
-        con.execute(f"CREATE TABLESPACE small LOCATION '{inside}'")
     try:
+        for folder in (place, *list(place.parents)[:4]):  # the server is another user; one more when tests run in parallel
+            folder.chmod(0o755)
+        inside = place / "space"
+        inside.mkdir()
+        owner = (server.folder / "PG_VERSION").stat()
+        os.chown(inside, owner.st_uid, owner.st_gid)
+        with server.connect() as con:
+            con.execute(f"CREATE TABLESPACE small LOCATION '{inside}'")
         yield place
         with server.connect() as con:
             for (schema,) in con.execute("SELECT schemaname FROM pg_tables WHERE tablespace = 'small'").fetchall():
