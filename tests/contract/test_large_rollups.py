@@ -21,7 +21,7 @@ def opened(place):
     return gnomon.open(place, clock=ManualClock(NOW), rollup_lag_seconds=0, cache_entries=0, threads=2)
 
 
-@pytest.fixture(scope="module", params=[1.0, 2.5], ids=["counted", "weighted"])
+@pytest.fixture(scope="module", params=[1.0, pytest.param(2.5, marks=pytest.mark.slow)], ids=["counted", "weighted"])
 def filled(request, tmp_path_factory):
     """Events each of which has a state of its own in a rollup; made as the writer makes them, but at once."""
     place = tmp_path_factory.mktemp("large") / "x.duckdb"

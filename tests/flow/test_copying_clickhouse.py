@@ -36,6 +36,7 @@ def test_from_a_file_to_clickhouse_and_back_again(lived, tmp_path):
     assert all_told(back, clock) == said
 
 
+@pytest.mark.slow
 def test_cut_short_it_goes_on(lived, monkeypatch):
     """Also between rows that were put and the commit that makes them seen: those are never seen."""
     file, clock = lived

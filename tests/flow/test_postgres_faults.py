@@ -178,7 +178,10 @@ def small(server, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
-        for folder in (place, *list(place.parents)[:4]):  # the server is another user; one more when tests run in parallel
+        for folder in (
+            place,
+            *list(place.parents)[:4],
+        ):  # the server is another user; one more when tests run in parallel
             folder.chmod(0o755)
         inside = place / "space"
         inside.mkdir()
