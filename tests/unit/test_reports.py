@@ -206,6 +206,42 @@ def test_an_old_count_of_sessions_is_made_again_and_a_very_old_one_not_told(engi
     assert (week.sessions, week.reasons) == (None, {"sessions": "being-counted"})
 
 
+def test_looking_again_while_sessions_are_counted_orders_no_second_count(engine, monkeypatch):
+    fill_sessions(engine)
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
+    counts, begun, go_on, ran = dashboard.count_sessions, threading.Event(), threading.Event(), []
+
+    def slowly(inquiry, store, span):
+        begun.set()
+        assert go_on.wait(20)
+        ran.append(span.end_us - span.start_us)
+        return counts(inquiry, store, span)
+
+    monkeypatch.setattr(dashboard, "count_sessions", slowly)
+    engine.dashboard()
+    assert begun.wait(20)
+    for _ in range(3):
+        assert engine.dashboard().last_7_days.sessions is None
+    go_on.set()
+    busy_board(engine, lambda board: board.last_30_days.sessions is not None)
+    assert engine.dashboard().last_7_days.sessions == 20 and sorted(ran) == sorted(set(ran))
+
+
+def test_a_fault_while_sessions_are_counted_does_not_end_the_counting(engine, monkeypatch):
+    fill_sessions(engine)
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
+    counts, failed = dashboard.count_sessions, threading.Event()
+
+    def fails(*given):
+        if failed.is_set():
+            return counts(*given)
+        failed.set()
+        raise KeyError("ours")
+
+    monkeypatch.setattr(dashboard, "count_sessions", fails)
+    assert busy_board(engine).last_7_days.sessions == 20 and failed.is_set()
+
+
 def test_the_sessions_of_yesterday_are_not_those_of_today(engine, clock, monkeypatch):
     fill_sessions(engine)
     monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 1)

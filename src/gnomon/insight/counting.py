@@ -53,6 +53,7 @@ class SessionCounts:
         self._known: dict[str, _Known] = {}
         self._wanted: dict[str, tuple[DateRange, datetime]] = {}
         self._counting = False
+        self._now: str | None = None  # what is being counted
 
     def of(self, spans: Mapping[str, DateRange], moment: datetime) -> dict[str, SessionCount]:
         """What is known of each period, at once. What is old or unknown is counted by a thread of its own, up to this
@@ -64,7 +65,7 @@ class SessionCounts:
                 if known is not None and not (now < known.stale_at and _same_period(known.span, span)):
                     known = None
                 told[name] = SessionCount(None, reason="being-counted") if known is None else known.told
-                if known is None or now >= known.again_at:
+                if name != self._now and (known is None or now >= known.again_at):
                     self._wanted[name] = (span, moment)
             start = bool(self._wanted) and not self._counting
             self._counting = self._counting or start
@@ -78,13 +79,17 @@ class SessionCounts:
                 if not self._wanted:
                     self._counting = False
                     return
-                name = next(iter(self._wanted))
+                name = self._now = next(iter(self._wanted))
                 span, moment = self._wanted.pop(name)
+            known = None
             try:
                 known = self._counted(span, moment)
             except EngineClosed:
-                known = None
+                pass
+            except Exception:  # a fault of ours: without this nothing would ever be counted again
+                log.exception("the sessions of a dashboard could not be counted")
             with self._lock:
+                self._now = None
                 if known is None:
                     self._wanted.clear()
                 else:
