@@ -92,6 +92,8 @@ def _first_loss_of(log: Path, database: Path) -> int | None:
                 bad = place
                 if known is not None and bad >= known.frames:
                     return None  # its writer was killed in the middle of it: nothing from here on was committed
+                if known is not None:
+                    return bad
         if bad is not None and frame.pages_after:
             return bad
     return seen if waiting and known is not None and seen < known.frames else None

@@ -190,14 +190,20 @@ def _drain(settings: Settings) -> None:
 
     with logging_as(settings), AnalyticsEngine(settings.but(enabled=False, scheduler=False)) as engine:
         while engine._hold.journal.positions(0, 1):
-            with suppress(GnomonError):
+            try:
                 engine.flush(5.0)
                 writer: Any = engine._hold.writer
                 if writer is None:  # a process that still runs there does it
                     return
                 writer.checkpoint()
+            except GnomonError as error:
+                log.warning("what a worker left in its journal waits on: %s", error)
+                time.sleep(1.0)
 
 
 def _has_journal(settings: Settings) -> bool:
     file = file_of(settings)
-    return file is not None and file.with_name(file.name + ".journal").exists()
+    # The second one is that of a repair which was cut short, and has rows that are to be brought in.
+    return file is not None and any(
+        file.with_name(file.name + end).exists() for end in (".journal", ".journal.unsaved")
+    )

@@ -247,6 +247,8 @@ class ClickHouseStore:
         if head.pending:
             head = self._settle(con, head)
         lost = self._failed
+        if lost is not None and lost <= head.committed:  # decided meanwhile, by us or by who came next
+            lost = self._failed = None
         if lost is None and head.state.get(WRITER) != self._me:
             lost = head.committed + 1  # whoever wrote before may have put rows under the next number
         if lost is not None:
