@@ -131,7 +131,7 @@ def test_the_lock_of_a_process_that_is_gone_is_broken(url, monkeypatch):
     first = open_store(url, Settings())
     held_by = leases.Lease(leases.WRITING, first._connect, first._session)
     con = first._connect()
-    held_by._take(con, "gone", time.monotonic())
+    held_by._take(con, time.monotonic() + 1)
     monkeypatch.setattr(clickhouse, "LOCK_SECONDS", 0.1)
     with pytest.raises(StoreUnavailable):
         first.write([(1, batch("a"))], "j")
@@ -139,6 +139,8 @@ def test_the_lock_of_a_process_that_is_gone_is_broken(url, monkeypatch):
     monkeypatch.setattr(clickhouse, "LOCK_SECONDS", 10.0)
     first.write([(1, batch("a"))], "j")
     assert held(first)[0] == (1, 1)
+    with pytest.raises(StoreUnavailable):
+        held_by.check(con)
     con.close()
     first.close()
 
