@@ -43,8 +43,9 @@ def configure(settings: Settings) -> None:
     """Give the app a store and a broker. Raises `InvalidValue` (embedded-store, no-broker)."""
     if not takes_turns(settings.database_url):
         raise InvalidValue(
-            "workers need a store in PostgreSQL, which tells whose turn a job is", code="embedded-store",
-            remedy="Leave the jobs to `gnomon serve` or scheduler=True, or keep the events in PostgreSQL.",
+            "workers need a store on a database server, which tells whose turn a job is", code="embedded-store",
+            remedy="Leave the jobs to `gnomon serve` or scheduler=True, or keep the events in PostgreSQL or on a "
+            "ClickHouse server.",
         )  # fmt: skip
     if not settings.celery_broker_url:
         raise InvalidValue("there is no broker to take tasks from", code="no-broker",

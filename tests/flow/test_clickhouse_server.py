@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from contextlib import nullcontext
 
 import chdb
 import pytest
@@ -17,6 +18,7 @@ from gnomon.config import Settings
 from gnomon.errors import InvalidValue, QueryTimeout, StoreUnavailable
 from gnomon.store import clickhouse, open_store
 from gnomon.store.clickhouse import leases
+from gnomon.store.clickhouse.ledger import BURNT, WRITER
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -129,7 +131,7 @@ def test_the_lock_of_a_process_that_is_gone_is_broken(url, monkeypatch):
     first = open_store(url, Settings())
     held_by = leases.Lease(leases.WRITING, first._connect, first._session)
     con = first._connect()
-    held_by._take(con, "gone", time.monotonic())
+    held_by._take(con, time.monotonic() + 1)
     monkeypatch.setattr(clickhouse, "LOCK_SECONDS", 0.1)
     with pytest.raises(StoreUnavailable):
         first.write([(1, batch("a"))], "j")
@@ -137,6 +139,8 @@ def test_the_lock_of_a_process_that_is_gone_is_broken(url, monkeypatch):
     monkeypatch.setattr(clickhouse, "LOCK_SECONDS", 10.0)
     first.write([(1, batch("a"))], "j")
     assert held(first)[0] == (1, 1)
+    with pytest.raises(StoreUnavailable):
+        held_by.check(con)
     con.close()
     first.close()
 
@@ -157,6 +161,54 @@ def test_a_process_that_lost_the_lock_is_told_that_its_write_was_given_up(url, m
         first._write(con, head, [(2, batch("c", "d"))], "j")  # without burning
         assert held(second)[0] == (5, 4)
         con.close()
+    finally:
+        first.close()
+        second.close()
+
+
+def failing_commit(monkeypatch, store):
+    """The next commit of this store fails before its insert, when all of its rows have landed."""
+    honest, left = clickhouse.put_state, [1]
+
+    def put_state(con, entries, batch, settings):
+        if entries.get(WRITER) == store._me and not any(key.startswith(BURNT) for key in entries) and left:
+            left.pop()
+            raise ConnectionError
+        return honest(con, entries, batch, settings)
+
+    monkeypatch.setattr(clickhouse, "put_state", put_state)
+
+
+def taking_turns(monkeypatch, first, second):
+    """Both fail once behind their rows, the second one after it wrote what makes the first one's number old; what
+    was acknowledged is what the two must hold then."""
+    failing_commit(monkeypatch, first)
+    with pytest.raises(StoreUnavailable):
+        first.write([(1, batch("a", "b"))], "j")
+    second.write([(1, batch("c"))], "k")
+    failing_commit(monkeypatch, second)
+    with pytest.raises(StoreUnavailable):
+        second.write([(2, batch("d", "e"))], "k")
+    first.write([(1, batch("a", "b"))], "j")
+    second.write([(2, batch("d", "e"))], "k")
+    assert held(first) == held(second) == ((5, 5), {"received": 5, "stored": 5})
+    assert (second.position("j"), first.position("k")) == (1, 2)
+
+
+@pytest.mark.parametrize("broken", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_that_fail_behind_their_rows_double_nothing(url, monkeypatch, broken):
+    first, second = open_store(url, Settings()), open_store(url, Settings())
+    honest = clickhouse.ClickHouseStore._ready
+
+    def ready(self, con):
+        """Burns its own old number only, although another one wrote meanwhile."""
+        return honest(self, con) if self._failed is None else self._burn(con, self._newest(con), self._failed)
+
+    if broken:
+        monkeypatch.setattr(clickhouse.ClickHouseStore, "_ready", ready)
+    try:
+        with pytest.raises(AssertionError) if broken else nullcontext():
+            taking_turns(monkeypatch, first, second)
     finally:
         first.close()
         second.close()

@@ -61,7 +61,7 @@ def _serve(args: argparse.Namespace) -> int:
     settings = settings.for_service().but(enabled=True, scheduler=not args.no_jobs)
     for name in ("celery_broker_url", "cache_url"):
         if getattr(settings, name) and not takes_turns(settings.database_url):
-            log.warning("%s is not used: it is for stores in PostgreSQL", name.upper())
+            log.warning("%s is not used: it is for stores on a database server", name.upper())
     serve(settings, args.host, args.port, dev=args.dev, workers=args.workers)
     return 0
 
@@ -71,7 +71,7 @@ def _check_workers(settings: Settings, workers: int) -> None:
     if workers != 1 and not takes_turns(settings.database_url):
         remedy = "Start it again on other ports: the first one answers, the others take events."
         raise InvalidValue(
-            "more than one worker can only share a store in PostgreSQL", remedy=remedy, code="bad-argument"
+            "more than one worker can only share a store on a database server", remedy=remedy, code="bad-argument"
         )
     if not 1 <= workers <= MOST_WORKERS:
         raise InvalidValue(f"--workers must be from 1 to {MOST_WORKERS}", code="bad-argument")

@@ -27,7 +27,7 @@ def add_worker(commands: Any) -> None:
     """Declare the command."""
     worker = declare(
         commands, "worker", _worker,
-        "Run background jobs and exports as a Celery worker, beside `gnomon serve` on PostgreSQL.",
+        "Run background jobs and exports as a Celery worker, beside `gnomon serve` on a database server.",
         "  CELERY_BROKER_URL=redis://localhost:6379/0 gnomon worker --store postgresql://gnomon:...@db/analytics",
     )  # fmt: skip
     worker.add_argument("--processes", type=int, default=2, help="tasks at a time, each in a process (default: 2)")

@@ -260,7 +260,7 @@ def served(url: str) -> bool:
 def takes_turns(url: str) -> bool:
     """Whether the store tells which of many processes does a piece of background work (`Turns`), so that there may be
     workers."""
-    return url.partition("://")[0] in ("postgresql", "postgres")
+    return served(url)
 
 
 def served_name(url: str) -> str:

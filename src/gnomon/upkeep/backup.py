@@ -1,8 +1,9 @@
 """Making a backup: one moment of the store into one archive, which counts once it was restored and compared.
 
-The copy is made between two checkpoints; recording, storing and questions go on. What the store held at that moment is
-read from the store itself, and the archive must unpack to exactly that before it gets its final name. Nothing here
-waits for a schedule: whoever has one calls `AnalyticsEngine.trigger_backup`.
+The copy of a file is made between two checkpoints, that of any other store row by row (`filing`); recording, storing
+and questions go on. What the store held at that moment is read from the store itself, and the archive must unpack to
+exactly that before it gets its final name. Nothing here waits for a schedule: whoever has one calls
+`AnalyticsEngine.trigger_backup`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.config import Settings
-from gnomon.errors import InvalidValue, StoreUnavailable
+from gnomon.errors import StoreUnavailable
 from gnomon.ingest.journal import RESTORED
 from gnomon.ingest.recovery import SCRATCH, sweep
+from gnomon.ingest.replica import KEPT_STORE
 from gnomon.store import Contents, Copying, Store, examine_copy
 from gnomon.upkeep import archive, targets
 from gnomon.upkeep.chain import Chain
@@ -79,13 +81,15 @@ def make_backup(hold: Hold, store: Store, order: Order) -> Backup:
     started, settings, step = time.perf_counter(), order.settings, order.step
     keys = Keys(settings.backup_key_file) if settings.backup_key_file else None
     label = targets.store_label(hold.file)
-    with one_at_a_time(hold) as scratch:
+    if hold.writer is None:
+        raise hold.busy()
+    with nullcontext() if isinstance(store, Copying) else hold.alone(), one_at_a_time(hold) as scratch:
         target = targets.open_target(target_url(hold, order.url, settings), label, scratch)
         if target.published and keys is None:
             raise key_missing()
         target.clean()
         step("copying the store")
-        taken = take(hold, store, scratch)
+        taken = take(hold, store, scratch) if isinstance(store, Copying) else _take_rows(hold, store, scratch, order)
         codec = best()
         name = _free_name(target, label, order.now, codec.ending + (ENDING if keys else ""))
         partial = (target.place() or scratch) / f"{name}{targets.PARTIAL}"
@@ -96,7 +100,7 @@ def make_backup(hold: Hold, store: Store, order: Order) -> Backup:
             step("verifying")
             verify(partial, scratch, keys, taken.contents, settings)
             size = partial.stat().st_size
-            if not hold.in_memory:
+            if hold.file.is_file():
                 shutil.copymode(hold.file, partial)  # whoever may read the store may read its backup, and nobody else
             step("placing it at the target")
             address = target.put(partial, name)
@@ -131,16 +135,22 @@ def target_url(hold: Hold, url: str | None, settings: Settings) -> str:
     return chosen or str(hold.file.parent / "backups")
 
 
+def _take_rows(hold: Hold, store: Store, scratch: Path, order: Order) -> Taken:
+    """The same of a store that is no file; its settings are those of this process's journal."""
+    from gnomon.upkeep.filing import file_of_rows
+
+    file = scratch / archive.STORE
+    try:
+        position, paused = file_of_rows(hold, store, file, order.settings, order.now, order.release)
+        contents = examine_copy(file, order.settings)
+    except OSError as error:
+        raise targets.failed(error, "the disk of the store") from error
+    return Taken(contents, {"id": hold.journal.id, "position": position}, _files(hold, scratch), paused)
+
+
 def take(hold: Hold, store: Store, scratch: Path) -> Taken:
     """Copy one moment of the store, the settings kept in the journal, and the audit beside the store."""
-    assert hold.writer is not None
-    if not isinstance(store, Copying):
-        raise InvalidValue(
-            "only a DuckDB store is copied by Gnomon",
-            remedy="Back up a database by its own means (pg_dump, continuous archiving), a ClickHouse folder while no "
-            "process has it open, and data_dir as files.",
-            code="bad-store",
-        )
+    assert hold.writer is not None and isinstance(store, Copying)
     writer, journal = hold.writer, hold.journal
     if not writer.wait_for(journal.last_position(), WAIT_SECONDS):
         raise StoreUnavailable(
@@ -162,10 +172,14 @@ def take(hold: Hold, store: Store, scratch: Path) -> Taken:
             except OSError as error:
                 raise targets.failed(error, "the disk of the store") from error
         contents = snapshot.contents()
-    kept = {key: value for key, value in journal.all_kept().items() if key != RESTORED}
+    return Taken(contents, {"id": journal.id, "position": position}, _files(hold, scratch), paused)
+
+
+def _files(hold: Hold, scratch: Path) -> dict[str, Path]:
+    """What goes into the archive: the copy that is in `scratch`, and what lies beside the store."""
+    kept = {key: value for key, value in hold.journal.all_kept().items() if key not in (RESTORED, KEPT_STORE)}
     (scratch / archive.KEPT).write_text(json.dumps(kept), "utf-8")
-    files = {archive.STORE: file, archive.KEPT: scratch / archive.KEPT, **_audit(hold.file, scratch)}
-    return Taken(contents, {"id": journal.id, "position": position}, files, paused)
+    return {archive.STORE: scratch / archive.STORE, archive.KEPT: scratch / archive.KEPT, **_audit(hold.file, scratch)}
 
 
 def verify(file: Path, scratch: Path, keys: Keys | None, expected: Contents, settings: Settings) -> None:

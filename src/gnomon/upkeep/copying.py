@@ -75,13 +75,15 @@ class Copied:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class Taken:
     """One moment of the source."""
 
     reading: Reading
     version: int
     seen: int  #: the data version as the process has it
     slack: int
+    position: int  #: of the journal of this process
+    paused_seconds: float
 
 
 def copy_store(hold: Hold, store: Store, order: CopyOrder) -> Copied:
@@ -90,14 +92,14 @@ def copy_store(hold: Hold, store: Store, order: CopyOrder) -> Copied:
     if not isinstance(store, Carrying):
         raise InvalidValue("this kind of store cannot be copied", remedy="See docs/copying.md.", code="bad-store")
     there = open_destination(order.settings, store, hold.file, must_exist=order.verify_only)
-    with hold.alone(), hold.upkeep, there as (taking, file), _moment(hold, store, order.settings) as taken:
+    with hold.alone(), hold.upkeep, there as (taking, file), moment_of(hold, store, order.settings) as taken:
         if order.verify_only:
-            return _result(hold, store, taken, _compared(taken, taking, order), (0, False), started)
-        note = CopyNote(_name_of(hold, store), taken.version, order.release)
+            return _result(hold, store, taken, compared(taken, taking, order), (0, False), started)
+        note = CopyNote(name_of(hold, store), taken.version, order.release)
         target = begin(taking, file, order.settings, note)
-        run = _Run(taken, target, order)
+        run = Run(taken, target, order)
         run.carry()
-        found = _compared(taken, taking, order)
+        found = compared(taken, taking, order)
         if found.differing:
             target.note.tables = {}  # nothing of it is believed any more
             target.keep_note()
@@ -110,7 +112,7 @@ def copy_store(hold: Hold, store: Store, order: CopyOrder) -> Copied:
 
 
 @contextmanager
-def _moment(hold: Hold, store: Store, settings: Settings) -> Iterator[_Taken]:
+def moment_of(hold: Hold, store: Store, settings: Settings) -> Iterator[Taken]:
     """The source with everything that was acknowledged, at a moment that a crash of it cannot take back."""
     writer, journal = hold.writer, hold.journal
     assert writer is not None and isinstance(store, Carrying)
@@ -121,16 +123,19 @@ def _moment(hold: Hold, store: Store, settings: Settings) -> Iterator[_Taken]:
     writer.checkpoint()  # so that the one within the pause has little to write
     with ExitStack() as held:
         with writer.paused():
+            began = time.perf_counter()
             writer.checkpoint()
+            position = store.position(journal.id)
             reading = held.enter_context(store.reading())
             seen = store.data_version()
-        yield _Taken(reading, version_of(reading), seen, slack_us(settings))
+            paused = time.perf_counter() - began
+        yield Taken(reading, version_of(reading), seen, slack_us(settings), position, paused)
 
 
-class _Run:
+class Run:
     """One run of a copy: what is missing, table by table."""
 
-    def __init__(self, taken: _Taken, target: Destination, order: CopyOrder) -> None:
+    def __init__(self, taken: Taken, target: Destination, order: CopyOrder) -> None:
         self._source, self._slack = taken.reading, taken.slack
         self._target, self._note = target, target.note
         self._told = order.told
@@ -207,7 +212,8 @@ class _Run:
         self._told(CopyProgress("copying", table.name, self._done, self._total))
 
 
-def _compared(taken: _Taken, there: Store, order: CopyOrder) -> Comparison:
+def compared(taken: Taken, there: Store, order: CopyOrder) -> Comparison:
+    """Every row of the moment and of the copy."""
     assert isinstance(there, Carrying)
     with there.reading() as copy:
         total = sum(counted(reading, table) for reading in (taken.reading, copy) for table in TABLES.values())
@@ -221,23 +227,28 @@ def _compared(taken: _Taken, there: Store, order: CopyOrder) -> Comparison:
         return compare(taken.reading, copy, taken.slack, told)
 
 
-def _result(hold: Hold, store: Store, taken: _Taken, found: Comparison, brought: tuple[int, bool],
+def _result(hold: Hold, store: Store, taken: Taken, found: Comparison, brought: tuple[int, bool],
             started: float) -> Copied:  # fmt: skip
     newer = store.data_version() != taken.seen or bool(hold.journal.pending(store.position(hold.journal.id)))
     seconds = time.perf_counter() - started
     return Copied(found.source, found.differing, *brought, newer, taken.version, seconds, found.copy)
 
 
-def _name_of(hold: Hold, store: Store) -> str:
+def name_of(hold: Hold, store: Store) -> str:
     """What tells a source from every other one; of an embedded store that is the journal beside it."""
     return store.store_id if isinstance(store, Served) else hold.journal.id
 
 
-def _differs(found: Comparison) -> StoreDamaged:
+def differs(found: Comparison) -> str:
+    """What is not the same."""
     told = ", ".join(
         f"{name} ({found.source[name][0]:,} rows, {found.copy[name][0]:,} in the copy)" for name in found.differing
     )
+    return f"the copy differs from its source and does not count: {told}"
+
+
+def _differs(found: Comparison) -> StoreDamaged:
     return StoreDamaged(
-        f"the copy differs from its source and does not count: {told}", code="copy-differs",
+        differs(found), code="copy-differs",
         remedy="Run it again: what differs is carried anew. If it lasts, check disk and memory, and report it.",
     )  # fmt: skip

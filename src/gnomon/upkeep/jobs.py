@@ -46,7 +46,7 @@ JOBS = (
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
     Job("prune", DAY, lambda engine: engine.prune(), deletes=True),
     Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True, here=True),
-    # What Gnomon cannot copy (a database server, ClickHouse) is backed up with its own means.
+    # Row by row, as all but DuckDB files are, takes the host too much time to begin with it unasked.
     Job("backup", DAY, lambda engine: engine._hold.copied and engine.trigger_backup(), whole_store=True, embedded=True),
     Job("old exports", HOUR, lambda engine: engine._sweep(), here=True),
 )

@@ -48,8 +48,9 @@ def restore(hold: Hold, store: Store, path: str, settings: Settings, step: Step)
     keys = Keys(settings.backup_key_file) if settings.backup_key_file else None
     if not isinstance(store, Copying):
         raise InvalidValue(
-            "only a DuckDB store is restored by Gnomon",
-            remedy="Restore the database with its own means, see docs/postgresql.md and docs/clickhouse.md.",
+            "a backup is restored into a DuckDB file, and copied from there into any other store",
+            remedy="Run `gnomon restore ARCHIVE --store new.duckdb`, then `gnomon copy new.duckdb URL`, where URL "
+            "names a new database or schema.",
             code="bad-store",
         )
     with one_at_a_time(hold) as scratch:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, GnomonError, QueryTimeout, StoreUnavailable
 from gnomon.event import Batch
-from gnomon.store import Repeated, Statement, Table
+from gnomon.store import Repeated, Statement, Table, Turn
 from gnomon.store.aliveness import slack_us
 from gnomon.store.carrying import NOTE, finished, unfinished_copy
+from gnomon.store.clickhouse import turns
 from gnomon.store.clickhouse.address import address_of
 from gnomon.store.clickhouse.carrying import Moment, columns_of
 from gnomon.store.clickhouse.changing import Changing, carry_out, drop_leftovers
@@ -33,6 +35,7 @@ from gnomon.store.clickhouse.ledger import (
     BURNT,
     CHANGE,
     CHANGES,
+    MARK,
     VERSION,
     WRITER,
     Head,
@@ -204,6 +207,7 @@ class ClickHouseStore:
             changing.drop()
             raise
         with self._or_burn(batch):
+            self._check_alone(con, UPKEEP)
             self._commit(con, batch, {CHANGE: note, VERSION: str(version)})
         self._settle(con, self._newest(con), lost=False)
         return tables
@@ -258,6 +262,7 @@ class ClickHouseStore:
     def _burn(self, con: Connection, head: Head, number: int) -> Head:
         """Make sure that rows of a number are never seen, also those that land later; unless it was committed."""
         if number > head.committed:
+            self._check_alone(con)
             put_state(con, {f"{BURNT}{number}": "1", WRITER: self._me}, number + 1, self._session)
             head = read_head(con, self._session)
             rows = con.run(f"SELECT 1 FROM state_log WHERE batch = {number}", self._plain()).rows
@@ -278,7 +283,10 @@ class ClickHouseStore:
 
     def _commit(self, con: Connection, batch: int, entries: dict[str, str]) -> None:
         entries = {**entries, WRITER: self._me}
+        if VERSION in entries:
+            entries[MARK] = secrets.token_hex(8)
         known = self._head
+        self._check_alone(con)
         put_state(con, entries, batch, self._limited(WRITE_SECONDS))
         if known is not None and self._address.path is not None:  # nobody else writes
             self._head = known.followed_by(batch, entries)
@@ -299,6 +307,9 @@ class ClickHouseStore:
     def _alone_in_the_database(self, con: Connection) -> Any:
         """While no other process changes the database; of an embedded one there is none."""
         return nullcontext()
+
+    def _check_alone(self, con: Connection, name: str = WRITING) -> None:
+        """Raise where another process has taken this one for lost."""
 
     @contextmanager
     def _writing_connection(self) -> Iterator[Connection]:
@@ -404,7 +415,11 @@ class ClickHouseStore:
 
 
 class ServedClickHouse(ClickHouseStore):
-    """The same on a server; see also `gnomon.store.Served`."""
+    """The same on a server; see also `gnomon.store.Served`, `Turns` and `Marked`."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._leases: dict[str, Lease] = {}  #: what this process holds, or held until somebody took it for lost
+        super().__init__(url, settings)
 
     def is_used(self) -> bool:
         """See `Served.is_used`."""
@@ -414,9 +429,13 @@ class ServedClickHouse(ClickHouseStore):
     def keep(self, key: str, value: str) -> None:
         """See `Served.keep`."""
 
+        self._put(KEPT + key, value)
+
+    def _put(self, key: str, value: str, check: Callable[[Connection], None] = lambda _: None) -> None:
         def put(con: Connection, head: Head) -> None:
+            check(con)
             with self._or_burn(head.committed + 1):
-                self._commit(con, head.committed + 1, {KEPT + key: value})
+                self._commit(con, head.committed + 1, {key: value})
 
         self._changed(put, WRITE_SECONDS)
 
@@ -429,11 +448,52 @@ class ServedClickHouse(ClickHouseStore):
     @contextmanager
     def alone(self) -> Iterator[None]:
         """See `Served.alone`."""
+        lease = Lease(UPKEEP, self._connect, self._session)
         try:
-            with self._asking.one() as con, Lease(UPKEEP, self._connect, self._session).held(con, ALONE_SECONDS):
+            with self._asking.one() as con, lease.held(con, ALONE_SECONDS), self._holding(lease):
                 yield
         except FAILED as error:
             raise translated(error, writing=True) from error
+
+    @contextmanager
+    def _holding(self, lease: Lease) -> Iterator[None]:
+        self._leases[lease.name] = lease
+        try:
+            yield
+        finally:
+            del self._leases[lease.name]
+
+    @contextmanager
+    def turn(self, name: str, period_us: int, now_us: int | None = None) -> Iterator[Turn | None]:
+        """See `Turns.turn`."""
+
+        def look(con: Connection) -> int | None:
+            known = read_head(con, self._session).state.get(turns.PREFIX + name)
+            return turns.due(con, self._plain(), known, period_us, now_us)
+
+        with self._asked_for_state() as asking:
+            found = look(asking)
+        if found is None:
+            yield None  # most looks find nothing to do, and need no connection of their own
+            return
+        con = self._connect()
+        claim = turns.claim_of(name, self._connect, self._session)
+        try:
+            with ExitStack() as taken:
+                try:
+                    turn = taken.enter_context(turns.taken(con, name, claim, look, self._put))
+                except FAILED as error:
+                    raise translated(error, writing=True) from error
+                yield turn
+        finally:
+            with suppress(*FAILED):
+                con.close()
+
+    def moment(self) -> tuple[int, str]:
+        """See `Marked.moment`."""
+        with self._asked_for_state() as con:
+            head = self._newest(con)
+        return head.version, head.state.get(MARK, "")
 
     def _open(self) -> None:
         with self._writing_connection() as con:
@@ -446,8 +506,15 @@ class ServedClickHouse(ClickHouseStore):
             except FAILED as error:
                 raise translated(error, writing=True) from error
 
-    def _alone_in_the_database(self, con: Connection) -> Any:
-        return Lease(WRITING, self._connect, self._session).held(con, LOCK_SECONDS)
+    @contextmanager
+    def _alone_in_the_database(self, con: Connection) -> Iterator[None]:
+        lease = Lease(WRITING, self._connect, self._session)
+        with lease.held(con, LOCK_SECONDS), self._holding(lease):
+            yield
+
+    def _check_alone(self, con: Connection, name: str = WRITING) -> None:
+        if lease := self._leases.get(name):
+            lease.check(con)
 
 
 def _plain_text(statement: Statement) -> str:

@@ -16,7 +16,7 @@ from gnomon.store.clickhouse.connecting import Connection, Settings
 from gnomon.store.clickhouse.tables import BATCHED
 
 BURNT = "burnt:"
-CHANGE, CHANGES, VERSION, WRITER = "change", "changes", "version", "writer"
+CHANGE, CHANGES, VERSION, WRITER, MARK = "change", "changes", "version", "writer", "mark"
 KEPT_NUMBERS = 300  #: superseded values younger than so many batches stay, for questions that began before
 READ = "SELECT key, value, batch FROM state_log"
 
