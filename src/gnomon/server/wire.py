@@ -109,7 +109,9 @@ def _quickly(body: bytes, alone: bool, settings: Settings) -> WireCalls | None:
     if not 0 < len(events) <= most:
         return None
     columns = columns_of(events)
-    return WireCalls(columns, len(events)) if _quotes(body) == 2 * _texts(columns) else None
+    if _quotes(body) != 2 * _texts(columns):
+        return None
+    return WireCalls(columns, len(events), ascii=body.isascii() and not (b"\\" in body and b"\\u" in body))
 
 
 def _is_large(body: bytes, most: int) -> bool:
