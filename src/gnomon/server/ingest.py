@@ -7,7 +7,8 @@ as a whole is stored; what is wrong with single events is listed in the answer, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -71,11 +72,20 @@ async def _take(request: Request, *, samples: bool) -> Response:
     return _answer(outcome)
 
 
-def _rules(service: Service, caller: Caller) -> Callable[[AnalyticsEngine], Sequence[Rule]]:
-    """The rules for what this caller sends, besides those of the gate."""
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The rules for what a sender sends, besides those of the gate; equal where the sender may send the same."""
+
+    service: Service
+    sender: Sender
+
+    def __call__(self, engine: AnalyticsEngine) -> Sequence[Rule]:
+        return [self.sender, *self.service.rules(engine)]
+
+
+def _rules(service: Service, caller: Caller) -> _Rules:
     trusted = caller.principal.may("ingest:any")
-    sender = Sender(None if trusted or caller.key_id else caller.principal.name, weights=trusted)
-    return lambda engine: [sender, *service.rules(engine)]
+    return _Rules(service, Sender(None if trusted or caller.key_id else caller.principal.name, weights=trusted))
 
 
 def _check_type(request: Request, caller: Caller) -> None:
