@@ -21,7 +21,7 @@ from gnomon.ingest.intake import Rule, Sender
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import Caller, project_wanted, refuse, service_of
 from gnomon.server.description import INGEST, SAMPLES
-from gnomon.server.intake import Outcome
+from gnomon.server.intake import Outcome, Rules
 from gnomon.server.problems import Problem, problems
 from gnomon.server.service import Service
 from gnomon.server.wire import too_large
@@ -59,17 +59,25 @@ async def _take(request: Request, *, samples: bool) -> Response:
     project = caller.chosen(project_wanted(request), service.settings.project)
     if not caller.principal.may("ingest"):
         await asyncio.to_thread(refuse, service, project, caller, request, "ingest")
-    _check_type(request, caller)
-    size = announced(request, service.settings.max_body_bytes)
-    service.intake.reserve(size)
+    size, encoding, rules = begun(service, request, caller)
     try:
         body = await read_body(request, size, service.settings.max_body_bytes)
-        encoding = request.headers.get("content-encoding", "").strip().lower()
-        outcome = await service.intake.take(project, body, encoding, _rules(service, caller), samples)
+        outcome = await service.intake.take(project, body, encoding, rules, samples)
     finally:
         service.intake.release(size)
     service.sums.add(project, caller.principal.name, service.address(request), outcome.accepted, len(outcome.refused))
-    return _answer(outcome)
+    return answer_of(outcome)
+
+
+def begun(service: Service, request: Request, caller: Caller) -> tuple[int, str, Rules]:
+    """Room for a body that may come in, to be released at the end; its encoding, and the rules for its sender.
+
+    Raises `Problem` (400, 411, 413, 415) and what `Intake.reserve` raises.
+    """
+    _check_type(request, caller)
+    size = announced(request, service.settings.max_body_bytes)
+    service.intake.reserve(size)
+    return size, request.headers.get("content-encoding", "").strip().lower(), _rules(service, caller)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,8 @@ async def read_body(request: Request, size: int, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _answer(outcome: Outcome) -> Response:
+def answer_of(outcome: Outcome) -> Response:
+    """The answer for what became of a body. Raises `Problem` (403, 422) where nothing of it was accepted."""
     rejected = [_told(one) for one in outcome.refused]
     if outcome.accepted or not rejected:
         return json_answer({"ingested": outcome.accepted, "rejected": rejected})

@@ -7,12 +7,14 @@ with a 503 before they are read, so memory stays bounded whatever comes in.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from gnomon.engine import AnalyticsEngine
@@ -22,6 +24,8 @@ from gnomon.ingest.gate import Refused
 from gnomon.ingest.intake import Rule, Taken, keep, take_events, take_samples, take_together, usual_of
 from gnomon.server.projects import Projects
 from gnomon.server.wire import Loose, decoded, decoded_slowly, gathered, is_list, loose, unpacked
+
+log = logging.getLogger("gnomon.server")
 
 THREADS = 3  #: one decodes while another waits for the disk
 MOST_JOBS = 64  #: that share a commit
@@ -42,7 +46,7 @@ class Job:
     samples: bool
     rules: Rules
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Outcome]
+    done: Callable[[Outcome | BaseException], None]  #: called on the loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +93,20 @@ class Intake:
 
         A caller that goes away does not stop it: what was begun is done.
         """
-        loop = asyncio.get_running_loop()
-        job = Job(project, body, encoding, samples, rules, loop, loop.create_future())
+        waiting: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.submit(project, body, encoding, rules, samples, partial(_settle, waiting))
+        return await waiting
+
+    def submit(self, project: str, body: bytes, encoding: str, rules: Rules, samples: bool,
+               done: Callable[[Outcome | BaseException], None]) -> None:  # fmt: skip
+        """As `take`, on an event loop that runs; `done` is called there with what became of the body."""
+        job = Job(project, body, encoding, samples, rules, asyncio.get_running_loop(), done)
         with self._changed:
             self._jobs.append(job)
             if len(self._threads) < THREADS:
                 self._start_thread()
             if not (self._gathering and len(body) <= SMALL_BYTES):
                 self._changed.notify()
-        return await job.done
 
     def stop(self) -> None:
         """Finish what is there and end the threads."""
@@ -217,12 +226,19 @@ class Intake:
 
 def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:
     for job, answer in answers:
-        if job.done.done():
-            continue  # the caller went away
-        if isinstance(answer, BaseException):
-            job.done.set_exception(answer)
-        else:
-            job.done.set_result(answer)
+        try:
+            job.done(answer)
+        except Exception:  # one caller must not take the answers of the others along
+            log.exception("an answer could not be given")
+
+
+def _settle(waiting: asyncio.Future[Outcome], answer: Outcome | BaseException) -> None:
+    if waiting.done():
+        return  # the caller went away
+    if isinstance(answer, BaseException):
+        waiting.set_exception(answer)
+    else:
+        waiting.set_result(answer)
 
 
 def _loose(engine: AnalyticsEngine, job: Job) -> Loose | None:
