@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Literal, TypeAlias, overload
 
 import msgspec
 
@@ -70,6 +73,86 @@ SAMPLE_AT = {name: index for index, name in enumerate(SAMPLE_ROW)}
 Row: TypeAlias = tuple[Any, ...]
 
 
+class Rows(Sequence[Row]):
+    """Rows of a batch as columns in `ROW` order, None for one that is empty: each column goes its way in one piece.
+
+    Whoever looks at a row has all of them made; they are the same objects every time. Columns must not be changed.
+    """
+
+    __slots__ = ("_count", "_made", "columns", "encoded", "parts")
+
+    def __init__(self, columns: Sequence[Sequence[Any] | None], count: int) -> None:
+        self.columns = columns
+        self.encoded: bytes | None = None  #: as the journal holds them, where the gate's proof has made it anyway
+        self.parts: Sequence[Rows] = ()  #: what it was put together of
+        self._count = count
+        self._made: list[Row] | None = None
+
+    @classmethod
+    def of(cls, parts: Sequence[Rows]) -> Rows:
+        """Several as one, with the very same rows."""
+        columns = [_one_column([part.columns[place] for part in parts], parts) for place in range(len(ROW))]
+        found = cls(columns, sum(map(len, parts)))
+        found.parts = parts
+        return found
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        return self.made()[place]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.made())
+
+    def __eq__(self, other: object) -> bool:
+        return self.made() == [*other] if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self.made())
+
+    def made(self) -> list[Row]:
+        """The rows as tuples."""
+        if self._made is None and self.parts:
+            self._made = list(chain.from_iterable(part.made() for part in self.parts))
+        elif self._made is None:
+            nothing = (None,) * self._count
+            self._made = list(zip(*(nothing if one is None else one for one in self.columns), strict=True))
+        return self._made
+
+
+def in_a_row(parts: Sequence[Sequence[Row]]) -> Sequence[Row]:
+    """The rows of several batches, the very same objects one after the other; columns stay columns."""
+    parts = [part for part in parts if len(part)]
+    if len(parts) == 1:
+        return parts[0]
+    together = [part for part in parts if isinstance(part, Rows)]
+    if not parts or len(together) < len(parts):
+        return list(chain.from_iterable(parts))
+    return Rows.of(together)
+
+
+def _one_column(columns: list[Sequence[Any] | None], parts: Sequence[Rows]) -> list[Any] | None:
+    if all(column is None for column in columns):
+        return None
+    filled = ((None,) * len(part) if one is None else one for one, part in zip(columns, parts, strict=True))
+    return list(chain.from_iterable(filled))
+
+
+def column(rows: Sequence[Row], name: str) -> Sequence[Any]:
+    """One field of every row."""
+    if not isinstance(rows, Rows):
+        return list(map(itemgetter(AT[name]), rows))
+    found = rows.columns[AT[name]]
+    return (None,) * len(rows) if found is None else found
+
+
 class Batch(msgspec.Struct, array_like=True):
     """What one flush hands over: rows that passed the gate, refusals for the quarantine, and counts for the books.
 
@@ -79,17 +162,17 @@ class Batch(msgspec.Struct, array_like=True):
     `replayed` that the batch was read back and may have been stored before. `sightings` are the people of events that
     sampling left out, as `(start of a quarter-hour in us, actor, type, source, application)`. `beats` are spans in
     which somebody was there to record, as `(first us, last us, live)`; those of imported files are not live.
-    A sample that an earlier version wrote ends before its id.
+    A sample that an earlier version wrote ends before its id. Rows that the gate proved together are `Rows`.
     """
 
     project: str
-    rows: list[Row] = msgspec.field(default_factory=list)
+    rows: Sequence[Row] = msgspec.field(default_factory=list)
     samples: list[Row] = msgspec.field(default_factory=list)
     refused: list[list[Any]] = msgspec.field(default_factory=list)
     counts: list[list[Any]] = msgspec.field(default_factory=list)
     checked_ids: bool = False
     replayed: bool = False
-    encoded: bytes | None = None  #: `rows` as JSON, from the gate's proof to the journal
+    unused: None = None  #: keeps its place, as the journal holds batches by the order of their fields
     sightings: list[Row] = msgspec.field(default_factory=list)
     beats: list[tuple[int, int, bool]] = msgspec.field(default_factory=list)
 

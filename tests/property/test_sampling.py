@@ -37,8 +37,9 @@ from traffic import (
 import gnomon
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue
-from gnomon.event import AT, Batch
+from gnomon.event import AT, Batch, column
 from gnomon.ingest import sampling
+from gnomon.ingest.bodies import batch_of, body_of
 from gnomon.ingest.sampling import Floor, Pace, Sampler, coins, coins_in_a_row
 from gnomon.ingest.thresholds import Thresholds
 from gnomon.testing import ManualClock
@@ -357,11 +358,10 @@ def broken(text, change):
 @pytest.mark.parametrize(
     ("text", "change"),
     [
-        ("row[_SUCCESS] is False", "row[_SUCCESS] is None"),
-        ("row[_TYPE] not in types", "False"),
-        ("left and row[_SOURCE]", "False and row[_SOURCE]"),
-        ("row[_WEIGHT] * factor", "row[_WEIGHT]"),
-        ("row[_WEIGHT] * factor", "factor * 1.01"),
+        ("outcomes[place] is False", "outcomes[place] is None"),
+        ("left and sources[place]", "False and sources[place]"),
+        ("weights[place] *= factor", "pass"),
+        ("weights[place] *= factor", "weights[place] *= factor * 1.01"),
         ("coin >= limit", "coin > 2**32 - limit"),
     ],
 )
@@ -372,14 +372,33 @@ def test_a_sampler_that_breaks_a_rule_is_found(monkeypatch, text, change):
         check_rows(MIXED, {"request"}, 5, [200])
 
 
-def test_a_batch_that_is_not_touched_keeps_its_encoding_and_one_that_is_does_not():
+def test_a_sampler_that_forgets_which_types_it_is_for_is_found(monkeypatch):
+    monkeypatch.setattr(sampling, "column", lambda rows, name: ["request"] * len(rows) if name == "type"
+                        else column(rows, name))  # fmt: skip
+    with pytest.raises((AssertionError, KeyError)):
+        check_rows(MIXED, {"request"}, 5, [200])
+
+
+def test_a_batch_that_is_not_touched_keeps_its_rows_and_one_that_is_does_not():
     rows = [row(f"e{n}") for n in range(400)]
     (calm,) = thin(rows, arrivals((9_000, 400)))
-    assert calm.encoded == b"[]" and calm.rows == rows and not calm.counts
+    assert calm.rows == rows and not calm.counts
     (other,) = thin([row(f"e{n}", type="page_view") for n in range(400)], arrivals((200_000, 400)))
-    assert other.encoded == b"[]" and len(other.rows) == 400
+    assert isinstance(other.rows, list) and len(other.rows) == 400
     (hot,) = thin(rows, arrivals((200_000, 400)))
-    assert hot.encoded is None and len(hot.rows) < 400
+    assert len(hot.rows) < 400
+
+
+@settings(max_examples=20, deadline=None)
+@given(TRAFFIC, CUTS)
+def test_rows_by_columns_are_thinned_as_rows_one_by_one(events, cuts):
+    times = arrivals((200_000, len(events)))
+    rows = [row(f"e{n}", at, **event) for n, (event, at) in enumerate(zip(events, times, strict=True))]
+    cuts = [cut for cut in cuts if cut < len(rows)]
+    by_columns = thin(rows, times, cuts=cuts, by_columns=True)
+    for one, other in zip(thin(rows, times, cuts=cuts), by_columns, strict=True):
+        assert [*one.rows] == [*other.rows] and one.counts == other.counts and {*one.sightings} == {*other.sightings}
+        assert body_of(other) and batch_of(body_of(other)).rows == [*one.rows]
 
 
 def test_a_small_source_never_disappears_and_loses_nothing():
@@ -523,7 +542,9 @@ def test_the_distribution_is_kept():
 
 @pytest.mark.parametrize("factor", ["1.1", "0.9", "1.0 if factor < 5 else 8 / factor"])
 def test_weights_that_do_not_fit_the_probability_are_found(monkeypatch, factor):
-    monkeypatch.setattr(Sampler, "_decide", broken("row[_WEIGHT] * factor", f"row[_WEIGHT] * factor * ({factor})"))
+    monkeypatch.setattr(
+        Sampler, "_decide", broken("weights[place] *= factor", f"weights[place] *= factor * ({factor})")
+    )
     shares = coverage([estimates(rows, QS) for rows in runs(200)])
     assert not hold([shares["count"]]) and not hold([shares["sum"]])
 

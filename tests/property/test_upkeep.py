@@ -317,9 +317,8 @@ def test_rollups_that_count_rows_are_found(monkeypatch):
 
 
 def test_failures_that_are_left_out_are_found(monkeypatch):
-    def careless(self, rows, luck, probability, kept, gone):
-        for row, coin in zip(rows, luck, strict=True):
-            (kept if coin < int(probability * 2**32) else gone).append(row)
+    def careless(self, drawn, probability, outcomes, sources, weights, gone):
+        gone += [place for place, coin in drawn if coin >= int(probability * 2**32)]
 
     broken(monkeypatch, thinned, Sampler, "_decide", careless, sampled=True)
 

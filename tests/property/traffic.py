@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import copysign, floor, log, sqrt
 
 from gnomon.config import Settings
-from gnomon.event import AT, ROW, Batch
+from gnomon.event import AT, ROW, Batch, Rows
 from gnomon.ingest.sampling import Sampler
 from gnomon.ingest.thresholds import Thresholds
 
@@ -35,16 +35,23 @@ def arrivals(*stretches, start_ns=START_NS):
     return found
 
 
-def thin(rows, times, settings=DEFAULTS, thresholds=THRESHOLDS, project="p", cuts=()):
+def thin(rows, times, settings=DEFAULTS, thresholds=THRESHOLDS, project="p", cuts=(), by_columns=False):
     """Batches as they leave a fresh sampler, cut at the given places."""
     sampler, found = Sampler(settings, project), []
     places = sorted({0, len(rows), *cuts})
     for start, end in itertools.pairwise(places):
-        batch = Batch(project, rows=rows[start:end], encoded=b"[]", checked_ids=True)
+        part = columns_of(rows[start:end]) if by_columns else rows[start:end]
+        batch = Batch(project, rows=part, checked_ids=True)
         sampler.thin(batch, times[start:end].__getitem__, thresholds)
         sampler.noted(batch.sightings)
         found.append(batch)
     return found
+
+
+def columns_of(rows):
+    """Rows as the gate leaves them."""
+    columns = [*map(list, zip(*rows, strict=True))] if rows else [[] for _ in ROW]
+    return Rows([None if set(map(type, one)) == {type(None)} else one for one in columns], len(rows))
 
 
 def kept_of(batches):

@@ -68,14 +68,16 @@ _NONES: Any = list[None]
 class WireCalls:
     """A batch of wire JSON of which nothing is unusual, as columns in the order of `FROM_FIELDS`.
 
-    Types, lengths in characters, bounds of numbers and the flatness of properties hold.
+    Types, lengths in characters, bounds of numbers and the flatness of properties hold. `ascii` says that every text is
+    ASCII without NUL.
     """
 
-    __slots__ = ("columns", "count")
+    __slots__ = ("ascii", "columns", "count")
 
-    def __init__(self, columns: Columns, count: int) -> None:
+    def __init__(self, columns: Columns, count: int, *, ascii: bool = False) -> None:
         self.columns = columns
         self.count = count
+        self.ascii = ascii
 
     def __len__(self) -> int:
         return self.count
@@ -90,9 +92,11 @@ class WireCalls:
         nothing = (None,) * self.count
         return list(zip(*(nothing if column is None else column for column in self.columns), strict=True))
 
-    def with_column(self, place: int, column: Column) -> WireCalls:
-        """The same with another column."""
-        return WireCalls([*self.columns[:place], column, *self.columns[place + 1 :]], self.count)
+    def with_user(self, user: str) -> WireCalls:
+        """The same, all of one user."""
+        columns = [*self.columns]
+        columns[CALL_USER] = [user] * self.count
+        return WireCalls(columns, self.count, ascii=self.ascii and user.isascii() and "\x00" not in user)
 
 
 def joined(parts: Sequence[WireCalls]) -> WireCalls:
@@ -100,4 +104,4 @@ def joined(parts: Sequence[WireCalls]) -> WireCalls:
     if len(parts) == 1:
         return parts[0]
     columns = columns_of(list(chain.from_iterable(part.rows() for part in parts)))
-    return WireCalls(columns, sum(map(len, parts)))
+    return WireCalls(columns, sum(map(len, parts)), ascii=all(part.ascii for part in parts))

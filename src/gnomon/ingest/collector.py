@@ -389,7 +389,6 @@ class Collector:
 def batch_from(batch: Batch, admitted: Admitted, now_us: int) -> None:
     """Put what the gate admitted and refused into a journal batch, with its counts for the books."""
     batch.rows = admitted.rows
-    batch.encoded = admitted.encoded
     batch.checked_ids = admitted.checked_ids
     batch.counts += [["event", source, "received", "", n] for source, n in admitted.received.items()]
     note_refused(batch, admitted.refused, now_us, "event")

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import repeat
-from operator import itemgetter
 from typing import Any, TypeAlias
 
 import msgspec
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue
-from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row
+from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row, column, in_a_row
 from gnomon.ingest.addresses import (
     bare_address,
     bare_domain,
@@ -67,16 +66,18 @@ class Refused:
 class Admitted:
     """What the gate made of a batch: rows in `ROW` order, refusals, and how many arrived from each source."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: Sequence[Row] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     received: Counter[str | None] = field(default_factory=Counter)
-    encoded: bytes | None = None  #: `rows` as JSON, where the proof has made it anyway
     checked_ids: bool = False  #: some ids came from outside, so a repeat may carry another time
 
     def add(self, other: Admitted) -> None:
         """Take over what another part of the batch became."""
-        self.rows += other.rows
-        self.encoded = None
+        self.rows = in_a_row([self.rows, other.rows])
+        self.add_refusals(other)
+
+    def add_refusals(self, other: Admitted) -> None:
+        """As `add`, of everything but the rows."""
         self.refused += other.refused
         self.received += other.received
         self.checked_ids |= other.checked_ids
@@ -104,23 +105,24 @@ class Gate:
         """Check events of wire JSON of which nothing is unusual so far."""
         now, new = self._clock_us(), NewIds()
         at_ns = now * 1_000
-        found = self._proven([*calls.columns, [at_ns] * len(calls), None], new, now, typed=True)
+        found = self._proven([*calls.columns, [at_ns] * len(calls), None], new, now, typed=True, ascii=calls.ascii)
         if found is not None:
             return found
         return self._examined([(*row, at_ns, None) for row in calls.rows()], new, now, False)
 
     def _proven(self, columns: Columns, new: NewIds, now: int, *, typed: bool = False,
-                imported: bool = False) -> Admitted | None:  # fmt: skip
+                ascii: bool = False, imported: bool = False) -> Admitted | None:  # fmt: skip
         """The batch as rows if all of it is clean; None means «examine», not «bad»."""
         if self.pseudonyms is not None:
             try:
-                columns, typed = _replaced(self.pseudonyms, columns, imported), False
+                columns, typed, ascii = _replaced(self.pseudonyms, columns, imported), False, False
             except Exception:  # noqa: BLE001  a value may raise from any of its own methods: the rules say what it is
                 return None
-        found = self._proof.of(columns, new, now, self._time_bounds(now, imported), typed=typed, imported=imported)
+        found = self._proof.of(columns, new, now, self._time_bounds(now, imported), typed=typed, ascii=ascii,
+                               imported=imported)  # fmt: skip
         if found is None:
             return None
-        return Admitted(found.rows, [], found.received, found.encoded, found.ids_given)
+        return Admitted(found.rows, [], found.received, found.ids_given)
 
     def _examined(self, calls: Sequence[Row], new: NewIds, now: int, imported: bool, start: int = 0) -> Admitted:
         """Each event by the exact rules; the first of them has the place `start` in its batch."""
@@ -129,7 +131,7 @@ class Gate:
         out.rows = self._examine(calls, rows, now, imported, out)
         if start:
             out.refused = [replace(refused, index=refused.index + start) for refused in out.refused]
-        out.received = Counter(map(itemgetter(AT["source"]), out.rows))
+        out.received = Counter(column(out.rows, "source"))
         out.received.update(refused.source for refused in out.refused)
         return out
 
@@ -264,15 +266,13 @@ class Gate:
             raise Refusal("time-out-of-range", f"ts: outside {past} .. {self.settings.max_future_seconds} s ahead")
 
 
-def _together(parts: list[Admitted]) -> Admitted:
+def _together(parts: Sequence[Admitted]) -> Admitted:
     """Parts of one batch as one."""
     if len(parts) == 1:
         return parts[0]
-    whole, encoded = Admitted(), [part.encoded for part in parts]
+    whole = Admitted(rows=in_a_row([part.rows for part in parts]))
     for part in parts:
-        whole.add(part)
-    if parts and None not in encoded:
-        whole.encoded = b"[" + b",".join(body[1:-1] for body in encoded if body is not None) + b"]"
+        whole.add_refusals(part)
     return whole
 
 
@@ -281,10 +281,10 @@ def _replaced(pseudonyms: Pseudonyms, columns: Columns, imported: bool) -> Colum
     of_people = [columns[place] for place in _OF_PEOPLE]
     if not any(of_people):
         return columns
-    found = map(pseudonyms.of_event, *(column or repeat(None) for column in of_people), repeat(imported))
+    found = map(pseudonyms.of_event, *(one or repeat(None) for one in of_people), repeat(imported))
     columns = [*columns]
-    for place, column in zip(_OF_PEOPLE, zip(*found, strict=True), strict=True):
-        columns[place] = column if columns[place] is not None else None
+    for place, one in zip(_OF_PEOPLE, zip(*found, strict=True), strict=True):
+        columns[place] = one if columns[place] is not None else None
     return columns
 
 
@@ -297,9 +297,6 @@ def pseudonyms_of(settings: Settings) -> Pseudonyms | None:
         raise InvalidValue("properties are to become pseudonyms, but there is no key",
                            remedy="Set pseudonym_keys as well.", code="weak-key")  # fmt: skip
     return None
-
-
-_encode_rows = msgspec.json.Encoder().encode
 
 
 def _call_from_fields(event: Any, now_ns: int, vet: Vet | None = None) -> Row:

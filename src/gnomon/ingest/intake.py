@@ -59,7 +59,7 @@ class Sender:
             return calls
         if not {self.subject}.issuperset(calls.given(CALL_USER)):
             return None
-        return calls.with_column(CALL_USER, (self.subject,) * len(calls))
+        return calls.with_user(self.subject)
 
 
 @dataclass(slots=True)

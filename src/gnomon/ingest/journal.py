@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
 from gnomon.errors import DiskFull, GnomonError, StoreDamaged, StoreUnavailable
-from gnomon.event import AT, Batch
+from gnomon.event import Batch, column
+from gnomon.ingest.bodies import batch_of, body_of
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -41,13 +41,12 @@ Sealed: TypeAlias = tuple[int, bytes, bytes]  #: checksum, summary, body
 
 _KEEP_INSTEAD = "INSERT OR REPLACE INTO meta SELECT ?, ? WHERE (SELECT value FROM meta WHERE key = ?) IS ?"
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Batch).decode
 _decode_counts = msgspec.json.Decoder(list[list[Any]]).decode
 
 
 def summary_of(batch: Batch) -> list[list[Any]]:
     """`[project, kind, source, outcome, reason, n]` of everything a batch will add to the books, rows as `pending`."""
-    pending = Counter(map(itemgetter(AT["source"]), batch.rows))
+    pending = Counter(column(batch.rows, "source"))
     rows = [[batch.project, "event", source, "pending", "", n] for source, n in pending.items()]
     if batch.samples:
         rows.append([batch.project, "sample", None, "pending", "", len(batch.samples)])
@@ -376,10 +375,11 @@ def holds(sealed: Sealed) -> bool:
 
 
 def open_sealed(crc: int, body: bytes) -> Batch:
-    """The batch of a sealed body. Raises `StoreDamaged` if its checksum does not hold."""
+    """The batch of a sealed body. Raises `StoreDamaged` if its checksum does not hold, `StoreUnavailable`
+    (journal-newer) if a later version wrote it."""
     if zlib.crc32(body) != crc:
         raise StoreDamaged("a journal batch fails its checksum", remedy="Run `gnomon doctor`.", code="journal-damaged")
-    return _decode(body)
+    return batch_of(body)
 
 
 def _counts(text: str | bytes) -> list[list[Any]]:
@@ -444,10 +444,7 @@ def check(path: Path) -> None:
 
 
 def _sealed(batch: Batch) -> Sealed:
-    rows = batch.rows if batch.encoded is None else msgspec.Raw(batch.encoded)
-    parts = (batch.project, rows, batch.samples, batch.refused, batch.counts, batch.checked_ids)
-    body = _encode((*parts, False, None, batch.sightings, batch.beats))
-    batch.encoded = None  # not needed twice, and the batch stays in hand until it is stored
+    body = body_of(batch)
     return zlib.crc32(body), _encode(summary_of(batch)), body
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gnomon.event import AT, Batch
+from gnomon.event import Batch, column
 from gnomon.ingest.collector import batch_from
 from gnomon.ingest.gate import Gate, Refused, source_of
 from gnomon.ingest.importers import BadLine, Candidate, Progress, read_file
@@ -68,7 +68,7 @@ class Loader:
         ):
             batch = self._batch(chunk, report)
             accepted += len(batch.rows)
-            times = [*moments, *(row[AT["ts"]] for row in batch.rows)]
+            times = [*moments, *column(batch.rows, "ts")]
             moments = [min(times), max(times)] if times else []
             positions += self._journal.append([batch])
             if self._writer is not None:

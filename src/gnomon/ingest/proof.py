@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from gnomon.config import Settings
-from gnomon.event import Row
+from gnomon.event import Rows
 from gnomon.ingest.addresses import bare_address, bare_source, bare_urls, split_url
+from gnomon.ingest.bodies import encoded
 from gnomon.ingest.calls import FROM_FIELDS, ONE, Column, Columns
 from gnomon.ingest.rules import MOST_PROPERTIES, NARROW, WIDE
 from gnomon.timerange import parse_moment, parse_moments
@@ -45,17 +46,15 @@ Wire = msgspec.defstruct(
                                for name in FROM_FIELDS[1:])],
     forbid_unknown_fields=True, gc=False,
 )  # fmt: skip
-_encode_rows = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _values = msgspec.structs.astuple
 
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """The rows of a clean batch, the same as JSON, how many came from each source, and whether ids were given."""
+    """The rows of a clean batch, how many came from each source, and whether ids were given."""
 
-    rows: list[Row]
-    encoded: bytes
+    rows: Rows
     received: Counter[str | None]
     ids_given: bool
 
@@ -73,20 +72,21 @@ class Proof:
         )
 
     def of(self, columns: Columns, new: NewIds, now: int, bounds: tuple[int, int], *, typed: bool = False,
-           imported: bool = False) -> Proven | None:  # fmt: skip
+           ascii: bool = False, imported: bool = False) -> Proven | None:  # fmt: skip
         """What becomes of columns in `CALL` order; None where something is unusual.
 
-        `now` and `bounds` are UTC microseconds; `typed` says that the columns came out of the types of the wire.
+        `now` and `bounds` are UTC microseconds; `typed` says that the columns came out of the types of the wire,
+        `ascii` that every text in them is ASCII without NUL.
         """
         if not self._possible:
             return None
         try:
-            return self._of(columns, new, now, bounds, typed, imported)
+            return self._of(columns, new, now, bounds, typed, ascii, imported)
         except Exception:  # noqa: BLE001  a value may raise from any of its own methods: the rules say what it is
             return None
 
     def _of(self, columns: Columns, new: NewIds, now: int, bounds: tuple[int, int], typed: bool,
-            imported: bool) -> Proven | None:  # fmt: skip
+            ascii: bool, imported: bool) -> Proven | None:  # fmt: skip
         *fields, at_ns, url = columns
         assert at_ns is not None
         ids, ts = fields[-2:]
@@ -103,16 +103,18 @@ class Proof:
         if ids is None or None in ids:
             ids = new.where_missing(ids, at_ns)
         success = _successes(success, status, error)
-        whole = (ids, moments, repeat(now), type_, user, device, session, source, application, domain, endpoint, method,
-                 status, duration, sent, received, success, error, weight, texts)  # fmt: skip
-        rows = list(zip(*(repeat(None) if column is None else column for column in whole), strict=False))
-        encoded = _encode_rows(rows)
-        if b"\\u0000" in encoded:
-            return None
-        if not encoded.isascii():
-            msgspec.convert(fields, NARROW_COLUMNS)
-        booked: Counter[str | None] = Counter({None: len(rows)} if source is None else source)
-        return Proven(rows, encoded, booked, fields[-2] is not None)
+        count = len(moments)
+        whole = (ids, moments, [now] * count, type_, user, device, session, source, application, domain, endpoint,
+                 method, status, duration, sent, received, success, error, weight, texts)  # fmt: skip
+        rows = Rows(whole, count)
+        if not ascii:
+            rows.encoded = encoded(rows)
+            if b"\\u0000" in rows.encoded:
+                return None
+            if not rows.encoded.isascii():
+                msgspec.convert(fields, NARROW_COLUMNS)
+        booked: Counter[str | None] = Counter({None: count} if source is None else source)
+        return Proven(rows, booked, fields[-2] is not None)
 
     def _texts(self, properties: Column) -> Column | None:
         """Properties as JSON texts. Raises ValueError where one may be too long."""

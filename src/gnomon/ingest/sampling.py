@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import sys
 from array import array
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
-from operator import itemgetter
+from itertools import compress, repeat
 from random import Random
+from typing import Any
 from zlib import crc32
 
 from gnomon.config import Settings
-from gnomon.event import AT, ROW, Batch, Row
+from gnomon.event import AT, Batch, Row, Rows, column
 from gnomon.ingest.thresholds import Thresholds
 
 QUARTER_US = 900_000_000
@@ -28,10 +29,9 @@ SLICES = 5  #: from which the pace is told
 AT_FULL = 4  #: slices that are looked at as one while sampling is in full force, to save time
 #: Sightings that are remembered so that they are not noted again; about 10 MB.
 MOST_REMEMBERED = 50_000
-_TYPE, _SOURCE, _SUCCESS, _WEIGHT = AT["type"], AT["source"], AT["success"], AT["weight"]
-assert ROW[_WEIGHT + 1 :] == ("properties",)
-_WHO = itemgetter(AT["user_id"], AT["device_id"], _TYPE, _SOURCE, AT["application"])
-_TS, _USER, _DEVICE = (itemgetter(AT[name]) for name in ("ts", "user_id", "device_id"))
+_WEIGHT = AT["weight"]
+_WHO = ("user_id", "device_id", "type", "source", "application")
+_TOLD = frozenset(map(AT.__getitem__, ("ts", *_WHO)))  #: what is asked of rows that are left out
 
 #: Start and end of a slice of a batch, its keep probability, and when its last row was recorded.
 Slice = tuple[int, int, float, int]
@@ -56,25 +56,30 @@ class Sampler:
 
         `at(place)` is when the row in that place was recorded, in nanoseconds. All rows count for the pace.
         """
-        hot = self._slices(len(batch.rows), at, thresholds)
-        if not hot or self._types.isdisjoint(map(itemgetter(_TYPE), batch.rows[hot[0][0] : hot[-1][1]])):
+        rows = batch.rows
+        hot = self._slices(len(rows), at, thresholds)
+        if not hot:
             return
         first, last = hot[0][0], hot[-1][1]
+        chosen = list(map(self._types.__contains__, column(rows, "type")[first:last]))
+        if True not in chosen:
+            return
+        places = list(compress(range(first, last), chosen))  # of the types that may be left out
+        ids = column(rows, "id")
         if batch.checked_ids:
-            luck = coins([row[0] for row in batch.rows[first:last]], self._salt)
+            luck = coins(list(compress(ids[first:last], chosen)), self._salt)
         else:  # made here, in a row, and never sent again
-            luck = coins_in_a_row(batch.rows[first][0], last - first, self._salt)
-        kept, gone, place = batch.rows[:first], list[Row](), first
+            luck = list(compress(coins_in_a_row(ids[first], last - first, self._salt), chosen))
+        outcomes, sources, weights = column(rows, "success"), column(rows, "source"), list(column(rows, "weight"))
+        gone: list[int] = []
         for start, end, probability, moment in hot:
-            kept += batch.rows[place:start]
             self._floor.begin(moment, thresholds.low)
-            self._decide(batch.rows[start:end], luck[start - first : end - first], probability, kept, gone)
-            place = end
-        batch.rows = kept + batch.rows[place:]
-        batch.encoded = None
-        counted = Counter(map(itemgetter(_SOURCE), gone))
+            part = slice(bisect_left(places, start), bisect_left(places, end))
+            self._decide(zip(places[part], luck[part], strict=True), probability, outcomes, sources, weights, gone)
+        batch.rows, left_out = _parted(rows, weights, gone)
+        counted = Counter(column(left_out, "source") if gone else ())
         batch.counts += [["event", source, "sampled_out", "", n] for source, n in counted.items()]
-        batch.sightings = [row for row in sightings_of(gone) if row not in self._remembered]
+        batch.sightings = [row for row in sightings_of(left_out) if row not in self._remembered]
 
     def noted(self, sightings: Sequence[Row]) -> None:
         """Remember sightings that are safe with somebody, so that they are not noted once more."""
@@ -101,22 +106,20 @@ class Sampler:
             start = end
         return hot
 
-    def _decide(self, rows: list[Row], luck: Iterable[int], probability: float, kept: list[Row],
-                gone: list[Row]) -> None:  # fmt: skip
-        """Put each row where it belongs. The order of the tests is that of their cost."""
-        types, floor, limit, factor = self._types, self._floor, int(probability * 2**32), 1 / probability
-        keep, drop, spent, left = kept.append, gone.append, floor.spent, floor.left > 0
-        for row, coin in zip(rows, luck, strict=True):
-            if (
-                row[_SUCCESS] is False
-                or row[_TYPE] not in types
-                or (left and row[_SOURCE] not in spent and floor.keeps(row[_SOURCE]))
-            ):
-                keep(row)
-            elif coin >= limit:
-                drop(row)
+    def _decide(self, drawn: Iterable[tuple[int, int]], probability: float, outcomes: Sequence[Any],
+                sources: Sequence[Any], weights: list[float], gone: list[int]) -> None:  # fmt: skip
+        """Note the places of rows that go, and the weights of those that stay for others."""
+        floor, limit, factor = self._floor, int(probability * 2**32), 1 / probability
+        drop, spent, left = gone.append, floor.spent, floor.left > 0
+        for place, coin in drawn:
+            if outcomes[place] is False:
+                continue
+            if left and sources[place] not in spent and floor.keeps(sources[place]):
+                continue
+            if coin >= limit:
+                drop(place)
             else:
-                keep(row[:_WEIGHT] + (row[_WEIGHT] * factor, row[_WEIGHT + 1]))  # noqa: RUF005  twice as fast
+                weights[place] *= factor
 
 
 class Pace:
@@ -205,15 +208,31 @@ def _mixed(lanes: array[int]) -> list[int]:
     return memoryview(x.to_bytes(8 * count, sys.byteorder)).cast("Q").tolist()
 
 
+def _parted(rows: Sequence[Row], weights: list[float], gone: Sequence[int]) -> tuple[Rows, Rows]:
+    """The rows that stay, with these weights, and those in the places of `gone`, as far as anybody asks of them."""
+    stay = bytearray(b"\x01") * len(rows)
+    for place in gone:
+        stay[place] = 0
+    go = stay.translate(bytes([1]) + bytes(255))
+    columns: list[Sequence[Any] | None] = [*(rows.columns if isinstance(rows, Rows) else zip(*rows, strict=True))]
+    columns[_WEIGHT] = weights
+    kept = [None if one is None else list(compress(one, stay)) for one in columns]
+    left_out = [
+        None if one is None or place not in _TOLD else list(compress(one, go)) for place, one in enumerate(columns)
+    ]
+    return Rows(kept, len(rows) - len(gone)), Rows(left_out, len(gone))
+
+
 def sightings_of(rows: Sequence[Row]) -> Iterable[Row]:
     """Who was seen in rows, once each: `(start of the quarter-hour in us, actor, type, source, application)`."""
-    if {*map(_USER, rows)} | {*map(_DEVICE, rows)} <= {None}:
+    moments, *people = [column(rows, name) for name in ("ts", *_WHO)]
+    if {*people[0]} | {*people[1]} <= {None}:
         return ()
-    first, last = min(map(_TS, rows)), max(map(_TS, rows))
+    first, last = min(moments), max(moments)
     if first // QUARTER_US == last // QUARTER_US:  # as nearly always: a batch is of a moment
-        seen = {(first, *who) for who in set(map(_WHO, rows))}
+        seen = {(first, *who) for who in set(zip(*people, strict=True))}
     else:
-        seen = {(row[AT["ts"]], *_WHO(row)) for row in rows}
+        seen = set(zip(moments, *people, strict=True))
     return {
         (ts - ts % QUARTER_US, device if user is None else user, type_, source, application)
         for ts, user, device, type_, source, application in seen

@@ -28,6 +28,7 @@ from gnomon.server.description import finished
 from gnomon.server.direct import Direct, direct_calls
 from gnomon.server.edge import Edge
 from gnomon.server.problems import catch_errors
+from gnomon.server.quick import Quick
 from gnomon.server.service import Service
 
 PREFIX = "/api/analytics"
@@ -59,7 +60,9 @@ def create_app(engine: AnalyticsEngine | None = None, settings: Settings | None 
     for part in (ingest, reports, exports, admin, operations, pages):
         app.include_router(part.router(), prefix=PREFIX)
     app.include_router(operations.root_router())
-    app.add_middleware(Direct, calls=direct_calls(ingest.router(), PREFIX))
+    calls = direct_calls(ingest.router(), PREFIX)
+    app.add_middleware(Direct, calls=calls)
+    app.state.quick = Quick(service, {path: (route, call is ingest.samples) for path, (route, call) in calls.items()})
     app.add_middleware(Edge, service=service)
     app.openapi = partial(_described, app, app.openapi)  # type: ignore[method-assign]
     return app

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -48,6 +49,38 @@ def _origin(scope: Scope) -> str | None:
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
 
 
+def dressed(given: Iterable[tuple[bytes, bytes]], scheme: str | None, limits: Mapping[str, str] | None,
+            reflected: str | None) -> list[tuple[bytes, bytes]]:  # fmt: skip
+    """The headers of an answer with those that every answer has; `reflected` is the origin that may read it."""
+    found = [*given]
+    names = {name for name, _ in found}
+    found += [header for header in _ALWAYS if header[0] not in names]
+    if scheme == "https" and _HSTS[0] not in names:
+        found.append(_HSTS)
+    if not limits and reflected is None and b"vary" not in names:
+        found.append(_VARY)
+        return found
+    headers = MutableHeaders(raw=found)
+    for name, value in (limits or {}).items():
+        headers.setdefault(name, value)
+    headers.add_vary_header("Origin")
+    if reflected is not None:
+        headers["Access-Control-Allow-Origin"] = reflected
+        headers["Access-Control-Expose-Headers"] = _SHOWN
+    return found
+
+
+def note(service: Service, scope: Any, status: int, began: float) -> None:
+    """Count an answer, and log it."""
+    service.figures.answers[scope["method"] if scope["method"] in _COUNTED else "other", status] += 1
+    seconds = time.monotonic() - began
+    service.figures.seconds.add(seconds)
+    if log.isEnabledFor(logging.INFO):  # the name of the route, as a path may hold ids of people
+        name = getattr(scope.get("route"), "name", None) or "no route"
+        log.info("%s: %d", name, status, extra={
+            "operation": name, "duration_ms": round(seconds * 1_000, 3), "status": status})  # fmt: skip
+
+
 class Edge:
     """Around the whole app."""
 
@@ -64,27 +97,13 @@ class Edge:
         reflected = origin if origin is not None and self._may_read(origin) else None
         state: dict[str, Any] = scope.setdefault("state", {})
         asks_first = scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope)
-        figures, began, statuses = self._service.figures, time.monotonic(), [0]
+        began, statuses = time.monotonic(), [0]
 
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses[0] = message["status"]
-                found = message["headers"] = [*message.get("headers", ())]
-                names = {name for name, _ in found}
-                found += [header for header in _ALWAYS if header[0] not in names]
-                if scope.get("scheme") == "https" and _HSTS[0] not in names:
-                    found.append(_HSTS)
-                limits = state.get("limit_headers")
-                if limits or reflected is not None or b"vary" in names:
-                    headers = MutableHeaders(raw=found)
-                    for name, value in (limits or {}).items():
-                        headers.setdefault(name, value)
-                    headers.add_vary_header("Origin")
-                else:
-                    found.append(_VARY)
-                if reflected is not None:
-                    headers["Access-Control-Allow-Origin"] = reflected
-                    headers["Access-Control-Expose-Headers"] = _SHOWN
+                message["headers"] = dressed(message.get("headers", ()), scope.get("scheme"),
+                                             state.get("limit_headers"), reflected)  # fmt: skip
             await send(message)
 
         try:
@@ -98,13 +117,7 @@ class Edge:
                 raise  # the answer has begun: only cutting it off says that it is not whole
             await problem_answer(unplanned(error))(scope, receive, adding)
         finally:
-            figures.answers[scope["method"] if scope["method"] in _COUNTED else "other", statuses[0]] += 1
-            seconds = time.monotonic() - began
-            figures.seconds.add(seconds)
-            if log.isEnabledFor(logging.INFO):  # the name of the route, as a path may hold ids of people
-                name = getattr(scope.get("route"), "name", None) or "no route"
-                log.info("%s: %d", name, statuses[0], extra={
-                    "operation": name, "duration_ms": round(seconds * 1_000, 3), "status": statuses[0]})  # fmt: skip
+            note(self._service, scope, statuses[0], began)
 
     def _may_read(self, origin: str) -> bool:
         allowed = self._service.settings.cors_origins

@@ -7,7 +7,8 @@ as a whole is stored; what is wrong with single events is listed in the answer, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -20,7 +21,7 @@ from gnomon.ingest.intake import Rule, Sender
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import Caller, project_wanted, refuse, service_of
 from gnomon.server.description import INGEST, SAMPLES
-from gnomon.server.intake import Outcome
+from gnomon.server.intake import Outcome, Rules
 from gnomon.server.problems import Problem, problems
 from gnomon.server.service import Service
 from gnomon.server.wire import too_large
@@ -59,24 +60,41 @@ async def _take(request: Request, *, samples: bool) -> Response:
     project = caller.chosen(project_wanted(request), service.settings.project)
     if not caller.principal.may("ingest"):
         await asyncio.to_thread(refuse, service, project, caller, request, "ingest")
-    _check_type(request, caller)
-    size = announced(request, service.settings.max_body_bytes)
-    service.intake.reserve(size)
+    size, encoding, rules = begun(service, request, caller)
     try:
         body = await read_body(request, size, service.settings.max_body_bytes)
-        encoding = request.headers.get("content-encoding", "").strip().lower()
-        outcome = await service.intake.take(project, body, encoding, _rules(service, caller), samples)
+        outcome = await service.intake.take(project, body, encoding, rules, samples)
     finally:
         service.intake.release(size)
     service.sums.add(project, caller.principal.name, service.address(request), outcome.accepted, len(outcome.refused))
-    return _answer(outcome)
+    return answer_of(outcome)
 
 
-def _rules(service: Service, caller: Caller) -> Callable[[AnalyticsEngine], Sequence[Rule]]:
-    """The rules for what this caller sends, besides those of the gate."""
+def begun(service: Service, request: Request, caller: Caller) -> tuple[int, str, Rules]:
+    """Room for a body that may come in, to be released at the end; its encoding, and the rules for its sender.
+
+    Raises `Problem` (400, 411, 413, 415) and what `Intake.reserve` raises.
+    """
+    _check_type(request, caller)
+    size = announced(request, service.settings.max_body_bytes)
+    service.intake.reserve(size)
+    return size, request.headers.get("content-encoding", "").strip().lower(), _rules(service, caller)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The rules for what a sender sends, besides those of the gate; equal where the sender may send the same."""
+
+    service: Service
+    sender: Sender
+
+    def __call__(self, engine: AnalyticsEngine) -> Sequence[Rule]:
+        return [self.sender, *self.service.rules(engine)]
+
+
+def _rules(service: Service, caller: Caller) -> _Rules:
     trusted = caller.principal.may("ingest:any")
-    sender = Sender(None if trusted or caller.key_id else caller.principal.name, weights=trusted)
-    return lambda engine: [sender, *service.rules(engine)]
+    return _Rules(service, Sender(None if trusted or caller.key_id else caller.principal.name, weights=trusted))
 
 
 def _check_type(request: Request, caller: Caller) -> None:
@@ -120,7 +138,8 @@ async def read_body(request: Request, size: int, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _answer(outcome: Outcome) -> Response:
+def answer_of(outcome: Outcome) -> Response:
+    """The answer for what became of a body. Raises `Problem` (403, 422) where nothing of it was accepted."""
     rejected = [_told(one) for one in outcome.refused]
     if outcome.accepted or not rejected:
         return json_answer({"ingested": outcome.accepted, "rejected": rejected})

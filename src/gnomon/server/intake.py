@@ -7,12 +7,15 @@ with a 503 before they are read, so memory stays bounded whatever comes in.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from gnomon.engine import AnalyticsEngine
 from gnomon.errors import DiskFull, GnomonError, StoreUnavailable
@@ -20,12 +23,16 @@ from gnomon.ingest.calls import WireCalls
 from gnomon.ingest.gate import Refused
 from gnomon.ingest.intake import Rule, Taken, keep, take_events, take_samples, take_together, usual_of
 from gnomon.server.projects import Projects
-from gnomon.server.wire import decoded, decoded_slowly, is_list, unpacked
+from gnomon.server.wire import Loose, decoded, decoded_slowly, gathered, is_list, loose, unpacked
+
+log = logging.getLogger("gnomon.server")
 
 THREADS = 3  #: one decodes while another waits for the disk
 MOST_JOBS = 64  #: that share a commit
 MOST_BYTES = 1024**2  #: of their bodies; a larger one goes alone
 SMALL_BYTES = 16 * 1024  #: a smaller body may share its batch with others
+#: What a project asks of a sender's events. Equal ones are asked for only once.
+Rules: TypeAlias = Callable[[AnalyticsEngine], Sequence[Rule]]
 OVERHEAD_BYTES = 4_096  #: what a call costs besides its body
 
 
@@ -37,9 +44,9 @@ class Job:
     body: bytes
     encoding: str
     samples: bool
-    rules: Callable[[AnalyticsEngine], Sequence[Rule]]
+    rules: Rules
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Outcome]
+    done: Callable[[Outcome | BaseException], None]  #: called on the loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +87,26 @@ class Intake:
         """The end of `reserve`."""
         self.in_flight -= size + OVERHEAD_BYTES
 
-    async def take(self, project: str, body: bytes, encoding: str, rules: Callable[[AnalyticsEngine], Sequence[Rule]],
+    async def take(self, project: str, body: bytes, encoding: str, rules: Rules,
                    samples: bool = False) -> Outcome:  # fmt: skip
         """Make the events of a body durable. Raises `Problem` for a body that cannot be read, and the journal's errors.
 
         A caller that goes away does not stop it: what was begun is done.
         """
-        loop = asyncio.get_running_loop()
-        job = Job(project, body, encoding, samples, rules, loop, loop.create_future())
+        waiting: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.submit(project, body, encoding, rules, samples, partial(_settle, waiting))
+        return await waiting
+
+    def submit(self, project: str, body: bytes, encoding: str, rules: Rules, samples: bool,
+               done: Callable[[Outcome | BaseException], None]) -> None:  # fmt: skip
+        """As `take`, on an event loop that runs; `done` is called there with what became of the body."""
+        job = Job(project, body, encoding, samples, rules, asyncio.get_running_loop(), done)
         with self._changed:
             self._jobs.append(job)
             if len(self._threads) < THREADS:
                 self._start_thread()
             if not (self._gathering and len(body) <= SMALL_BYTES):
                 self._changed.notify()
-        return await job.done
 
     def stop(self) -> None:
         """Finish what is there and end the threads."""
@@ -165,35 +177,38 @@ class Intake:
     def _decide(self, jobs: list[Job], engines: ExitStack, taken: list[Taken], outcomes: dict[int, Outcome],
                 answers: dict[int, Outcome | BaseException]) -> None:  # fmt: skip
         """What of the bodies is accepted: small ones of a project in one batch, each other in its own."""
-        small: dict[str, dict[int, tuple[WireCalls, bool]]] = {}
+        small: dict[str, dict[int, Loose]] = {}
+        known: dict[str, AnalyticsEngine] = {}
         for place, job in enumerate(jobs):
             try:
-                engine = engines.enter_context(self._projects.using(job.project))
-                calls, alone = _usual(engine, job) if len(jobs) > 1 else (None, False)
-                if calls is not None:
-                    small.setdefault(job.project, {})[place] = (calls, alone)
+                engine = known.get(job.project)
+                if engine is None:
+                    engine = known[job.project] = engines.enter_context(self._projects.using(job.project))
+                found = _loose(engine, job) if len(jobs) > 1 else None
+                if found is not None:
+                    small.setdefault(job.project, {})[place] = found
                     continue
-                found, outcomes[place] = _taken(engine, job)
-                taken.append(found)
+                one, outcomes[place] = _taken(engine, job)
+                taken.append(one)
             except Exception as error:  # noqa: BLE001  one body must not take the others along
                 answers[place] = error
         for project, parts in small.items():
-            with self._projects.using(project) as engine:
-                self._share(engine, jobs, parts, taken, outcomes, answers)
+            self._share(known[project], jobs, parts, taken, outcomes, answers)
 
-    def _share(self, engine: AnalyticsEngine, jobs: list[Job], parts: dict[int, tuple[WireCalls, bool]],
-               taken: list[Taken], outcomes: dict[int, Outcome],
-               answers: dict[int, Outcome | BaseException]) -> None:  # fmt: skip
-        """One batch for small bodies of a project; where one has an event that does not pass, one for each."""
+    def _share(self, engine: AnalyticsEngine, jobs: list[Job], parts: dict[int, Loose], taken: list[Taken],
+               outcomes: dict[int, Outcome], answers: dict[int, Outcome | BaseException]) -> None:  # fmt: skip
+        """One batch for small bodies of a project; one for each where an event of them does not pass."""
+        passed: dict[tuple[int, ...], WireCalls] = {}
         try:
-            found = take_together(engine, [calls for calls, _ in parts.values()])
+            passed = _passed(engine, jobs, parts)
+            together = take_together(engine, [*passed.values()]) if passed else None
         except Exception:  # noqa: BLE001  one body must not take the others along
-            found = None
-        if found is not None:
-            taken.append(found)
-            outcomes.update((place, Outcome(len(calls), [], alone)) for place, (calls, alone) in parts.items())
-            return
-        for place in parts:
+            together = None
+        shared = {place for places in passed for place in places} if together is not None else set()
+        if together is not None:
+            taken.append(together)
+            outcomes.update((place, Outcome(len(parts[place].events), [], parts[place].alone)) for place in shared)
+        for place in [place for place in parts if place not in shared]:
             try:
                 one, outcomes[place] = _taken(engine, jobs[place])
                 taken.append(one)
@@ -211,23 +226,46 @@ class Intake:
 
 def _answer(answers: list[tuple[Job, Outcome | BaseException]]) -> None:
     for job, answer in answers:
-        if job.done.done():
-            continue  # the caller went away
-        if isinstance(answer, BaseException):
-            job.done.set_exception(answer)
-        else:
-            job.done.set_result(answer)
+        try:
+            job.done(answer)
+        except Exception:  # one caller must not take the answers of the others along
+            log.exception("an answer could not be given")
 
 
-def _usual(engine: AnalyticsEngine, job: Job) -> tuple[WireCalls | None, bool]:
-    """The events of a small body of which nothing is unusual, and whether it was a single one; else None."""
+def _settle(waiting: asyncio.Future[Outcome], answer: Outcome | BaseException) -> None:
+    if waiting.done():
+        return  # the caller went away
+    if isinstance(answer, BaseException):
+        waiting.set_exception(answer)
+    else:
+        waiting.set_result(answer)
+
+
+def _loose(engine: AnalyticsEngine, job: Job) -> Loose | None:
+    """The events of a small body that looks usual; else None."""
     if job.samples or len(job.body) > SMALL_BYTES:
-        return None, False
+        return None
     body = unpacked(job.body, job.encoding, engine.settings)
-    if len(body) > SMALL_BYTES:
-        return None, False
-    events, alone = decoded(body, engine.settings)
-    return usual_of(events, job.rules(engine)) if isinstance(events, WireCalls) else None, alone
+    return loose(body, not is_list(body), engine.settings) if len(body) <= SMALL_BYTES else None
+
+
+def _passed(engine: AnalyticsEngine, jobs: list[Job], parts: dict[int, Loose]) -> dict[tuple[int, ...], WireCalls]:
+    """The calls of small bodies of which none is unusual, by their places: all of equal rules at once, else each."""
+    by_rules: dict[Rules, list[int]] = {}
+    for place in parts:
+        by_rules.setdefault(jobs[place].rules, []).append(place)
+    found: dict[tuple[int, ...], WireCalls] = {}
+    for rules, places in by_rules.items():
+        asked = rules(engine)
+        for group in ([places], [[place] for place in places]):
+            for some in group:
+                calls = gathered([parts[place] for place in some])
+                usual = None if calls is None else usual_of(calls, asked)
+                if usual is not None:
+                    found[tuple(some)] = usual
+            if tuple(places) in found:
+                break
+    return found
 
 
 def _taken(engine: AnalyticsEngine, job: Job) -> tuple[Taken, Outcome]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -94,10 +94,25 @@ def decoded_slowly(body: bytes, settings: Settings) -> list[Any]:
 
 
 def _quickly(body: bytes, alone: bool, settings: Settings) -> WireCalls | None:
-    """The calls of a body in which nothing is unusual, in a quarter of the time; None: look closer.
+    """The calls of a body in which nothing is unusual, in a quarter of the time; None: look closer."""
+    found = loose(body, alone, settings)
+    return None if found is None else gathered([found])
 
-    Usual are events with fields of the row only, none null or twice, of the types that a clean batch has: so nothing is
-    nested deeper than properties, and no number is beyond 64 bits.
+
+class Loose(NamedTuple):
+    """The events of a body that looks usual so far: no key is looked for that is null or stands twice."""
+
+    events: list[Any]
+    alone: bool
+    quotes: int
+    ascii: bool
+
+
+def loose(body: bytes, alone: bool, settings: Settings) -> Loose | None:
+    """The events of a body, None for one that has to be looked at more closely.
+
+    Usual are events with fields of the row only, of the types that a clean batch has: so nothing is nested deeper than
+    properties, and no number is beyond 64 bits.
     """
     most = settings.max_batch_size
     if settings.max_nesting < 2 or (len(body) > MOST_QUICK_BYTES and _is_large(body, most)):
@@ -108,8 +123,19 @@ def _quickly(body: bytes, alone: bool, settings: Settings) -> WireCalls | None:
         return None
     if not 0 < len(events) <= most:
         return None
+    return Loose(events, alone, _quotes(body), body.isascii() and not (b"\\" in body and b"\\u" in body))
+
+
+def gathered(parts: Sequence[Loose]) -> WireCalls | None:
+    """The calls of bodies, one after the other; None where a key in one of them is null or stands twice.
+
+    No body has fewer quotes than the texts that came out of it, so one sum over all of them tells.
+    """
+    events = parts[0].events if len(parts) == 1 else list(chain.from_iterable(part.events for part in parts))
     columns = columns_of(events)
-    return WireCalls(columns, len(events)) if _quotes(body) == 2 * _texts(columns) else None
+    if sum(part.quotes for part in parts) != 2 * _texts(columns):
+        return None
+    return WireCalls(columns, len(events), ascii=all(part.ascii for part in parts))
 
 
 def _is_large(body: bytes, most: int) -> bool:

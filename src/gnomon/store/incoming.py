@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from gnomon.event import AT, Row
+from gnomon.event import AT, Row, column
 
 RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
 QUARANTINE_ROWS = 100_000
@@ -25,12 +25,12 @@ class Edges:
         """The moment (UTC microseconds) from which on rows of a type may be stored."""
         return self._before.get((project, type_), self._before.get((project, None), _NEVER))
 
-    def part(self, project: str, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    def part(self, project: str, rows: Sequence[Row]) -> tuple[Sequence[Row], list[Row]]:
         """Rows that may be stored, and those of pruned time."""
         if not self._before:
             return rows, []
-        at_ts, at_type = AT["ts"], AT["type"]
-        late = [row[at_ts] < self.of(project, row[at_type]) for row in rows]
+        moments = zip(column(rows, "ts"), column(rows, "type"), strict=True)
+        late = [ts < self.of(project, type_) for ts, type_ in moments]
         if not any(late):
             return rows, []
         parted: tuple[list[Row], list[Row]] = ([], [])
@@ -39,10 +39,10 @@ class Edges:
         return parted
 
 
-def without_own_repeats(rows: list[Row], at: dict[str, int] = AT) -> tuple[list[Row], list[Row]]:
+def without_own_repeats(rows: Sequence[Row], at: dict[str, int] = AT) -> tuple[Sequence[Row], list[Row]]:
     """Rows and repeats within one group; the first of an id wins. `at` says where a row has what."""
     at_id, at_ts, at_received = at["id"], at["ts"], at["received_at"]
-    ids = list(map(itemgetter(at_id), rows))
+    ids = column(rows, "id") if at is AT else list(map(itemgetter(at_id), rows))
     if len(set(ids)) == len(ids):
         return rows, []
     kept: list[Row] = []
@@ -58,9 +58,9 @@ def without_own_repeats(rows: list[Row], at: dict[str, int] = AT) -> tuple[list[
     return kept, repeats
 
 
-def booked(project: str, outcome: str, rows: list[Row], reason: str = "") -> list[list[Any]]:
+def booked(project: str, outcome: str, rows: Sequence[Row], reason: str = "") -> list[list[Any]]:
     """What rows of one outcome add to the books."""
-    counts = Counter(map(itemgetter(AT["source"]), rows))
+    counts = Counter(column(rows, "source"))
     return [[project, "event", source, outcome, reason, n] for source, n in counts.items()]
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_int64, c_void_p
 from itertools import accumulate
 from typing import Any
 
-from gnomon.event import FIELDS, Field, Row
+from gnomon.event import FIELDS, Field, Row, Rows
 
 CHUNK = 2_500  #: rows turned at once: each step holds the interpreter for less than half a millisecond
 _FORMATS = {"text": b"u", "json": b"u", "time": b"l", "integer": b"l", "real": b"g", "boolean": b"c"}
@@ -81,16 +81,15 @@ class Staging:
         """Take these rows in place of those before; `present` are then the fields that any of them has."""
         self.clear()
         found: set[str] = set()
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start : start + CHUNK]
+        for count, part in _chunks(rows):
             buffers = []
-            for field, values in zip(FIELDS, zip(*part, strict=True), strict=True):
-                if values[0] is None and values.count(None) == len(part):
+            for field, values in zip(FIELDS, part, strict=True):
+                if values is None or (values[0] is None and values.count(None) == len(values)):
                     buffers.append(_EMPTY[field.kind])
                     continue
                 found.add(field.name)
                 buffers.append(_texts(values) if _FORMATS[field.kind] == b"u" else _numbers(field.kind, values))
-            self._chunks.append((len(part), [_pointers(column) for column in buffers], buffers))
+            self._chunks.append((count, [_pointers(column) for column in buffers], buffers))
         self.present = [field for field in FIELDS if field.name in found]
 
     def clear(self) -> None:
@@ -153,6 +152,16 @@ def selected(field: Field) -> str:
     if field.required:
         return field.name
     return f"nullif({field.name}, '')" if _FORMATS[field.kind] == b"u" else f"nullif({field.name}, -1)"
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[tuple[int, Iterable[Sequence[Any] | None]]]:
+    """The columns of `CHUNK` rows at a time, and how many rows these are."""
+    for start in range(0, len(rows), CHUNK):
+        end = min(start + CHUNK, len(rows))
+        if isinstance(rows, Rows):
+            yield end - start, [None if one is None else one[start:end] for one in rows.columns]
+        else:
+            yield end - start, zip(*rows[start:end], strict=True)
 
 
 def _texts(values: Sequence[Any]) -> list[bytes]:

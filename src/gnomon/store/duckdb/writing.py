@@ -13,7 +13,7 @@ from operator import itemgetter
 
 import duckdb
 
-from gnomon.event import AT, SAMPLE_AT, SAMPLE_ROW, Batch, Field, Row
+from gnomon.event import SAMPLE_AT, SAMPLE_ROW, Batch, Field, Row, column, in_a_row
 from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, Span, addition, changed, folded, joined
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.staging import Staging, selected
@@ -106,7 +106,7 @@ class Writing:
 
     def write(self, project: str, batches: list[Batch], version: int) -> dict[str, list[Row]]:
         """Store one project's batches; returns the rows that were not stored, `duplicate` and `sealed` ones."""
-        rows = [row for batch in batches for row in batch.rows]
+        rows = in_a_row([batch.rows for batch in batches])
         edges = self._edges()
         rows, sealed = edges.part(project, rows)
         books = [[project, *count] for batch in batches for count in batch.counts]
@@ -168,8 +168,8 @@ class Writing:
             self._connection.execute("DELETE FROM alive")
             self._connection.execute(addition(kept))
 
-    def _write_events(self, project: str, rows: list[Row], batches: list[Batch],
-                      version: int) -> tuple[list[Row], list[Row]]:  # fmt: skip
+    def _write_events(self, project: str, rows: Sequence[Row], batches: list[Batch],
+                      version: int) -> tuple[Sequence[Row], list[Row]]:  # fmt: skip
         """Store rows without repeats; returns what was stored and what was a repeat.
 
         Only ids that came from outside, or batches that were replayed, can be repeats: an id made here is new.
@@ -191,30 +191,32 @@ class Writing:
         self._staging.clear()
         return rows, repeats
 
-    def _repeats(self, project: str, rows: list[Row], checked_ids: bool) -> set[tuple[str, int]]:
+    def _repeats(self, project: str, rows: Sequence[Row], checked_ids: bool) -> set[tuple[str, int]]:
         """`(id, ts)` of the staged rows that the store already has.
 
         What came lately is looked at by id alone, which finds those of the same time as well; so only rows that came
         before need a look at the span of time, and with live events there are none.
         """
-        moments = list(map(itemgetter(AT["ts"]), rows))
+        moments = column(rows, "ts")
         span, (key, text), con = [min(moments), max(moments)], _keys(rows), self._connection
         if not checked_ids:
             return set(con.execute(_repeats(key, text, _IN_SPAN), [project, *span]).fetchall())
-        received = list(map(itemgetter(AT["received_at"]), rows))
+        received = column(rows, "received_at")
         since, last = (max(0, found(received) - RECENT_US) for found in (min, max))
         known = set(con.execute(_repeats(key, text, _RECENT), [project, since]).fetchall())
         if con.execute(_OLDER, [*span, last]).fetchall():
             known |= set(con.execute(_repeats(key, text, _IN_SPAN), [project, *span]).fetchall())
         return known
 
-    def _note_weights(self, project: str, rows: list[Row]) -> None:
-        moments = [row[AT["ts"]] for row in rows if row[AT["weight"]] != 1]
-        if moments:
-            self._connection.execute(
-                "INSERT INTO weighted VALUES (?, make_timestamp(?), make_timestamp(?))",
-                [project, min(moments), max(moments)],
-            )
+    def _note_weights(self, project: str, rows: Sequence[Row]) -> None:
+        weights = column(rows, "weight")
+        if weights.count(1) == len(weights):
+            return
+        moments = [ts for ts, weight in zip(column(rows, "ts"), weights, strict=True) if weight != 1]
+        self._connection.execute(
+            "INSERT INTO weighted VALUES (?, make_timestamp(?), make_timestamp(?))",
+            [project, min(moments), max(moments)],
+        )
 
     def _write_samples(self, project: str, samples: list[Row], version: int, *, doubtful: bool) -> int:
         """Store samples and return how many were repeats, which only those with an id can be.
@@ -237,7 +239,7 @@ class Writing:
         named = [row for row in samples if row[at_id] is not None]
         if not named:
             return samples
-        named, _ = without_own_repeats(named, SAMPLE_AT)
+        named = [*without_own_repeats(named, SAMPLE_AT)[0]]
         self._append("sample_staging", named)
         con, moments = self._connection, list(map(itemgetter(at_ts), named))
         since = min(map(itemgetter(SAMPLE_AT["received_at"]), named)) - RECENT_US
@@ -254,9 +256,9 @@ class Writing:
         appender.flush()
 
 
-def _keys(rows: list[Row]) -> tuple[str, str]:
+def _keys(rows: Sequence[Row]) -> tuple[str, str]:
     """How the ids of rows become the key and the text of the table, in SQL."""
-    return _ANY if _ID_CHARACTERS in set(map(len, map(itemgetter(0), rows))) else _TEXTS
+    return _ANY if _ID_CHARACTERS in set(map(len, column(rows, "id"))) else _TEXTS
 
 
 @lru_cache(maxsize=64)
