@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -79,12 +80,13 @@ class Rows(Sequence[Row]):
     Whoever looks at a row has all of them made; they are the same objects every time. Columns must not be changed.
     """
 
-    __slots__ = ("_count", "_made", "columns", "encoded", "parts")
+    __slots__ = ("_count", "_made", "columns", "counted", "encoded", "parts")
 
     def __init__(self, columns: Sequence[Sequence[Any] | None], count: int) -> None:
         self.columns = columns
         self.encoded: bytes | None = None  #: as the journal holds them, where the gate's proof has made it anyway
         self.parts: Sequence[Rows] = ()  #: what it was put together of
+        self.counted: Counter[str | None] | None = None  #: see `sources`, where that is known
         self._count = count
         self._made: list[Row] | None = None
 
@@ -117,6 +119,14 @@ class Rows(Sequence[Row]):
     def __repr__(self) -> str:
         return repr(self.made())
 
+    def sources(self) -> Counter[str | None]:
+        """How many there are of each source; not to be changed."""
+        if self.counted is None and self.parts:
+            self.counted = sum((part.sources() for part in self.parts), Counter())
+        elif self.counted is None:
+            self.counted = Counter(column(self, "source"))
+        return self.counted
+
     def made(self) -> list[Row]:
         """The rows as tuples."""
         if self._made is None and self.parts:
@@ -143,6 +153,11 @@ def _one_column(columns: list[Sequence[Any] | None], parts: Sequence[Rows]) -> l
         return None
     filled = ((None,) * len(part) if one is None else one for one, part in zip(columns, parts, strict=True))
     return list(chain.from_iterable(filled))
+
+
+def sources_of(rows: Sequence[Row]) -> Counter[str | None]:
+    """How many rows there are of each source; not to be changed."""
+    return rows.sources() if isinstance(rows, Rows) else Counter(column(rows, "source"))
 
 
 def column(rows: Sequence[Row], name: str) -> Sequence[Any]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.errors import DiskFull, GnomonError, StoreDamaged, StoreUnavailable
-from gnomon.event import ROW, SAMPLE_ROW, Batch
+from gnomon.event import ROW, SAMPLE_ROW, Batch, Rows, column, in_a_row
 from gnomon.ingest import journal as journals
 from gnomon.ingest.journal import Journal, _sealed, _translated, check, holds, open_sealed, salvage, summary_of
 
@@ -76,6 +76,57 @@ def test_a_batch_that_was_sealed_before_there_were_sightings_opens():
     assert open_sealed(zlib.crc32(body), body) == batch(
         row(1), counts=[["event", None, "received", "", 1]], checked_ids=True
     )
+
+
+def by_columns(rows):
+    """Rows as the gate hands on those that it proved together."""
+    columns = [*map(list, zip(*rows, strict=True))]
+    return Rows([None if set(map(type, one)) == {type(None)} else one for one in columns], len(rows))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.lists(ANY_ROW, min_size=1, max_size=3), min_size=1, max_size=3), st.integers(0, 2**60))
+def test_rows_by_columns_are_sealed_and_open_as_rows_one_by_one(parts, received):
+    at = ROW.index("received_at")
+    parts = [[(*row[:at], received, *row[at + 1 :]) for row in part] for part in parts]
+    rows = [row for part in parts for row in part]
+    one = Batch("p", rows=in_a_row(list(map(by_columns, parts))))
+    assert [len(one.rows), [*one.rows], one.rows[-1]] == [len(rows), rows, rows[-1]]
+    crc, summary, body = _sealed(one)
+    assert repr([*open_sealed(crc, body).rows]) == repr(rows) == repr([*one.rows])
+    assert msgspec.json.decode(summary) == summary_of(Batch("p", rows=rows)) == summary_of(open_sealed(crc, body))
+    assert all(column(one.rows, name) == [row[n] for row in rows] for n, name in enumerate(ROW)
+               if one.rows.columns[n] is not None)  # fmt: skip
+
+
+def test_a_batch_of_an_earlier_version_opens_whole(journal):
+    """As 0.1.0 wrote it in November 2026, before there were columns."""
+    body = (b'["default",[["e1",1763856000000000,1763856000500000,"click","u1",null,null,"web",null,null,"/p",null,200,'
+            b'12.5,null,null,true,null,1.0,"{\\"n\\":1}"]],[],[],[["event","web","received","",1]],true,false,null,[],'
+            b"[[1763856000000000,1763856001000000,true]]]")  # fmt: skip
+    journal.adopt((zlib.crc32(body), b'[["default","event","web","pending","",1]]', body))
+    ((_, found),) = stored(journal)
+    values = {"id": "e1", "ts": 1763856000000000, "received_at": 1763856000500000, "type": "click", "user_id": "u1",
+              "source": "web", "endpoint": "/p", "status_code": 200, "duration_ms": 12.5, "success": True,
+              "weight": 1.0, "properties": '{"n":1}'}  # fmt: skip
+    assert found.rows == [tuple(values.get(name) for name in ROW)] and found.checked_ids
+    assert found.beats == [(1763856000000000, 1763856001000000, True)]
+
+
+def test_a_batch_of_a_later_version_is_refused_and_stays(journal):
+    _, summary, body = _sealed(Batch("p", rows=by_columns([row(1)])))
+    assert b'"form":1' in body
+    later = body.replace(b'"form":1', b'"form":2')
+    journal.adopt((zlib.crc32(later), summary, later))
+    with pytest.raises(StoreUnavailable) as caught:
+        stored(journal)
+    assert caught.value.code == "journal-newer" and journal.positions(0, 9) == [1]
+
+
+def test_what_knows_only_rows_one_by_one_stops_at_columns():
+    _, _, body = _sealed(Batch("p", rows=by_columns([row(1)])))
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(body, type=Batch)
 
 
 @settings(max_examples=50, deadline=None)

@@ -17,7 +17,7 @@ from typing import Any
 
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed
-from gnomon.event import Batch, Row
+from gnomon.event import Batch, Row, sources_of
 from gnomon.ingest.calls import Call
 from gnomon.ingest.gate import Admitted, Gate, Refused, source_of
 from gnomon.ingest.heartbeat import Heartbeat
@@ -375,7 +375,7 @@ class Collector:
         """Events recorded but not yet durable, by source."""
         calls, _, batch = self._turn
         found = Counter(source_of(call.source) for call in [*calls, *self._buffer])
-        found.update(row[7] for row in (batch.rows if batch is not None else ()))
+        found.update(sources_of(batch.rows if batch is not None else ()))
         return found
 
     def _make_durable(self) -> int:

@@ -18,7 +18,7 @@ import msgspec
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue
-from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row, column, in_a_row
+from gnomon.event import AT, GIVEN, NAME_BYTES, WIRE_ALIASES, Row, in_a_row, sources_of
 from gnomon.ingest.addresses import (
     bare_address,
     bare_domain,
@@ -122,7 +122,7 @@ class Gate:
                                imported=imported)  # fmt: skip
         if found is None:
             return None
-        return Admitted(found.rows, [], found.received, found.ids_given)
+        return Admitted(found.rows, [], found.rows.sources().copy(), found.ids_given)
 
     def _examined(self, calls: Sequence[Row], new: NewIds, now: int, imported: bool, start: int = 0) -> Admitted:
         """Each event by the exact rules; the first of them has the place `start` in its batch."""
@@ -131,7 +131,7 @@ class Gate:
         out.rows = self._examine(calls, rows, now, imported, out)
         if start:
             out.refused = [replace(refused, index=refused.index + start) for refused in out.refused]
-        out.received = Counter(column(out.rows, "source"))
+        out.received = sources_of(out.rows).copy()
         out.received.update(refused.source for refused in out.refused)
         return out
 

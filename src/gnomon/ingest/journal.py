@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from gnomon.errors import DiskFull, GnomonError, StoreDamaged, StoreUnavailable
-from gnomon.event import Batch, column
+from gnomon.event import Batch, sources_of
 from gnomon.ingest.bodies import batch_of, body_of
 
 _SCHEMA = """
@@ -46,7 +45,7 @@ _decode_counts = msgspec.json.Decoder(list[list[Any]]).decode
 
 def summary_of(batch: Batch) -> list[list[Any]]:
     """`[project, kind, source, outcome, reason, n]` of everything a batch will add to the books, rows as `pending`."""
-    pending = Counter(column(batch.rows, "source"))
+    pending = sources_of(batch.rows)
     rows = [[batch.project, "event", source, "pending", "", n] for source, n in pending.items()]
     if batch.samples:
         rows.append([batch.project, "sample", None, "pending", "", len(batch.samples)])

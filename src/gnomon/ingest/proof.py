@@ -7,7 +7,6 @@ each event», never «bad»; nothing is refused here.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, repeat
@@ -52,10 +51,9 @@ _values = msgspec.structs.astuple
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """The rows of a clean batch, how many came from each source, and whether ids were given."""
+    """The rows of a clean batch, and whether ids were given."""
 
     rows: Rows
-    received: Counter[str | None]
     ids_given: bool
 
 
@@ -113,8 +111,7 @@ class Proof:
                 return None
             if not rows.encoded.isascii():
                 msgspec.convert(fields, NARROW_COLUMNS)
-        booked: Counter[str | None] = Counter({None: count} if source is None else source)
-        return Proven(rows, booked, fields[-2] is not None)
+        return Proven(rows, fields[-2] is not None)
 
     def _texts(self, properties: Column) -> Column | None:
         """Properties as JSON texts. Raises ValueError where one may be too long."""
@@ -136,8 +133,10 @@ class Proof:
 
 
 def _moments(ts: Column, at_ns: Column, imported: bool) -> list[int]:
-    if {type(one) for one in ts} == {str}:
-        return parse_moments(ts)
+    if set(map(type, ts)) == {str}:
+        distinct = list(dict.fromkeys(ts))
+        found = parse_moments(distinct)
+        return found if len(distinct) == len(ts) else [*map(dict(zip(distinct, found, strict=True)).__getitem__, ts)]
     return [_moment(one, at, imported) for one, at in zip(ts, at_ns, strict=True)]
 
 

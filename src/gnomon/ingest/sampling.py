@@ -11,7 +11,7 @@ import math
 import sys
 from array import array
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress, repeat
 from random import Random
@@ -19,7 +19,7 @@ from typing import Any
 from zlib import crc32
 
 from gnomon.config import Settings
-from gnomon.event import AT, Batch, Row, Rows, column
+from gnomon.event import AT, Batch, Row, Rows, column, sources_of
 from gnomon.ingest.thresholds import Thresholds
 
 QUARTER_US = 900_000_000
@@ -77,8 +77,7 @@ class Sampler:
             part = slice(bisect_left(places, start), bisect_left(places, end))
             self._decide(zip(places[part], luck[part], strict=True), probability, outcomes, sources, weights, gone)
         batch.rows, left_out = _parted(rows, weights, gone)
-        counted = Counter(column(left_out, "source") if gone else ())
-        batch.counts += [["event", source, "sampled_out", "", n] for source, n in counted.items()]
+        batch.counts += [["event", source, "sampled_out", "", n] for source, n in left_out.sources().items()]
         batch.sightings = [row for row in sightings_of(left_out) if row not in self._remembered]
 
     def noted(self, sightings: Sequence[Row]) -> None:
@@ -216,11 +215,11 @@ def _parted(rows: Sequence[Row], weights: list[float], gone: Sequence[int]) -> t
     go = stay.translate(bytes([1]) + bytes(255))
     columns: list[Sequence[Any] | None] = [*(rows.columns if isinstance(rows, Rows) else zip(*rows, strict=True))]
     columns[_WEIGHT] = weights
-    kept = [None if one is None else list(compress(one, stay)) for one in columns]
-    left_out = [
-        None if one is None or place not in _TOLD else list(compress(one, go)) for place, one in enumerate(columns)
-    ]
-    return Rows(kept, len(rows) - len(gone)), Rows(left_out, len(gone))
+    kept = Rows([None if one is None else list(compress(one, stay)) for one in columns], len(rows) - len(gone))
+    told = [one if place in _TOLD else None for place, one in enumerate(columns)]
+    left_out = Rows([None if one is None else list(compress(one, go)) for one in told], len(gone))
+    kept.counted = sources_of(rows) - left_out.sources()
+    return kept, left_out
 
 
 def sightings_of(rows: Sequence[Row]) -> Iterable[Row]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -63,6 +64,41 @@ class Quick:
             call.answer_error(error)
 
 
+class _Headers:
+    """The headers of a call, read once: what `Headers` finds by looking through all of them each time."""
+
+    __slots__ = ("_all", "_raw")
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+        self._all = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}  # the first wins
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._all
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first of this name, which is in lower case."""
+        return self._all.get(name, default)
+
+    def getlist(self, name: str) -> list[str]:
+        """All of this name."""
+        wanted = name.encode("latin-1")
+        return [value.decode("latin-1") for name, value in self._raw if name == wanted]
+
+
+class _Request(Request):
+    """A call as the functions that admit it look at it."""
+
+    def __init__(self, scope: Any) -> None:
+        super().__init__(scope)
+        self._told = _Headers(scope["headers"])
+
+    @property
+    def headers(self) -> Any:
+        """By names in lower case."""
+        return self._told
+
+
 class _Call:
     """One call on its way."""
 
@@ -71,7 +107,7 @@ class _Call:
     def __init__(self, service: Service, cycle: RequestResponseCycle, samples: bool, done: Callable[[], None]) -> None:
         self._service, self._cycle, self._samples, self._done = service, cycle, samples, done
         self._began = time.monotonic()
-        self._request = Request(cycle.scope)  # type: ignore[arg-type]
+        self._request = _Request(cycle.scope)
         self._caller: Caller
         self._project = ""
         self._size = 0
@@ -120,14 +156,13 @@ class _Call:
     def _answer(self, response: Response) -> None:
         cycle, scope = self._cycle, self._cycle.scope
         if not (cycle.disconnected or cycle.transport.is_closing()):
-            limits = scope["state"].get("limit_headers")
-            headers = [*cycle.default_headers, *dressed(response.raw_headers, "http", limits, None)]
+            headers = dressed(response.raw_headers, "http", scope["state"].get("limit_headers"), None)
             if any(name == b"connection" and b"close" in value for name, value in headers):
                 cycle.keep_alive = False
             elif not cycle.keep_alive:
                 headers.append((b"connection", b"close"))
-            lines = [STATUS_LINE[response.status_code], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
-            cycle.transport.write(b"".join([*lines, response.body]))
+            parts = [b"%b: %b\r\n" % header for header in chain(cycle.default_headers, headers)]
+            cycle.transport.write(b"".join([STATUS_LINE[response.status_code], *parts, b"\r\n", response.body]))
         note(self._service, scope, response.status_code, self._began)
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from gnomon.event import AT, Row, column
+from gnomon.event import AT, Row, column, sources_of
 
 RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
 QUARANTINE_ROWS = 100_000
@@ -60,7 +59,7 @@ def without_own_repeats(rows: Sequence[Row], at: dict[str, int] = AT) -> tuple[S
 
 def booked(project: str, outcome: str, rows: Sequence[Row], reason: str = "") -> list[list[Any]]:
     """What rows of one outcome add to the books."""
-    counts = Counter(column(rows, "source"))
+    counts = sources_of(rows)
     return [[project, "event", source, outcome, reason, n] for source, n in counts.items()]
 
 
