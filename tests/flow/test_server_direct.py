@@ -17,6 +17,7 @@ from gnomon.config import Settings
 from gnomon.ingest.intake import Sender
 from gnomon.server import direct
 from gnomon.server import intake as intakes
+from gnomon.server.ingest import _Rules
 
 EVENT = {"id": "e1", "type": "page_view", "properties": {"n": 1}}
 GOOD = json.dumps(EVENT).encode()
@@ -96,15 +97,17 @@ SMALL = st.sampled_from([
 ])  # fmt: skip
 
 
-def came_of(service, bodies, subject="u1"):
-    """The answers of bodies that one thread takes at once."""
+def came_of(service, bodies, subjects=("u1",)):
+    """The answers of bodies that one thread takes at once; their senders are these subjects in turn."""
 
     async def at_once():
         loop = asyncio.get_running_loop()
-        jobs = [intakes.Job("default", body, "", False, lambda engine: [Sender(subject), *service.rules(engine)], loop,
-                            loop.create_future()) for body in bodies]  # fmt: skip
+        rules = [_Rules(service, Sender(subject)) for subject in subjects]
+        answers = [loop.create_future() for _ in bodies]
+        jobs = [intakes.Job("default", body, "", False, rules[n % len(rules)], loop, answer.set_result)
+                for n, (body, answer) in enumerate(zip(bodies, answers, strict=True))]  # fmt: skip
         await asyncio.to_thread(service.intake._work, jobs)
-        return await asyncio.gather(*(job.done for job in jobs), return_exceptions=True)
+        return await asyncio.wait_for(asyncio.gather(*answers), 60)
 
     return [
         (one.accepted, [(r.index, r.code) for r in one.refused], one.alone)
@@ -114,15 +117,15 @@ def came_of(service, bodies, subject="u1"):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(SMALL, min_size=2, max_size=12))
-def test_bodies_that_share_a_batch_are_answered_as_alone(app, made):
+@given(st.lists(SMALL, min_size=2, max_size=12), st.sampled_from([("u1",), ("u1", "u2"), (None, "u1", None)]))
+def test_bodies_that_share_a_batch_are_answered_as_alone(app, made, subjects):
     service, engine = app.state.service, app.state.service.projects.home
     bodies = [json.dumps(one).encode() for one in made]
     before = engine.books()
-    alone = [came_of(service, [body])[0] for body in bodies]
+    alone = [came_of(service, [body], [subjects[n % len(subjects)]])[0] for n, body in enumerate(bodies)]
     engine.flush()
     between = engine.books()
-    together = came_of(service, bodies)
+    together = came_of(service, bodies, subjects)
     engine.flush()
     after = engine.books()
     assert together == alone
@@ -144,7 +147,10 @@ def test_good_small_bodies_share_a_batch_and_one_bad_event_parts_them(app, monke
 
 
 def test_sharing_that_forgets_a_refusal_would_be_found(app, monkeypatch):
-    honest = intakes.take_together
-    monkeypatch.setattr(intakes, "take_together", lambda engine, parts: honest(engine, parts[:1]))
-    with pytest.raises(AssertionError):
-        test_bodies_that_share_a_batch_are_answered_as_alone.hypothesis.inner_test(app, [{"type": "page_view"}] * 3)
+    same = test_bodies_that_share_a_batch_are_answered_as_alone.hypothesis.inner_test
+    for name, subjects in (("gathered", ["u1"]), ("take_together", ["u1", "u2"])):
+        honest = getattr(intakes, name)
+        with monkeypatch.context() as broken:
+            broken.setattr(intakes, name, lambda *given, honest=honest: honest(*given[:-1], given[-1][:1]))
+            with pytest.raises(AssertionError):
+                same(app, [{"type": "page_view"}] * 3, subjects)

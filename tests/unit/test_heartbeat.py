@@ -15,6 +15,7 @@ from gnomon.config import Settings
 from gnomon.errors import DiskFull
 from gnomon.event import Batch
 from gnomon.ingest import journal as journals
+from gnomon.ingest.bodies import batch_of
 from gnomon.ingest.heartbeat import Heartbeat
 from gnomon.query.gaps import read_alive
 from gnomon.store import aliveness
@@ -220,9 +221,9 @@ def test_beats_survive_a_crash_and_a_replay_and_add_nothing_twice(tmp_path):
 
 def test_batches_of_before_and_after_are_read_by_both():
     old = msgspec.json.encode(["p", [], [], [], [["event", None, "received", "", 1]], False, False, None, []])
-    assert journals._decode(old).beats == []
+    assert batch_of(old).beats == []
     _, _, body = journals._sealed(Batch("p", beats=[(1, 2, True)]))
-    found = journals._decode(body)
+    found = batch_of(body)
     assert found.beats == [(1, 2, True)] and found.only_beats and not Batch("p").only_beats
 
     class Older(msgspec.Struct, array_like=True):
