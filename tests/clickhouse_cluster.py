@@ -1,10 +1,10 @@
 """A cluster of two shards in one process, for tests: the embedded engine behind HTTP, with real Distributed tables.
 
-The engine has a cluster of two local shards. A shard's tables lie in a database of their own (`D__1`, `D__2`); what a
-Distributed table finds on "a server" is a view that looks which shard is asked, and rows for a server go through a table
-that hands them to the shard's own. So reading (stages, merged states, global joins, filters) and inserting (keys, tokens)
-is ClickHouse's. What is not: replicas and Keeper (an embedded engine does not start replication, so tables are plain
-MergeTree here), `ON CLUSTER` (each statement is run for each shard by this file), and the network between servers.
+The engine has a cluster of two local shards. A shard's tables lie in a database of their own (`D__1`, `D__2`). What a
+Distributed table finds on "a server" is a view that looks which shard is asked, and rows for a server go through a
+table that hands them to the shard's own. So reading (stages, merged states, global joins, filters) and inserting (keys,
+tokens) is ClickHouse's. What is not: replicas and Keeper (an embedded engine does not start replication, so tables are
+plain MergeTree here), `ON CLUSTER` (each statement is run for each shard by this file), the network between servers.
 
 Run as a program it serves until its input ends, and prints its port.
 """
@@ -34,7 +34,9 @@ _CREATE = re.compile(rf"CREATE TABLE {TABLE} {ON} \((.*)\) ENGINE = ReplicatedMe
 _ALTER = re.compile(rf"(ALTER TABLE|TRUNCATE TABLE) {TABLE} {ON}\s*(.*)", re.DOTALL)
 _DROP = re.compile(rf"DROP TABLE IF EXISTS {TABLE} {ON} SYNC")
 _SYNC = re.compile(rf"SYSTEM SYNC REPLICA {ON} {TABLE}")
-_SPREAD = re.compile(rf"CREATE OR REPLACE TABLE {TABLE} (\(.*\)) ENGINE = Distributed\((.*), '(\w+)', (.*)\)$", re.DOTALL)
+_SPREAD = re.compile(
+    rf"CREATE OR REPLACE TABLE {TABLE} (\(.*\)) ENGINE = Distributed\((.*), '(\w+)', (.*)\)$", re.DOTALL
+)
 _DROP_PLACE = re.compile(r"DROP TABLE (\w+\.\w+_fresh) SYNC")
 _INSERT = re.compile(r"(\s*INSERT\s+INTO\s+)(`?)(?:(\w+)\.)?(\w+)(`?)", re.IGNORECASE)
 _MACROS = re.compile(r"SELECT serverUUID\(\).*\sFROM clusterAllReplicas\('\w+', system\.macros\).*", re.DOTALL)
@@ -101,7 +103,7 @@ def _key(table: str) -> str:
     return SHARD_KEYS.get(re.sub(r"_\d+(_fresh)?$", "", table), "cityHash64(project)")
 
 
-# -- the program --------------------------------------------------------------------------------------------------------
+# -- the program ------------------------------------------------------------------------------------------------------
 
 
 def serve() -> None:
@@ -137,7 +139,8 @@ def serve() -> None:
 
     clickhouse_http._run = run
     server = clickhouse_http.Server()
-    print(server.port, flush=True)
+    sys.stdout.write(f"{server.port}\n")
+    sys.stdout.flush()
     sys.stdin.read()
     os._exit(0)
 

@@ -71,8 +71,8 @@ CLUSTER_SESSION: dict[str, str | int | float] = {
 
 #: Asked at the start; a replica that does not answer fails the statement.
 SERVERS = "SELECT shard_num, replica_num, internal_replication FROM system.clusters WHERE cluster = {}"
-MACROS = """SELECT serverUUID(), hostName(), anyIf(substitution, macro = 'shard'), anyIf(substitution, macro = 'replica')
-FROM clusterAllReplicas({}, system.macros) GROUP BY ALL"""
+MACROS = """SELECT serverUUID(), hostName(), anyIf(substitution, macro = 'shard'),
+anyIf(substitution, macro = 'replica') FROM clusterAllReplicas({}, system.macros) GROUP BY ALL"""
 SETTINGS_NOW = "SELECT name, value FROM system.settings WHERE name IN ({})"
 ALIVE = "SELECT count() FROM clusterAllReplicas({}, system.one)"
 TABLES_THERE = """SELECT DISTINCT name, engine, create_table_query FROM clusterAllReplicas({}, system.tables)
@@ -162,7 +162,7 @@ def places_of(state: Mapping[str, str]) -> dict[str, int]:
     return {table: int(state.get(PLACE + table, FIRST)) for table in BATCHED} | {LOG: FIRST}
 
 
-# -- what the cluster has to be -----------------------------------------------------------------------------------------
+# -- what the cluster has to be ---------------------------------------------------------------------------------------
 
 
 def check_cluster(con: Connection, cluster: Cluster, settings: Settings) -> None:
@@ -207,7 +207,7 @@ _NOT_REACHED = (209, 210, 279, 519)  #: time-out of a socket, network, all conne
 
 def _check_settings(con: Connection, settings: Settings) -> None:
     names = ", ".join(map(quoted, CLUSTER_SESSION))
-    now = {name: value for name, value in con.run(SETTINGS_NOW.format(names), settings).rows}
+    now = dict(con.run(SETTINGS_NOW.format(names), settings).rows)
     wrong = sorted(name for name, value in CLUSTER_SESSION.items() if now.get(name) != str(value))
     if wrong:
         raise _setup(
@@ -219,7 +219,9 @@ def _check_settings(con: Connection, settings: Settings) -> None:
 def check_tables(con: Connection, cluster: Cluster, settings: Settings) -> None:
     """On every server the tables are durable and tell repeats; a new replica has been given them."""
     wanted = DURABLE | REPLICATED
-    for name, engine, made in con.run(TABLES_THERE.format(quoted(cluster.name), quoted(cluster.database)), settings).rows:
+    for name, engine, made in con.run(
+        TABLES_THERE.format(quoted(cluster.name), quoted(cluster.database)), settings
+    ).rows:
         if physical(name) is None or "MergeTree" not in engine:
             continue
         lacking = [f"{key} = {value}" for key, value in wanted.items() if not re.search(rf"{key} = {value}\b", made)]

@@ -16,7 +16,7 @@ from gnomon.config import Settings as Options
 from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.store import Table
 from gnomon.store.clickhouse import ServedClickHouse
-from gnomon.store.clickhouse.changing import _DELETE, _FIRST, _UPDATE, Change, Changing, _clean, set_words
+from gnomon.store.clickhouse.changing import _DELETE, _FIRST, _UPDATE, Change, Changing, _clean
 from gnomon.store.clickhouse.cluster import (
     COORDINATOR,
     FIRST,
@@ -41,6 +41,7 @@ from gnomon.store.texts import quoted
 _TRUNCATE = re.compile(r"\s*TRUNCATE(?:\s+TABLE)?\s+(\w+)\s*", re.IGNORECASE)
 _ALTER_DELETE = re.compile(r"ALTER TABLE (\w+) (DELETE WHERE .*)", re.DOTALL)
 _FRESH = "_fresh"
+IDENTITY = "SELECT concat(hostName(), ' ', toString(serverUUID()))"  #: of the server that is asked
 
 
 class ClusterChanging(Changing):
@@ -243,7 +244,7 @@ class ClusteredClickHouse(ServedClickHouse):
 
     def _take_the_lead(self, con: Connection, head: Head) -> None:
         """One server has the Distributed tables and the lock; which one is in the log."""
-        ((me,),) = con.run("SELECT concat(hostName(), ' ', toString(serverUUID()))", self._plain()).rows
+        ((me,),) = con.run(IDENTITY, self._plain()).rows
         self._coordinator = me
         if head.state.get(COORDINATOR, me) != me and not self._address.take:
             raise self._led_elsewhere(head)
@@ -324,4 +325,3 @@ def described(ask: Any, cluster: Cluster, schema: int) -> dict[str, Any]:
         "quarantined": counts.rows[0][2], "first_ts_us": first, "last_ts_us": last, "first_received_us": received,
         "bytes": bytes_, "parts": active, "detached_parts": aside,
     }  # fmt: skip
-
