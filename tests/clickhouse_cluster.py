@@ -150,6 +150,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gnomon-cluster-", ignore_cleanup_errors=True)
+        self.folder = self._folder.name
         path = [str(Path(__file__).parent), *sys.path]
         self._process = subprocess.Popen(
             [sys.executable, __file__, self._folder.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -59,7 +59,7 @@ def address_of(url: str) -> Address:
         port, host = parts.port, parts.hostname
     except ValueError:
         raise _bad() from None
-    options = dict(parse_qsl(parts.query))
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if host is None or set(options) - {"secure", "cluster", "coordinator"}:
         raise _bad()
     cluster = options.get("cluster")

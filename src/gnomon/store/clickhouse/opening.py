@@ -67,6 +67,10 @@ def opened(con: Connection, address: Address, settings: Settings) -> Found:
         con.run(f"CREATE DATABASE IF NOT EXISTS {address.database}", {"database": "default"})
         names = con.run(_TABLES.format(quoted(address.database)), settings).rows
         there = {str(name) for (name,) in names if not str(name).startswith(LOCKS)}
+        if "state_log_1" in there:
+            raise InvalidValue(
+                "the store is spread over a cluster", remedy="Add ?cluster=name to its URL.", code="foreign-file"
+            )
         head = look(con, there, settings)
         if head is None:
             _make(con, there, settings)
