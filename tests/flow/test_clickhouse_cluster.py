@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -99,9 +100,9 @@ def test_whatever_upkeep_does_two_shards_answer_as_one_file_does(place, tmp_path
             engine.forget("u3")
             engine.forget("u5", delete_events=True)
             told += [answers(engine), answers(engine, "raw")]
-            engine.set_retention_policy(raw_days=3)
+            engine.set_retention_policy(raw_data_days=3)
             engine.prune()
-            told += [answers(engine), engine.books()]
+            told += [engine.query(["events", "people"], ["time:day", "source"], SPAN).to_dicts(), engine.books()]
             found.append(told)
     for one, other in zip(*found, strict=True):
         assert one == other
@@ -114,13 +115,12 @@ def test_states_that_are_not_merged_would_be_found(place, tmp_path):
         record(engine, range(40))
         whole = engine.query(**question).to_dicts()
         engine._hold.store._session["distributed_group_by_no_merge"] = 1
-        try:
+        with suppress(GnomonError):  # as rows that should be one are two
             assert engine.query(**question).to_dicts() != whole
-        except GnomonError:
-            pass  # as rows that should be one are two
+        engine._hold.store._session["distributed_group_by_no_merge"] = 0
 
 
-# -- once ---------------------------------------------------------------------------------------------------------------
+# -- once -------------------------------------------------------------------------------------------------------------
 
 
 def sent_twice(monkeypatch, *, token=True):
@@ -185,7 +185,7 @@ def test_a_write_that_fails_anywhere_is_seen_whole_or_not_at_all(store, monkeypa
     assert lying == 3  # nothing lies hidden
 
 
-# -- changes ------------------------------------------------------------------------------------------------------------
+# -- changes ----------------------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
@@ -228,7 +228,7 @@ def test_a_change_that_is_cut_short_at_any_statement_is_there_whole_or_not_at_al
         second.close()
         if finished:
             break
-        place += 3  # each third statement: what lies between is of the same kind
+        place += 5  # not every statement: what lies between is of the same kind
     assert outcomes == {False, True} and place > 20
 
 
@@ -255,6 +255,16 @@ def test_to_empty_the_distributed_table_would_remove_nothing(store, monkeypatch)
     monkeypatch.setattr(clustered.ClusterChanging, "_one", changing.Changing._one)
     with pytest.raises(AssertionError):
         test_rows_of_a_table_that_is_emptied_are_gone_from_every_shard(store)
+
+
+@pytest.mark.slow
+def test_parts_that_each_replica_attaches_are_noticed(store, monkeypatch):
+    store.write([(1, batch("a", "b"))], "j")
+    before, honest = changed(store), Cluster.copied
+    monkeypatch.setattr(Cluster, "copied", lambda *told: [*honest(*told), honest(*told)[-1]])
+    with pytest.raises(StoreUnavailable) as raised:
+        store.change(CHANGE)
+    assert raised.value.code == "cluster-copy" and changed(store) == before
 
 
 def erased(running, folder, **how):
@@ -289,7 +299,7 @@ def test_tables_that_were_replaced_would_hold_it(cluster, tmp_path, monkeypatch)
     assert "data.bin" in erased(cluster, tmp_path)
 
 
-# -- what a cluster has to be -------------------------------------------------------------------------------------------
+# -- what a cluster has to be -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -335,9 +345,10 @@ def test_a_replica_that_is_away_stops_changes_and_not_writes(store, monkeypatch)
         store.change(CHANGE)
     assert raised.value.code == "cluster-degraded" and changed(store) == before
     store.write([(2, batch("c"))], "j")
+    assert held(store)[0] == (3, 3)
     monkeypatch.undo()
     store.change(CHANGE)
-    assert changed(store) == AFTER
+    assert changed(store)[0] == AFTER[0]
 
 
 @pytest.mark.slow
@@ -370,7 +381,7 @@ def test_the_doctor_is_told_of_all_shards(store):
     assert told["bytes"] > 0
 
 
-# -- the statements -----------------------------------------------------------------------------------------------------
+# -- the statements ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", [

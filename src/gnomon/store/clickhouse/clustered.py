@@ -65,11 +65,22 @@ class ClusterChanging(Changing):
                 for statement in self._cluster.copied(table, self._old[table], self._number):
                     self._con.run(statement, self._plain)
                 self._con.run(self._cluster.spread(self.place, table, self._number), self._plain)
+                self._same(f"{self._from}.{table}", f"{self.place}.{table}")
             elif re.search(rf"\b{table}\b", everything):
                 rows = f"SELECT * FROM {self._from}.{table}"
                 self._con.run(f"CREATE VIEW {self.place}.{table} AS {rows}", self._plain)
         seen = self._head.filters(self._from, self.place, self._touched)
         self._settings = {**self._plain, **seen, "database": self.place}
+
+    def _same(self, one: str, other: str, where: str = "") -> None:
+        """Parts that were attached on each replica, and not on one of them, would be there several times."""
+        asked = f"SELECT (SELECT count() FROM {one}{where}), (SELECT count() FROM {other}{where})"
+        ((here, there),) = self._con.run(asked, self._plain).rows
+        if here != there:
+            raise StoreUnavailable(
+                f"a copied table has {there} rows instead of {here}; the change was not made", code="cluster-copy",
+                remedy="Look at system.distributed_ddl_queue and system.replication_queue, and report it.",
+            )  # fmt: skip
 
     def noted(self) -> str:
         """What is to be committed: the numbers of the tables that hold the rows from then on."""
@@ -116,6 +127,7 @@ class ClusterChanging(Changing):
             named = f"tuple({value})" if part else "tuple()"
             con.run(cluster.changed(table, self._number, f"DROP PARTITION {named}"), self._plain)
             con.run(cluster.changed(table, self._number, f"ATTACH PARTITION {named} FROM {local}{_FRESH}"), self._plain)
+            self._same(f"{self.place}.{fresh}", f"{self.place}.{table}", f" WHERE {part} = {value}" if part else "")
             con.run(f"DROP TABLE {self.place}.{fresh} SYNC", self._plain)
             con.run(cluster.dropped(local + _FRESH), self._plain)
         return Table([], [])
