@@ -236,6 +236,52 @@ def _setup(said: str, remedy: str) -> InvalidValue:
     return InvalidValue(said, remedy=remedy, code="cluster-setup")
 
 
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+_PIECE = re.compile(r"'(?:[^'\\]|\\.|'')*'|`[^`]*`|\"[^\"]*\"|\(|\)|\bFILTER\s*\(\s*WHERE\b", re.DOTALL | re.IGNORECASE)
+_CALLED = re.compile(r"(\w+)\s*(?:\([^()]*\))?\s*$")
+
+
+def without_filters(text: str) -> str:
+    """`sum(x) FILTER (WHERE c)` as `sum(CASE WHEN c THEN x END)`, which is the same for what leaves out nulls.
+
+    With `aggregate_functions_null_for_empty` the first server calls the one `sumOrNullIf`, and a shard, which is told
+    that name and the setting, `sumOrNullOrNullIf`: ClickHouse then misses a column. Counts have the same name in both.
+    """
+    before = len(text)
+    while (found := _last_filter(text, before)) is not None:
+        before, opened, closed, where, end = found
+        name, value = _CALLED.search(text[:opened]), text[opened + 1 : closed]
+        if name is None or name[1].lower().startswith(("count", "uniq")) or value.strip() == "*":
+            continue
+        text = f"{text[:opened]}(CASE WHEN {text[where:end].strip()} THEN {value} END){text[end + 1 :]}"
+    return text
+
+
+def _last_filter(text: str, before: int) -> tuple[int, int, int, int, int] | None:
+    """Of the last filter that starts before a place: where it does, the brackets of what is filtered, its condition."""
+    if "filter" not in text[:before].lower():
+        return None
+    stack: list[int] = []
+    pairs: dict[int, int] = {}  # of a closing bracket: the opening one
+    filters: list[tuple[int, int]] = []
+    for piece in _PIECE.finditer(text):
+        if piece[0] == ")" and stack:
+            pairs[piece.start()] = stack.pop()
+        elif piece[0] == "(":
+            stack.append(piece.start())
+        elif piece[0][-1] in "eE":
+            stack.append(piece.end())
+            if piece.start() < before:
+                filters.append((piece.start(), piece.end()))
+    for start, where in reversed(filters):
+        closed = len(text[:start].rstrip()) - 1
+        end = next((close for close, opened in pairs.items() if opened == where), None)
+        if closed in pairs and end is not None:
+            return start, pairs[closed], closed, where, end
+    return None
+
+
 def all_statements(cluster: Cluster, tables: Sequence[str] = (*BATCHED, LOG)) -> list[str]:
     """Every statement that defines a store, for review and for a run by hand."""
     made = [cluster.database_made(), *(cluster.made(table, FIRST) for table in tables)]

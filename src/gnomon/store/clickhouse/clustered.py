@@ -30,6 +30,7 @@ from gnomon.store.clickhouse.cluster import (
     check_tables,
     physical,
     places_of,
+    without_filters,
 )
 from gnomon.store.clickhouse.connecting import Connection, Settings
 from gnomon.store.clickhouse.ledger import BURNT, WRITER, Head, head_of, put_state, read_head
@@ -271,6 +272,9 @@ class ClusteredClickHouse(ServedClickHouse):
             remedy="Name that one in the store's URL; if it is lost, add &coordinator=take to the URL once.",
             code="store-coordinator",
         )
+
+    def _try(self, texts: Sequence[str], timeout: float) -> list[Table] | None:
+        return super()._try([without_filters(text) for text in texts], timeout)
 
     def _newest(self, con: Connection | None) -> Head:
         head = super()._newest(con)
