@@ -81,6 +81,16 @@ def clickhouse():
     server.close()
 
 
+@pytest.fixture(scope="session")
+def cluster():
+    """A ClickHouse cluster of two shards, in a process of its own."""
+    from clickhouse_cluster import Cluster
+
+    running = Cluster()
+    yield running
+    running.close()
+
+
 class Valkey:
     """A running Redis-compatible server of one worker of the tests; each test has a database of its own."""
 

@@ -25,14 +25,17 @@ def clock():
     return ManualClock(NOW)
 
 
-@pytest.fixture(params=["duckdb", "postgres", pytest.param("clickhouse", marks=pytest.mark.slow)])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("clickhouse", "cluster")]
+
+
+@pytest.fixture(params=["duckdb", "postgres", *_SLOW])
 def place(request, tmp_path):
     """What `gnomon.open` is told of where the store is."""
     if request.param == "duckdb":
         return {"url": tmp_path / "x.duckdb"}
     if request.param == "clickhouse":
         return {"url": embedded.url(), "data_dir": str(tmp_path / "data")}
-    return {"url": request.getfixturevalue("postgres").url(), "data_dir": str(tmp_path / "data")}
+    return {"url": request.getfixturevalue(request.param).url(), "data_dir": str(tmp_path / "data")}
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ class Kind:
     def open(self, folder) -> Store:
         served = self.server and self.server.url(f"t_{zlib.crc32(str(folder).encode())}")
         chdb = embedded.url(f"t_{zlib.crc32(str(folder).encode())}")
-        return open_store(self.url.format(folder=folder, postgres=served, chdb=chdb, clickhouse=served), SETTINGS)
+        places = {"postgres": served, "chdb": chdb, "clickhouse": served, "cluster": served}
+        return open_store(self.url.format(folder=folder, **places), SETTINGS)
 
 
 _ENDLESS = "SELECT count(*) FROM range(10000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
@@ -54,12 +55,15 @@ STORES = [
     Kind("postgres", "{postgres}", True, _PG_ENDLESS),
     Kind("chdb", "{chdb}", True, _CH_ENDLESS),
     pytest.param(Kind("clickhouse", "{clickhouse}", True, _CH_ENDLESS), marks=pytest.mark.slow),
+    pytest.param(Kind("cluster", "{cluster}", True, _CH_ENDLESS), marks=pytest.mark.slow),
 ]
 
 
 def _served(kind: Kind, request) -> Kind:
     name = kind.url.strip("{}")
-    return replace(kind, server=request.getfixturevalue(name)) if name in ("postgres", "clickhouse") else kind
+    return (
+        replace(kind, server=request.getfixturevalue(name)) if name in ("postgres", "clickhouse", "cluster") else kind
+    )
 
 
 @pytest.fixture(params=STORES, ids=lambda kind: kind.name.replace(" ", "-"))

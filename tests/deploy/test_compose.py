@@ -169,7 +169,7 @@ def test_the_cluster_is_that_of_the_services():
     }
     assert len(keepers) == 3
     url = services["gnomon"]["environment"]["GNOMON_DATABASE_URL"]
-    assert re.search(r"@clickhouse-1-1:8123/gnomon$", url) and server.find("remote_servers/gnomon")
+    assert re.search(r"@clickhouse-1-1:8123/gnomon\?cluster=gnomon$", url) and server.find("remote_servers/gnomon")
     assert {node.get("from_env") for node in [*server.iter(), *xml("users").iter(), *keeper.iter()]} - {None} <= {
         key for one in services.values() for key in one["environment"]
     }

@@ -1815,16 +1815,19 @@ LIMIT 10001;
           )
       ) AS late
     ) AS o
+    LEFT JOIN (
+      SELECT
+        day AS on_day,
+        person AS known
+      FROM active_days
+      WHERE
+        project = 'shop' AND (
+          day >= 20465 AND day < 20467
+        )
+    ) AS a
+      ON a.on_day = o.day AND a.known = o.person
     WHERE
-      NOT EXISTS(
-        SELECT
-          1
-        FROM active_days AS a
-        WHERE
-          project = 'shop' AND (
-            day >= 20465 AND day < 20467
-          ) AND a.day = o.day AND a.person = o.person
-      )
+      a.known IS NULL
     GROUP BY
       day
   )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,12 +71,13 @@ def copied(worlds: dict[str, World], postgres: Any, folder: Path) -> Iterator[di
 
 
 @contextmanager
-def copied_to_clickhouse(worlds: dict[str, World], folder: Path) -> Iterator[dict[str, World]]:
-    """The same rows in the embedded ClickHouse, each world with a database and an engine of its own."""
+def copied_to_clickhouse(worlds: dict[str, World], folder: Path,
+                         url: Callable[[], str] = embedded.url) -> Iterator[dict[str, World]]:  # fmt: skip
+    """The same rows in ClickHouse, each world with a database and an engine of its own."""
     with ExitStack() as stack:
         found = {}
         for name, world in worlds.items():
-            settings = world.engine.settings.but(database_url=embedded.url(), data_dir=str(folder / name))
+            settings = world.engine.settings.but(database_url=url(), data_dir=str(folder / name))
             engine = stack.enter_context(gnomon.open(settings=settings, clock=world.clock))
             copy_to_clickhouse(world.engine, engine)
             found[name] = World(engine, world.oracle, world.clock)

@@ -108,8 +108,9 @@ def people_by_day(plan: Plan, version: int, words: Dialect) -> str | None:
         return whole
     return (
         f"{whole} UNION ALL SELECT {at} FROM (SELECT DISTINCT divide(epoch_us(ts), {US_DAY}) AS day, person FROM "
-        f"({' UNION ALL '.join(others)}) AS late) AS o WHERE NOT EXISTS (SELECT 1 FROM active_days AS a WHERE {me} AND "
-        f"({there}) AND a.day = o.day AND a.person = o.person) GROUP BY day"
+        f"({' UNION ALL '.join(others)}) AS late) AS o LEFT JOIN (SELECT day AS on_day, person AS known "
+        f"FROM active_days WHERE {me} AND ({there})) AS a ON a.on_day = o.day AND a.known = o.person "
+        "WHERE a.known IS NULL GROUP BY day"
     )
 
 

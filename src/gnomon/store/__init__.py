@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import parse_qsl
 
 from gnomon.errors import InvalidValue, MissingExtra
 from gnomon.event import Batch
@@ -239,6 +240,10 @@ def open_store(url: str, settings: Settings) -> Store:
         _need(url)
         from gnomon.store.clickhouse import ClickHouseStore, ServedClickHouse
 
+        if clustered(url):
+            from gnomon.store.clickhouse.clustered import ClusteredClickHouse
+
+            return ClusteredClickHouse(url, settings)
         return (ServedClickHouse if served(url) else ClickHouseStore)(url, settings)
     if served(url):
         _need(url)
@@ -250,6 +255,11 @@ def open_store(url: str, settings: Settings) -> Store:
     from gnomon.store.duckdb import DuckDBStore
 
     return DuckDBStore(rest if separator else url, settings)
+
+
+def clustered(url: str) -> bool:
+    """Whether `url` names a store that is spread over the servers of a ClickHouse cluster."""
+    return url.startswith("clickhouse://") and "cluster" in dict(parse_qsl(url.partition("?")[2]))
 
 
 def served(url: str) -> bool:

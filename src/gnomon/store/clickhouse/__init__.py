@@ -104,7 +104,7 @@ class ClickHouseStore:
         """Carry out a change that was committed, and remove what others left; `lost` where its maker may be gone."""
         if head.pending:
             self._head = head
-            carry_out(con, self._limited(WRITE_SECONDS), self._address.database, head.pending)
+            self._carry_out(con, head)
             done = head.committed + (2 if lost else 1)
             entries = {CHANGE: "", CHANGES: str(done)}
             if lost:
@@ -112,8 +112,22 @@ class ClickHouseStore:
             put_state(con, entries, done, self._session)
             head = read_head(con, self._session)
         self._head = head
-        drop_leftovers(con, self._limited(3_600.0), self._address.database)
+        self._drop_leftovers(con, head)
         return head
+
+    def _carry_out(self, con: Connection, head: Head) -> None:
+        carry_out(con, self._limited(WRITE_SECONDS), self._address.database, head.pending)
+
+    def _drop_leftovers(self, con: Connection, head: Head) -> None:
+        drop_leftovers(con, self._limited(3_600.0), self._address.database)
+
+    def _changing(self, con: Connection, head: Head, timeout: float, batch: int) -> Changing:
+        return Changing(con, self._limited(timeout), head, self._address.database, batch, self._found.kinds)
+
+    def _tidied(self, con: Connection, head: Head, *, compact: bool) -> tuple[list[str], list[str]]:
+        settings = {**self._limited(3_600.0), **head.filters(self._address.database)}
+        plain = {**settings, "additional_table_filters": "{}"}
+        return tidy(con, settings, plain, head, self._slack_us, compact=compact, address=self._address)
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -199,7 +213,7 @@ class ClickHouseStore:
     def _change(self, con: Connection, head: Head, statements: Sequence[str], version: int,
                 timeout: float, anew: Sequence[str] = ()) -> list[Table]:  # fmt: skip
         batch = head.committed + 1
-        changing = Changing(con, self._limited(timeout), head, self._address.database, batch, self._found.kinds)
+        changing = self._changing(con, head, timeout, batch)
         try:
             tables = changing.run(statements, anew)
             note = changing.noted()
@@ -208,7 +222,7 @@ class ClickHouseStore:
             raise
         with self._or_burn(batch):
             self._check_alone(con, UPKEEP)
-            self._commit(con, batch, {CHANGE: note, VERSION: str(version)})
+            self._commit(con, batch, {CHANGE: note, VERSION: str(version), **changing.entries()})
         self._settle(con, self._newest(con), lost=False)
         return tables
 
@@ -216,9 +230,7 @@ class ClickHouseStore:
         """See `Store.checkpoint`; also folds the books and the spans, and bounds the quarantine."""
 
         def run(con: Connection, head: Head) -> None:
-            settings = {**self._limited(3_600.0), **head.filters(self._address.database)}
-            plain = {**settings, "additional_table_filters": "{}"}
-            statements, anew = tidy(con, settings, plain, head, self._slack_us, compact=compact, address=self._address)
+            statements, anew = self._tidied(con, head, compact=compact)
             if statements or anew:
                 self._change(con, head, statements, head.version, 3_600.0, anew)
             self._head = read_head(con, self._session)  # without what was folded

@@ -12,6 +12,7 @@ from gnomon.errors import InvalidValue
 
 DATABASE = "gnomon"  #: where the tables are, unless the URL names another
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_CLUSTER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _TAKEN = ("system", "information_schema", "default")
 
 
@@ -26,6 +27,8 @@ class Address:
     user: str = "default"
     password: str = ""
     secure: bool = False
+    cluster: str | None = None  #: over whose servers the store is spread
+    take: bool = False  #: this server leads the store from now on
 
     def __repr__(self) -> str:
         return f"Address({self.name!r})"
@@ -56,14 +59,14 @@ def address_of(url: str) -> Address:
         port, host = parts.port, parts.hostname
     except ValueError:
         raise _bad() from None
-    options = dict(parse_qsl(parts.query))
-    if host is None or set(options) - {"secure", "cluster"}:
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if host is None or set(options) - {"secure", "cluster", "coordinator"}:
         raise _bad()
-    if "cluster" in options:
-        raise InvalidValue(
-            "this version does not spread a store over a ClickHouse cluster",
-            remedy="Leave cluster= out: one server keeps the store.", code="bad-store",
-        )  # fmt: skip
+    cluster = options.get("cluster")
+    if cluster is not None and not _CLUSTER.fullmatch(cluster):
+        raise _bad("Give cluster= the name that the cluster has in system.clusters: letters, digits, _ and -.")
+    if options.get("coordinator", "take") != "take" or ("coordinator" in options and cluster is None):
+        raise _bad("Write ?cluster=name&coordinator=take to have this server lead the store.")
     secure = options.get("secure", "false") in ("1", "true")
     return Address(
         _checked(parts.path.strip("/") or DATABASE),
@@ -72,6 +75,8 @@ def address_of(url: str) -> Address:
         user=unquote(parts.username or "default"),
         password=unquote(parts.password or ""),
         secure=secure,
+        cluster=cluster,
+        take="coordinator" in options,
     )
 
 

@@ -61,6 +61,10 @@ class Changing:
         identities = dict(self._con.run(asked, self._plain).rows)
         return msgspec.json.encode(Change(self.place, [(name, identities[name]) for name in self._touched])).decode()
 
+    def entries(self) -> dict[str, str]:
+        """What the log of states keeps of a change beside its note."""
+        return {}
+
     def drop(self) -> None:
         """Remove what a change that was not committed has made."""
         with suppress(*FAILED):

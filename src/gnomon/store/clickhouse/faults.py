@@ -19,6 +19,9 @@ _LOGIN = (192, 193, 194, 516)
 _RIGHTS = (497,)
 _READ_ONLY = (164, 242, 225)  #: a user of profile readonly, a replica that lost its Keeper
 _PATTERN = (427,)
+#: Of a shard or replica: sockets, no connection, no quorum or one before it that is not decided, a replica that lacks
+#: what a quorum took, all stale or lost, Keeper.
+_CLUSTER = (209, 210, 254, 279, 285, 286, 289, 319, 341, 369, 415, 999)
 _DAMAGED = (40, 228, 246, 271, 432, 740)  #: checksums, sizes, a part or a block that does not unpack
 _ENGINE_HELD = "Error initializing EmbeddedServer"
 _OTHER_PATH = "EmbeddedServer already initialized with path"
@@ -81,6 +84,11 @@ def _rarer(code: int | None, *, writing: bool, name: str) -> GnomonError:
         return StoreUnavailable(
             "the database takes no changes", code="store-read-only", remedy="See docs/clickhouse.md."
         )
+    if code in _CLUSTER:
+        return StoreUnavailable(
+            "a shard, a replica or a Keeper of the cluster does not answer, or is behind", code="cluster-degraded",
+            remedy="Bring it back (system.clusters, system.replicas); it is tried again by itself.",
+        )  # fmt: skip
     if code in _PATTERN:
         return InvalidValue(
             "the pattern is not a valid regular expression", remedy="Use RE2 syntax.", code="bad-pattern"

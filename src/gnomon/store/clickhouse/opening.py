@@ -36,6 +36,10 @@ class Found:
 def session(address: Address, settings: Options) -> dict[str, str | int | float]:
     """What every statement of a store is run with; an embedded one takes no more of its host than it may."""
     found = {**SESSION, **SETTINGS, "database": address.database}
+    if address.cluster is not None:
+        from gnomon.store.clickhouse.cluster import CLUSTER_SESSION
+
+        found |= CLUSTER_SESSION
     if address.path is not None:
         found["max_memory_usage"] = found["max_memory_usage_for_user"] = _bytes(settings.memory_limit)
         if settings.threads:
@@ -59,17 +63,21 @@ def opened(con: Connection, address: Address, settings: Settings) -> Found:
     """Look at the server and make the tables, or bring them up to date. Raises `StoreUnavailable`, `InvalidValue`
     with code `newer-schema` or `foreign-file`."""
     try:
-        _check_server(con)
+        check_server(con)
         con.run(f"CREATE DATABASE IF NOT EXISTS {address.database}", {"database": "default"})
         names = con.run(_TABLES.format(quoted(address.database)), settings).rows
         there = {str(name) for (name,) in names if not str(name).startswith(LOCKS)}
-        head = _look(con, there, settings)
+        if "state_log_1" in there:
+            raise InvalidValue(
+                "the store is spread over a cluster", remedy="Add ?cluster=name to its URL.", code="foreign-file"
+            )
+        head = look(con, there, settings)
         if head is None:
             _make(con, there, settings)
-            head = _look(con, {"state_log"}, settings)
+            head = look(con, {"state_log"}, settings)
             assert head is not None
         _check_durable(con, address, settings)
-        return Found(int(head.state["schema"]), head.state["store_id"], _kinds(con, address, settings))
+        return Found(int(head.state["schema"]), head.state["store_id"], kinds_of(con, address, settings))
     except FAILED as error:
         raise translated(error, writing=True) from error
 
@@ -77,7 +85,8 @@ def opened(con: Connection, address: Address, settings: Settings) -> Found:
 _TABLES = "SELECT name FROM system.tables WHERE database = {}"
 
 
-def _check_server(con: Connection) -> None:
+def check_server(con: Connection) -> None:
+    """Raises `StoreUnavailable` with code `store-too-old`."""
     ((version,),) = con.run("SELECT version()", {"database": "default"}).rows
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST_SERVER:
@@ -87,7 +96,7 @@ def _check_server(con: Connection) -> None:
         )  # fmt: skip
 
 
-def _look(con: Connection, there: set[str], settings: Settings) -> Head | None:
+def look(con: Connection, there: set[str], settings: Settings) -> Head | None:
     """The state of what is there; None where it has to be made, also where making it was cut short."""
     if not there:
         return None
@@ -134,8 +143,12 @@ def _make(con: Connection, there: set[str], settings: Settings) -> None:
     for number in range(1, KNOWN + 1):
         for statement in statements(number, words()):
             con.run(statement, settings)
-    made = {"schema": str(KNOWN), "store_id": str(uuid.uuid4()), "version": "0", "changes": "0"}
-    put_state(con, made, 1, settings)
+    put_state(con, made_state(), 1, settings)
+
+
+def made_state() -> dict[str, str]:
+    """What the log of a new store begins with."""
+    return {"schema": str(KNOWN), "store_id": str(uuid.uuid4()), "version": "0", "changes": "0"}
 
 
 def _check_durable(con: Connection, address: Address, settings: Settings) -> None:
@@ -153,7 +166,8 @@ def _check_durable(con: Connection, address: Address, settings: Settings) -> Non
         )  # fmt: skip
 
 
-def _kinds(con: Connection, address: Address, settings: Settings) -> dict[str, dict[str, str]]:
+def kinds_of(con: Connection, address: Address, settings: Settings) -> dict[str, dict[str, str]]:
+    """The types of columns, by table."""
     found: dict[str, dict[str, Any]] = {}
     asked = (
         f"SELECT table, name, type FROM system.columns WHERE database = {quoted(address.database)} ORDER BY position"
