@@ -145,7 +145,7 @@ def in_a_row(parts: Sequence[Sequence[Row]]) -> Sequence[Row]:
     together = [part for part in parts if isinstance(part, Rows)]
     if not parts or len(together) < len(parts):
         return list(chain.from_iterable(parts))
-    return Rows.of(together)
+    return Rows.of([one for part in together for one in (part.parts or (part,))])
 
 
 def _one_column(columns: list[Sequence[Any] | None], parts: Sequence[Rows]) -> list[Any] | None:

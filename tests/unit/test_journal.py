@@ -95,6 +95,8 @@ def test_rows_by_columns_are_sealed_and_open_as_rows_one_by_one(parts, received)
     crc, summary, body = _sealed(one)
     assert repr([*open_sealed(crc, body).rows]) == repr(rows) == repr([*one.rows])
     assert msgspec.json.decode(summary) == summary_of(Batch("p", rows=rows)) == summary_of(open_sealed(crc, body))
+    nested = in_a_row([one.rows, in_a_row([one.rows, by_columns(rows)])])
+    assert [*nested] == rows * 3 and (len(parts) == 1 or nested[0] is one.rows[0])
     assert all(column(one.rows, name) == [row[n] for row in rows] for n, name in enumerate(ROW)
                if one.rows.columns[n] is not None)  # fmt: skip
 

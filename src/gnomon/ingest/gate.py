@@ -73,7 +73,9 @@ class Admitted:
 
     def add(self, other: Admitted) -> None:
         """Take over what another part of the batch became."""
-        self.rows = in_a_row([self.rows, other.rows])
+        rows = self.rows if isinstance(self.rows, list) else [*self.rows]  # parts may be many, and small
+        rows.extend(other.rows)
+        self.rows = rows
         self.add_refusals(other)
 
     def add_refusals(self, other: Admitted) -> None:

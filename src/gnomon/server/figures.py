@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
@@ -36,8 +37,7 @@ class Times:
     def add(self, seconds: float) -> None:
         """Count one."""
         with self._lock:
-            place = next((n for n, most in enumerate(self._buckets) if seconds <= most), len(self._buckets))
-            self._counts[place] += 1
+            self._counts[bisect_left(self._buckets, seconds)] += 1
             self._sum += seconds
 
     def lines(self, name: str, about: str) -> Iterator[str]:
