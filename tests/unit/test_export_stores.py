@@ -103,9 +103,10 @@ import sys, gnomon
 columns = "project, id, ts, received_at, version, type, user_id, source, duration_ms, weight, properties"
 with gnomon.open(sys.argv[1]) as engine:
     engine._hold.store.change([
-        f"INSERT INTO events ({columns}) SELECT 'default', generateUUIDv4(), fromUnixTimestamp64Micro(1700000000000000 + "
-        "toInt64(number) * 7919), fromUnixTimestamp64Micro(1700000000000000), 2, 'request', concat('u', "
-        "toString(number % 5000)), 's', number / 7, 1.0, concat('{\\"text\\":\\"', repeat('y', 400), '\\"}') "
+        f"INSERT INTO events ({columns}) SELECT 'default', generateUUIDv4(), "
+        "fromUnixTimestamp64Micro(1700000000000000 + toInt64(number) * 7919), "
+        "fromUnixTimestamp64Micro(1700000000000000), 2, 'request', concat('u', toString(number % 5000)), 's', "
+        "number / 7, 1.0, concat('{\\"text\\":\\"', repeat('y', 400), '\\"}') "
         f"FROM numbers({sys.argv[2]})"
     ])
 """

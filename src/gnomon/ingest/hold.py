@@ -30,7 +30,7 @@ from gnomon.event import Batch
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.places import checked, file_of, made
-from gnomon.ingest.recovery import open_journal, open_or_rebuild, settle_restore, sweep
+from gnomon.ingest.recovery import open_journal, open_or_rebuild, put_back, settle_restore, sweep
 from gnomon.ingest.replica import Waiting, check_finished, check_same, take_kept
 from gnomon.ingest.writer import Writer
 from gnomon.store import Served, Store, embedded_folder, open_store, served, store_path
@@ -295,6 +295,7 @@ class Hold:
             if isinstance(store, Served):
                 check_same(store, self.journal)
             settle_restore(store, self.journal)
+            put_back(store, self.journal)
             self.journal.continue_after(store.position(self.journal.id))
             writer = Writer(store, self.journal, self.settings, self.beat)
             self._catch_up(writer)

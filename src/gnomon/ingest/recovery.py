@@ -19,11 +19,12 @@ from gnomon.errors import StoreDamaged
 from gnomon.ingest import journal as journals
 from gnomon.ingest import wal
 from gnomon.ingest.journal import RESTORED, Journal
-from gnomon.store import SUSPECT, Store, open_store, restored_note, salvage_store
+from gnomon.store import SUSPECT, Mending, Store, open_store, restored_note, salvage_store
 
 log = logging.getLogger("gnomon.recovery")
 
 REPAIR_SECONDS = 10.0  #: how long a process that is not the owner waits for the owner to repair a damaged journal
+BATCHES_AT_ONCE = 50
 
 
 def open_journal(path: Path, settings: Settings, *, repair: bool) -> Journal:
@@ -134,6 +135,25 @@ def open_or_rebuild(target: str, settings: Settings, journal: Journal) -> Store:
 def found_damage(path: Path) -> list[Path]:
     """Files that were set aside beside `path`, for the doctor."""
     return sorted(path.parent.glob(f"{path.name}*.damaged-*"))
+
+
+def put_back(store: Store, journal: Journal) -> None:
+    """Where a store has lost rows with a damaged part, store those again that the journal still has."""
+    if not isinstance(store, Mending) or not store.damaged:
+        return
+    position, after, n = store.position(journal.id), 0, 0
+    while found := [entry for entry in journal.read(after, BATCHES_AT_ONCE) if entry[0] <= position]:
+        work = []
+        for after, crc, body in found:
+            try:
+                batch = journals.open_sealed(crc, body)
+            except StoreDamaged:
+                continue
+            batch.replayed = True
+            work.append((after, batch))
+        n += store.put_back(work) if work else 0
+    store.mended()
+    log.error("the store was damaged: %d rows came back from the journal", n)
 
 
 SCRATCH = ".scratch-"  #: within the names of folders beside a store in which backups are made and looked into

@@ -18,7 +18,7 @@ from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreDamaged, StoreUnavailable
 from gnomon.event import AT, Batch
 from gnomon.ingest.journal import Journal, open_sealed
-from gnomon.store import Store
+from gnomon.store import Mending, Store
 
 log = logging.getLogger("gnomon.writer")
 
@@ -212,7 +212,8 @@ class Writer:
             self._since_checkpoint, self._only_beats = 0, False  # also when it fails: the next try is when it is due
             self._in_doubt = True  # a failed one takes the store back to the one before
             self._store.checkpoint(compact=compact)
-            self._journal.forget_up_to(self._store.position(self._journal.id))
+            if not (isinstance(self._store, Mending) and self._store.damaged):  # the next opening needs what it holds
+                self._journal.forget_up_to(self._store.position(self._journal.id))
             self._in_doubt = False
 
     def _checkpoint_if_due(self) -> None:

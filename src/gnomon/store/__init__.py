@@ -156,6 +156,21 @@ class Carrying(Protocol):
 
 
 @runtime_checkable
+class Mending(Protocol):
+    """A store that carries over, when it is opened, what can be read of its damaged parts."""
+
+    @property
+    def damaged(self) -> bool:
+        """Whether rows may be missing, so that `put_back` is to be called with all that the journal has."""
+
+    def put_back(self, work: Sequence[tuple[int, Batch]]) -> int:
+        """Store rows of batches that had been stored and are not there any more; returns how many. Not in the books."""
+
+    def mended(self) -> None:
+        """There is no more to put back."""
+
+
+@runtime_checkable
 class Marked(Protocol):
     """A store whose content can be told from every other content that ever had the same version."""
 

@@ -15,12 +15,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gnomon.config import Settings
-from gnomon.errors import EngineClosed, GnomonError, QueryTimeout, StoreUnavailable
+from gnomon.errors import EngineClosed, GnomonError, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
-from gnomon.store import Repeated, Statement, Table, Turn
+from gnomon.store import SUSPECT, Repeated, Statement, Table, Turn
 from gnomon.store.aliveness import slack_us
 from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.clickhouse import turns
@@ -42,6 +43,7 @@ from gnomon.store.clickhouse.ledger import (
     put_state,
     read_head,
 )
+from gnomon.store.clickhouse.mending import damaged_tables, detached, mark_of, set_aside
 from gnomon.store.clickhouse.opening import opened, session
 from gnomon.store.clickhouse.tidying import tidy
 from gnomon.store.clickhouse.writing import Writing
@@ -79,6 +81,8 @@ class ClickHouseStore:
         self._reached: dict[str, int] = {}  #: positions that this process has seen committed
         self._head: Head | None = None
         self._closed = False
+        file = self._address.file
+        self._mark = None if file is None else mark_of(file)  #: of damage; a server mends its parts itself
         self._asking = Connections(self._connect, settings.database_connections)
         try:
             self._open()
@@ -99,6 +103,53 @@ class ClickHouseStore:
         self._found = opened(con, self._address, self._session)
         self.store_id = self._found.store_id
         self._settle(con, read_head(con, self._session))
+        if self._mark is not None:
+            self._mend(con, self._mark)
+
+    # -- damage -----------------------------------------------------------------------------------------------
+
+    def _mend(self, con: Connection, mark: Path) -> None:
+        """Carry over what can be read of damaged parts; the mark stays until `put_back` was there."""
+        plain, database = self._limited(3_600.0), self._address.database
+        if detached(con, plain, database):  # by ClickHouse, which does not load what is not complete
+            mark.touch()
+        if not mark.exists():
+            return
+        tables = damaged_tables(con, plain)
+        if tables:
+            head = self._ready(con)
+            self._change(con, head, [], head.version + 2, 3_600.0, tables, mend=True)
+        set_aside(mark.with_name(mark.name.removesuffix(SUSPECT)), detached(con, plain, database))
+
+    @property
+    def damaged(self) -> bool:
+        """See `Mending.damaged`."""
+        return self._mark is not None and self._mark.exists()
+
+    def put_back(self, work: Sequence[tuple[int, Batch]]) -> int:
+        """See `Mending.put_back`."""
+
+        def put(con: Connection, head: Head) -> int:
+            batch, found = head.committed + 1, Work(work)
+            settings = {**self._limited(WRITE_SECONDS), **head.filters(self._address.database)}
+            with self._or_burn(batch):
+                n = Writing(con, settings, self._found.kinds, batch).put_back(found, head.version + 2)
+                self._commit(con, batch, {VERSION: str(head.version + 2)})
+            return n
+
+        return self._changed(put, WRITE_SECONDS)
+
+    def mended(self) -> None:
+        """See `Mending.mended`."""
+        if self._mark is not None:
+            self._mark.unlink(missing_ok=True)
+
+    def _noted(self, error: GnomonError) -> GnomonError:
+        """Damage leaves a mark, so that the next opening looks at every block."""
+        if isinstance(error, StoreDamaged) and self._mark is not None:
+            with suppress(OSError):
+                self._mark.touch()
+        return error
 
     def _settle(self, con: Connection, head: Head, *, lost: bool = True) -> Head:
         """Carry out a change that was committed, and remove what others left; `lost` where its maker may be gone."""
@@ -211,11 +262,11 @@ class ClickHouseStore:
         return self._changed(lambda con, head: self._change(con, head, statements, head.version + 2, timeout), timeout)
 
     def _change(self, con: Connection, head: Head, statements: Sequence[str], version: int,
-                timeout: float, anew: Sequence[str] = ()) -> list[Table]:  # fmt: skip
+                timeout: float, anew: Sequence[str] = (), *, mend: bool = False) -> list[Table]:  # fmt: skip
         batch = head.committed + 1
         changing = self._changing(con, head, timeout, batch)
         try:
-            tables = changing.run(statements, anew)
+            tables = changing.mend(anew) if mend else changing.run(statements, anew)
             note = changing.noted()
         except BaseException:
             changing.drop()
@@ -246,7 +297,7 @@ class ClickHouseStore:
             except QueryTimeout:
                 raise
             except FAILED as error:
-                raise self._in_words(error, seconds) from error
+                raise self._noted(self._in_words(error, seconds)) from error
 
     @staticmethod
     def _in_words(error: Exception, seconds: float) -> GnomonError:
@@ -396,7 +447,7 @@ class ClickHouseStore:
         except FAILED as error:
             if code_of(error) == TIMED_OUT or isinstance(error, TimeoutError):
                 raise _too_long(timeout) from error
-            raise translated(error) from error
+            raise self._noted(translated(error)) from error
 
     def _quiet(self, con: Connection, timeout: float) -> Head:
         """A moment at which no change is half way in."""
@@ -413,7 +464,10 @@ class ClickHouseStore:
 
     def describe(self) -> dict[str, Any]:
         """See `Store.describe`."""
-        return described(self.ask, self._address.database, self._found.schema)
+        found = described(self.ask, self._address.database, self._found.schema)
+        if not found["readable"] and self._mark is not None:
+            self._mark.touch()
+        return found
 
     def close(self) -> None:
         """See `Store.close`."""

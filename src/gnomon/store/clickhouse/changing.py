@@ -7,6 +7,7 @@ each copy changes places with the table it was made from. Whoever opens the stor
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,9 +17,12 @@ import msgspec
 from gnomon.store import Table
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
 from gnomon.store.clickhouse.ledger import Head
+from gnomon.store.clickhouse.mending import carry_over
 from gnomon.store.clickhouse.tables import BATCHED, EVERY_ROW
 from gnomon.store.dialect_clickhouse import spoken
 from gnomon.store.texts import quoted
+
+log = logging.getLogger("gnomon.store.clickhouse")
 
 _FIRST = re.compile(
     r"\s*(?:INSERT\s+INTO|DELETE\s+FROM|UPDATE|TRUNCATE(?:\s+TABLE)?|ALTER\s+TABLE)\s+(\w+)", re.IGNORECASE
@@ -54,6 +58,15 @@ class Changing:
         """Run the statements where nobody sees them; tables may be copied without being changed."""
         self._prepare(statements, anew)
         return [self._one(spoken(statement)) for statement in statements]
+
+    def mend(self, tables: Sequence[str]) -> list[Table]:
+        """Copy these tables, and in the copies carry over what can be read of their damaged parts."""
+        self._prepare([], tables)
+        for table in tables:
+            carried, lost = carry_over(self._con, self._settings, {**self._plain, "database": self.place}, table,
+                                       [*self._kinds[table]])  # fmt: skip
+            log.error("a part of %s was damaged: %d rows carried over, %d lost", table, carried, lost)
+        return []
 
     def noted(self) -> str:
         """What is to be committed: the note of what then has to be done."""

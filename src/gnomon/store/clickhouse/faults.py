@@ -95,7 +95,8 @@ def _rarer(code: int | None, *, writing: bool, name: str) -> GnomonError:
         )
     if code in _DAMAGED:
         return StoreDamaged(
-            "a part of the ClickHouse store cannot be read", remedy="Restore the folder from a backup of it."
+            "a part of the ClickHouse store cannot be read",
+            remedy="Close the engine and open it again: an embedded store mends itself. See docs/clickhouse.md.",
         )
     if name == "DataError" or code in _OF_A_VALUE or (code is not None and not writing):
         return GnomonError(f"the store refused a statement (code {code})", code=REFUSED)

@@ -86,6 +86,17 @@ class Writing:
         self._put_sightings(work, edges, version)
         self._put_rows("quarantine", _QUARANTINE, refused[:QUARANTINE_ROWS])
 
+    def put_back(self, work: Work, version: int) -> int:
+        """Put the rows that were stored once and are not there any more; the books know them. Returns how many."""
+        edges = Edges(self._asked(EDGES))
+        for project, rows in work.by_project.items():
+            kept, sealed = edges.part(project, rows)
+            work.leave_out(sealed, "sealed")
+            work.leave_out(without_own_repeats(kept)[1], "duplicate")
+        self._put_events(work, version)
+        self._put_samples(work, version)
+        return len(work.rows) - len(work.left_out) + len(work.samples) - len(work.samples_left_out)
+
     # -- events -------------------------------------------------------------------------------------------------
 
     def _put_events(self, work: Work, version: int) -> None:
