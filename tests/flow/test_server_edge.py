@@ -99,6 +99,17 @@ def test_health_and_figures(service):
     with served(metrics_public=True, docs_public=False) as public:
         assert public.client.get("/metrics").status_code == 200
         assert [public.get(path).status_code for path in ("/docs", "/docs.css", "/openapi.json")] == [404] * 3
+        assert public.get("/sumary").json()["remedy"] == "See the description of the calls under docs."
+
+
+def test_a_call_that_there_is_not_is_told_which_was_meant(service):
+    for path, meant in {"/sumary": "/summary", "/report/events": "/reports/events"}.items():
+        problem = service.get(path).json()
+        assert (problem["type"], problem["remedy"]) == ("not-found", f"Did you mean {API}{meant}?"), path
+    assert service.get("/q" * 5_000).json()["remedy"] == "See the description of the calls under docs."
+    assert service.get("/ingest").json()["remedy"] == "This path takes POST."
+    wrapped = service.post("/ingest", {"events": [{"type": "x"}]}).json()
+    assert (wrapped["type"], "as an array" in wrapped["remedy"]) == ("unknown-field", True)
 
 
 def begun() -> str:

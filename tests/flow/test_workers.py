@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -121,20 +123,27 @@ def test_workers_that_are_killed_again_and_again(postgres, url, tmp_path):
     loaded(postgres, url, tmp_path, 3, int(os.environ.get("WORKER_KILLS", "20")), 1.5)
 
 
-def test_what_workers_left_that_are_no_longer_wanted_comes_to_the_database(postgres, url, tmp_path, monkeypatch):
+@pytest.fixture
+def left(url, tmp_path, monkeypatch):
+    """Settings of workers, the third of which left an event in its journal."""
     settings = Settings(database_url=url, data_dir=str(tmp_path))
-    before = workers.settings_of(settings, 3)
-    with monkeypatch.context() as patched, gnomon.open(settings=before) as engine:
+    with monkeypatch.context() as patched, gnomon.open(settings=workers.settings_of(settings, 3)) as engine:
         patched.setattr(PostgresStore, "write", refused)
         engine.track("left")
         with pytest.raises(StoreUnavailable):
             engine.flush(0.1)
         engine.close()
-    assert [each.data_dir for each in workers.left_behind(settings, 2)] == [str(tmp_path / "worker-3")]
-    assert workers.left_behind(settings, 3) == [] and kept(postgres, url)[0] == 0
-    for process in workers.drain_left(settings, 1):
+    return settings
+
+
+def test_what_workers_left_that_are_no_longer_wanted_comes_to_the_database(postgres, url, tmp_path, left):
+    assert [each.data_dir for each in workers.left_behind(left, 2)] == [str(tmp_path / "worker-3")]
+    assert workers.left_behind(left, 3) == [] and kept(postgres, url)[0] == 0
+    with workers.draining(left, 1) as (process,):
         process.join(60)
         assert process.exitcode == 0
+        time.sleep(3 * workers.LOOK_SECONDS)
+        assert not children(os.getpid())  # it is done, and not started again
     assert kept(postgres, url)[0] == 1
 
 
@@ -166,9 +175,44 @@ def test_a_drain_that_fails_says_so_and_goes_on(postgres, url, tmp_path, monkeyp
     monkeypatch.setattr(AnalyticsEngine, "flush", flush)
     monkeypatch.setattr(workers.log, "warning", lambda text, *given: told.append(text % given))
     monkeypatch.setattr(workers.time, "sleep", lambda _: None)
-    workers._drain(settings)
+    with AnalyticsEngine(settings.but(enabled=False, scheduler=False)) as engine:
+        while engine._hold.journal.positions(0, 1):
+            assert workers._brought(engine)
     assert len(told) == 1 and "not now" in told[0] and "journal" in told[0]
     assert kept(postgres, url)[0] == 1
+
+
+def test_who_is_killed_while_it_drains_is_started_again(postgres, url, left):
+    with workers.draining(left, 1) as (process,):
+        process.kill()
+        process.join()
+        wait_for(lambda: kept(postgres, url)[0] == 1)
+    assert not children(os.getpid())
+
+
+def test_who_drains_ends_with_who_started_it(postgres, url, left):
+    """Also where that is killed: the next start of the service must find nobody at the journal."""
+    code = (
+        "import sys, time\n"
+        "from gnomon.config import Settings\n"
+        "from gnomon.server import workers\n"
+        "if __name__ == '__main__':\n"
+        "    left = Settings(database_url=sys.argv[1], data_dir=sys.argv[2])\n"
+        "    with workers.draining(left, 1) as (process,):\n"
+        "        print(process.pid, flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    schema = url.rpartition("schema=")[2]
+    with postgres.connect() as blocking, blocking.transaction():
+        blocking.execute(f"LOCK TABLE {schema}.events IN ACCESS EXCLUSIVE MODE")
+        parent = subprocess.Popen([sys.executable, "-c", code, url, left.data_dir], stdout=subprocess.PIPE, text=True)
+        drains = int(parent.stdout.readline())
+        time.sleep(1.0)
+        assert Path(f"/proc/{drains}").exists()
+        parent.kill()
+        parent.communicate()
+        wait_for(lambda: not Path(f"/proc/{drains}").exists())
+    assert kept(postgres, url)[0] == 0 and workers.left_behind(left, 1)
 
 
 def refused(*_):

@@ -267,16 +267,40 @@ def test_sessions_that_cannot_be_counted_have_the_reason(engine, monkeypatch):
     assert (week.sessions, week.reasons) == (None, {"sessions": "query-timeout"})
 
 
-def test_what_was_counted_before_a_restore_is_not_told_after_it(tmp_path, clock, monkeypatch):
+@pytest.mark.parametrize("by", ["this engine", "another"])
+def test_what_was_counted_before_a_restore_or_an_erasure_is_not_told_after_it(tmp_path, clock, monkeypatch, by):
     monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
-    with gnomon.open(tmp_path / "x.duckdb", clock=clock, sampling=False) as engine:
+    path = tmp_path / "x.duckdb"
+    with (
+        gnomon.open(path, clock=clock, sampling=False) as engine,
+        gnomon.open(path, clock=clock, sampling=False) as other,
+    ):
+        changing = engine if by == "this engine" else other
         fill_sessions(engine)
         kept = engine.trigger_backup()
-        engine.track("click", session_id="new", ts=NOW)
+        engine.track("click", session_id="new", user_id="anna", ts=NOW)
         assert busy_board(engine).last_7_days.sessions in (20, 21)
-        engine.restore_backup(kept.path)
+        changing.restore_backup(kept.path)
         assert engine.dashboard().last_7_days.sessions is None
         assert busy_board(engine).last_7_days.sessions == 20
+        engine.track("click", session_id="new", user_id="anna", ts=NOW)
+        engine.flush()
+        changing.forget("anna", delete_events=True)
+        assert engine.dashboard().last_7_days.sessions is None
+        assert busy_board(engine).last_7_days.sessions == 20
+
+
+def test_where_no_thread_is_to_be_had_sessions_are_counted_later(engine, monkeypatch):
+    fill_sessions(engine)
+    monkeypatch.setattr(dashboard, "MOST_FOR_SESSIONS", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", raises)
+        assert engine.dashboard().last_7_days.reasons == {"sessions": "being-counted"}
+    assert busy_board(engine).last_7_days.sessions == 20
+
+
+def raises(*_):
+    raise RuntimeError("can't start new thread")
 
 
 def test_a_long_question_does_not_hold_up_the_end(tmp_path):

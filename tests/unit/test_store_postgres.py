@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -225,7 +226,7 @@ def test_what_the_server_must_be(url, monkeypatch):
 def test_a_user_without_the_rights(postgres, url, schema):
     with postgres.connect() as con:
         con.execute(f"CREATE ROLE weak_{schema} LOGIN")
-    weak = url.replace("postgres:@", f"weak_{schema}:@")
+    weak = re.sub("//postgres:?@", f"//weak_{schema}:@", url)
     with pytest.raises(StoreUnavailable) as caught:
         PostgresStore(weak, DEFAULTS)
     assert caught.value.code == "store-rights" and f"CREATE SCHEMA {schema}" in caught.value.remedy

@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from socket import socket
 from typing import Any
 
@@ -103,12 +104,18 @@ def _serve_alone(settings: Settings, listening: socket, _one: int, ready: Callab
 
     with AnalyticsEngine(settings) as engine:
         app = create_app(engine)
-        if served(settings.database_url):
-            from gnomon.server.workers import drain_left
+        with _draining(settings):
+            ready()
+            run(app, settings, listening)
 
-            drain_left(settings, 1)
-        ready()
-        run(app, settings, listening)
+
+def _draining(settings: Settings) -> AbstractContextManager[object]:
+    """What workers left that there were before."""
+    if not served(settings.database_url):
+        return nullcontext()
+    from gnomon.server.workers import draining
+
+    return draining(settings, 1)
 
 
 def _serve_many(settings: Settings, listening: socket, workers: int, ready: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -23,46 +24,70 @@ from gnomon.store import SUSPECT, Mending, Store, open_store, restored_note, sal
 log = logging.getLogger("gnomon.recovery")
 
 BATCHES_AT_ONCE = 50
+REPAIR_SECONDS = 10.0  #: how long a process that is not the owner waits for the owner to repair a damaged journal
 
 
 def open_journal(path: Path, settings: Settings, *, repair: bool) -> Journal:
-    """Open the journal; with `repair` (the owner only) a damaged one is set aside and its batches carried over."""
+    """Open the journal; with `repair` (the owner only) a damaged one is set aside and its batches carried over.
+
+    Without, its owner is waited for: opened as it is, SQLite would drop what follows the damage. Raises `StoreDamaged`.
+    """
     unsaved = Path(f"{path}.unsaved")  # names the file that was set aside, until its batches are carried over
-    if repair and not unsaved.exists():
+    if not repair:
+        _await_repair(path, unsaved)
+        return Journal(path, max_bytes=settings.journal_max_bytes)
+    if not unsaved.exists():
         try:
             wal.check(_wal(path), path)
             journals.check(path)
         except StoreDamaged:
             path.touch()
             unsaved.write_text(journals.free_name(path).name)
-    if repair and unsaved.exists():
-        aside = path.with_name(unsaved.read_text())
-        if not aside.exists():
-            for ending in ("-shm", "-wal", ""):  # the file itself last: it says that all are there
-                if Path(f"{path}{ending}").exists():
-                    Path(f"{path}{ending}").rename(f"{aside}{ending}")
-        journal = _refilled(path, aside, settings)
-        unsaved.unlink()
-        return journal
-    return Journal(path, max_bytes=settings.journal_max_bytes)
+    if not unsaved.exists():
+        return Journal(path, max_bytes=settings.journal_max_bytes)
+    aside = path.with_name(unsaved.read_text())
+    if not aside.exists():
+        for ending in ("-shm", "-wal", ""):  # the file itself last: it says that all are there
+            if Path(f"{path}{ending}").exists():
+                Path(f"{path}{ending}").rename(f"{aside}{ending}")
+    journal = _refilled(path, aside, settings)
+    unsaved.unlink()
+    return journal
+
+
+def _await_repair(path: Path, unsaved: Path) -> None:
+    until = time.monotonic() + REPAIR_SECONDS
+    while unsaved.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    while True:
+        try:
+            return wal.check(_wal(path), path)
+        except StoreDamaged as error:
+            if time.monotonic() >= until:
+                raise StoreDamaged(
+                    error.message,
+                    remedy="Its owner repairs it when it starts: stop the processes of the store, then open it again.",
+                    code=error.code,
+                ) from error
+            time.sleep(0.1)
 
 
 def _refilled(path: Path, aside: Path, settings: Settings) -> Journal:
     journal = Journal(path, max_bytes=settings.journal_max_bytes)
     copy = path.with_name(f"{path.name}.salvage")
     shutil.copyfile(aside, copy)
-    wal.apply(_wal(aside), copy)  # SQLite itself reads a log only up to the first damaged page
-    whole: set[int] = set()
+    needed = wal.apply(_wal(aside), copy)  # SQLite itself reads a log only up to the first damaged page
+    whole: dict[int, set[int]] = {}  # checksums by position: one that was never committed may have been given out again
     broken: dict[int, journals.Sealed] = {}
-    for source in (copy, aside) if aside.stat().st_size else (copy,):  # SQLite removes the log of an empty file
+    for source in (copy, aside) if needed and aside.stat().st_size else (copy,):  # SQLite removes an empty file's log
         for key, value in journals.salvage_kept(source).items():
             journal.keep(key, value)
         for position, sealed in journals.salvage(source):
-            if journals.holds(sealed) and position not in whole:
-                journal.adopt(sealed)
-                whole.add(position)
-            elif position not in whole:
+            if not journals.holds(sealed):
                 broken[position] = sealed
+            elif sealed[0] not in whole.setdefault(position, set()):
+                journal.adopt(sealed)
+                whole[position].add(sealed[0])
     lost = [sealed for position, sealed in broken.items() if position not in whole]
     for sealed in lost:
         journal.adopt(sealed)  # the writer books what its summary says that it held

@@ -112,6 +112,11 @@ class Policy:
             self._journal.keep(self._key, msgspec.json.encode(asdict(thresholds)).decode())
             self._known = thresholds
 
+    def past(self) -> tuple[str | None, ...]:
+        """What names the last erasure of people and the last restore, by whichever engine. Raises as `read` does."""
+        self.read()
+        return self._past or ()
+
     def anew(self) -> bool:
         """Whether people were erased, or everything was replaced, since this was asked last, as far as was looked."""
         found, self._anew = self._anew, False

@@ -42,9 +42,20 @@ class _Frame(NamedTuple):
     sums: tuple[int, int]
 
 
+class _Reading(NamedTuple):
+    """What one pass over a log found; frames are numbered by their place in the file."""
+
+    committed: int  #: frames up to the last commit, whole or not
+    whole: int  #: frames before the first that is missing or does not follow from the one before
+    in_database: int
+
+
 def check(log: Path, database: Path) -> None:
     """Raise `StoreDamaged` if SQLite would drop committed frames: behind a damaged one, because the log was cut, or
-    because the database that they belong to is empty or gone. 8 MB take about 0.3 s."""
+    because the database that they belong to is empty or gone. 8 MB take about 0.3 s.
+
+    To be called before SQLite opens them: what it drops once, it writes over.
+    """
     found = _first_loss(log, database)
     if found is not None:
         time.sleep(0.05)  # another process may have been writing just there
@@ -52,51 +63,59 @@ def check(log: Path, database: Path) -> None:
             raise StoreDamaged("the journal's log is damaged", code="journal-damaged")
 
 
-def apply(log: Path, database: Path) -> None:
-    """Write every committed page of the log into a copy of its database, damaged ones included, as far as it goes."""
+def apply(log: Path, database: Path) -> bool:
+    """Write every committed page of the log into a copy of its database, damaged ones included, as far as it goes.
+
+    False if the database had all of it already: then a log that was cut or damaged has nothing but older pages.
+    """
     found = _read_header(log)
     if found is None:
-        return
-    frames = list(_frames(log, found))
-    last = max((place for place, frame in enumerate(frames) if frame.pages_after), default=-1)
+        return False
+    read = _read(log, found)
+    if read.in_database >= read.committed:
+        return False
     with database.open("r+b") as file:
-        for frame in frames[: last + 1]:
-            if 0 < frame.page <= 2**22:
+        for place, frame in _frames(log, found):
+            if place < read.committed and 0 < frame.page <= 2**22:
                 file.seek((frame.page - 1) * found.page_bytes)
                 file.write(frame.data)
+    return True
 
 
 def _first_loss(log: Path, database: Path) -> int | None:
     """The number of the first frame that SQLite would drop, if it or one behind it is committed."""
     try:
-        return _first_loss_of(log, database)
+        found = _read_header(log)
+        if found is None:
+            index = _read_index(log)
+            return 0 if index is not None and index.in_database < index.frames else None
+        read = _read(log, found)
+        empty = not database.exists() or not database.stat().st_size
     except FileNotFoundError:  # its last user closed it meanwhile, and so has everything in the database
         return None
+    whole = 0 if empty else read.whole
+    return whole if whole < read.committed else None
 
 
-def _first_loss_of(log: Path, database: Path) -> int | None:
+def _read(log: Path, found: _Log) -> _Reading:
+    """Which frames are committed: those of which the index says so. Behind them, those up to a commit that follows
+    from the frame before it: whoever opened a damaged log without `check` made an index that ends before the damage.
+    A commit whose writer was killed in the middle of it follows from nothing, or is what follows from nothing.
+    Without an index to believe, every frame that says that it ends a commit is taken for one."""
     index = _read_index(log)
-    waiting = index is not None and index.in_database < index.frames
-    found = _read_header(log)
-    if found is None:
-        return 0 if waiting else None
     known = index if index is not None and index.salts == found.salts else None
-    empty = not database.exists() or not database.stat().st_size
-    sums, bad = found.sums, (0 if empty or found.sums is None else None)
-    seen = 0
-    for place, frame in enumerate(_frames(log, found)):
-        seen = place + 1
-        if bad is None and sums is not None:
-            sums = _checksum(frame.data, found.order, _checksum(frame.head[:8], found.order, sums))
-            if sums != frame.sums:
-                bad = place
-                if known is not None and bad >= known.frames:
-                    return None  # its writer was killed in the middle of it: nothing from here on was committed
-                if known is not None:
-                    return bad
-        if bad is not None and frame.pages_after:
-            return bad
-    return seen if waiting and known is not None and seen < known.frames else None
+    said, followed, whole, before, sums = 0, 0, 0, -1, found.sums
+    for place, frame in _frames(log, found):
+        follows = place == before + 1 and sums is not None and _sums(frame, found.order, sums) == frame.sums
+        if follows and whole == place:
+            whole = place + 1
+        if frame.pages_after:
+            said = place + 1
+            followed = said if follows else followed
+        before, sums = place, frame.sums
+    if known is None:
+        return _Reading(said, whole, 0)
+    return _Reading(max(known.frames, followed), whole, known.in_database)
 
 
 def _read_index(log: Path) -> _Index | None:
@@ -134,17 +153,24 @@ def _read_header(log: Path) -> _Log | None:
     return _Log(page_bytes, _FRAME.unpack(first)[2:4], order, None)
 
 
-def _frames(log: Path, found: _Log) -> Iterator[_Frame]:
-    """The frames of the log's present generation; a frame whose salts differ is of an older one, or damaged there."""
+def _frames(log: Path, found: _Log) -> Iterator[tuple[int, _Frame]]:
+    """The frames of the log's present generation with their places in the file; one whose salts differ is of an older
+    generation, or damaged there."""
     with log.open("rb") as file:
         file.seek(_HEADER.size)
+        place = -1
         while len(head := file.read(_FRAME.size)) == _FRAME.size:
             data = file.read(found.page_bytes)
             if len(data) < found.page_bytes:
                 return
+            place += 1
             page, pages_after, salt1, salt2, sum1, sum2 = _FRAME.unpack(head)
             if (salt1, salt2) == found.salts:
-                yield _Frame(page, pages_after, head, data, (sum1, sum2))
+                yield place, _Frame(page, pages_after, head, data, (sum1, sum2))
+
+
+def _sums(frame: _Frame, order: str, before: tuple[int, int]) -> tuple[int, int]:
+    return _checksum(frame.data, order, _checksum(frame.head[:8], order, before))
 
 
 def _checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:

@@ -20,8 +20,9 @@ log = logging.getLogger("gnomon.dashboard")
 
 #: How often a count is made again: not sooner than this, and so that it takes at most a fiftieth of the time.
 LEAST_SECONDS, TIMES_ITS_COST = 60.0, 50.0
-#: A count that is older than this many times that is not told any more.
-STALE = 4.0
+#: A count that is older than this many times that is not told any more, nor one of more than an hour unless counting
+#: takes so long that the next one is not due much sooner.
+STALE, STALE_SECONDS, STALE_AT_LEAST = 4.0, 3_600.0, 2.0
 #: How long nothing is counted after a count that failed.
 AFTER_FAILURE_SECONDS = 600.0
 
@@ -39,8 +40,13 @@ class SessionCount:
 class _Known:
     told: SessionCount
     span: DateRange
+    content: object
     again_at: float  #: on the monotonic clock
     stale_at: float
+
+    def holds(self, asked: DateRange, content: object) -> bool:
+        """Whether it is of what is asked, apart from the time since: not of yesterday for today."""
+        return self.content == content and (asked.calendar is None or self.span.start_us == asked.start_us)
 
 
 class SessionCounts:
@@ -51,26 +57,31 @@ class SessionCounts:
         self._count = count
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
-        self._wanted: dict[str, tuple[DateRange, datetime]] = {}
+        self._wanted: dict[str, tuple[DateRange, datetime, object]] = {}
         self._counting = False
         self._now: str | None = None  # what is being counted
 
-    def of(self, spans: Mapping[str, DateRange], moment: datetime) -> dict[str, SessionCount]:
+    def of(self, spans: Mapping[str, DateRange], moment: datetime, content: object) -> dict[str, SessionCount]:
         """What is known of each period, at once. What is old or unknown is counted by a thread of its own, up to this
-        `moment`."""
+        `moment`. `content` changes where events went or were replaced, by whomever: no count outlives that."""
         now, told = monotonic(), {}
         with self._lock:
             for name, span in spans.items():
                 known = self._known.get(name)
-                if known is not None and not (now < known.stale_at and _same_period(known.span, span)):
+                if known is not None and not (now < known.stale_at and known.holds(span, content)):
                     known = None
                 told[name] = SessionCount(None, reason="being-counted") if known is None else known.told
                 if name != self._now and (known is None or now >= known.again_at):
-                    self._wanted[name] = (span, moment)
+                    self._wanted[name] = (span, moment, content)
             start = bool(self._wanted) and not self._counting
             self._counting = self._counting or start
         if start:
-            threading.Thread(target=self._work, name="gnomon-sessions", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="gnomon-sessions", daemon=True).start()
+            except RuntimeError as error:  # no thread is to be had, or the interpreter ends: the next one asks again
+                log.warning("the sessions of a dashboard could not be counted: %s", error)
+                with self._lock:
+                    self._counting = False
         return told
 
     def _work(self) -> None:
@@ -80,10 +91,10 @@ class SessionCounts:
                     self._counting = False
                     return
                 name = self._now = next(iter(self._wanted))
-                span, moment = self._wanted.pop(name)
+                span, moment, content = self._wanted.pop(name)
             known = None
             try:
-                known = self._counted(span, moment)
+                known = self._counted(span, moment, content)
             except EngineClosed:
                 pass
             except Exception:  # a fault of ours: without this nothing would ever be counted again
@@ -95,7 +106,7 @@ class SessionCounts:
                 else:
                     self._known[name] = known
 
-    def _counted(self, span: DateRange, moment: datetime) -> _Known:
+    def _counted(self, span: DateRange, moment: datetime, content: object) -> _Known:
         started = monotonic()
         try:
             found = self._count(span)
@@ -108,9 +119,5 @@ class SessionCounts:
             told = SessionCount(found, moment) if isinstance(found, int) else SessionCount(None, reason=found.code)
             pause = max(LEAST_SECONDS, TIMES_ITS_COST * (monotonic() - started))
         now = monotonic()
-        return _Known(told, span, now + pause, now + STALE * pause)
-
-
-def _same_period(counted: DateRange, asked: DateRange) -> bool:
-    """Whether a span of the same name is the same one, apart from the time since: not yesterday for today."""
-    return asked.calendar is None or counted.start_us == asked.start_us
+        stale = max(STALE_AT_LEAST * pause, min(STALE * pause, STALE_SECONDS))
+        return _Known(told, span, content, now + pause, now + stale)

@@ -107,9 +107,9 @@ class Dashboard:
 
 
 def dashboard(
-    inquiry: Inquiry, counts: SessionCounts, store: Store, note: Note, zone: ZoneInfo, now: datetime
+    inquiry: Inquiry, counts: SessionCounts, content: object, store: Store, note: Note, zone: ZoneInfo, now: datetime
 ) -> Dashboard:
-    """See `Reporting.dashboard`."""
+    """See `Reporting.dashboard`, and `SessionCounts.of` for `content`."""
     spans = {name: resolve_range(words, now=now, zone=zone) for name, words in PERIODS.items()}
     note.range = spans["last_30_days"]
     answers = _asked(inquiry, store, spans)
@@ -122,7 +122,7 @@ def dashboard(
     found: dict[str, Period | None] = {}
     reasons = {}
     busy = {name: f"{name} {zone.key}" for name, (*_, sessions) in answers.items() if sessions is None}
-    counted = counts.of({key: spans[name] for name, key in busy.items()}, now.astimezone(zone))
+    counted = counts.of({key: spans[name] for name, key in busy.items()}, now.astimezone(zone), content)
     for name, span in spans.items():
         told = _period(span, answers[name], counted.get(busy.get(name, "")))
         found[name] = None if isinstance(told, InvalidValue) else told

@@ -16,6 +16,7 @@ from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone
 
 if TYPE_CHECKING:
+    from gnomon.ingest.thresholds import Policy
     from gnomon.insight.counting import SessionCounts
     from gnomon.insight.dashboard import Dashboard, Standing
     from gnomon.insight.person import UserReport
@@ -34,6 +35,7 @@ class Reporting:
     clock: Clock
     zone: ZoneInfo
     _pseudonyms: Pseudonyms | None
+    _policy: Policy
     _sessions: tuple[Inquiry, SessionCounts] | None = None
 
     def _own_or_refuse(self) -> Store:
@@ -105,7 +107,8 @@ class Reporting:
             from gnomon.insight.dashboard import dashboard
 
             zone = self.zone if timezone is None else load_zone(timezone)
-            return dashboard(self._inquiry(), self._session_counts(), store, note, zone, self.clock())
+            content = self._policy.past()
+            return dashboard(self._inquiry(), self._session_counts(), content, store, note, zone, self.clock())
 
     def _session_counts(self) -> SessionCounts:
         inquiry = self._inquiry()

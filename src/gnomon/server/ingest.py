@@ -27,6 +27,7 @@ from gnomon.server.wire import too_large
 
 BODY_SECONDS = 15.0
 _CODES_ARE = "The codes of refusal are described in the documentation."
+_FORMS_ARE = "Send one event as an object of its fields, or several as an array of such objects."
 
 
 def router() -> APIRouter:
@@ -128,7 +129,8 @@ def _answer(outcome: Outcome) -> Response:
         raise Problem(403, first.detail, remedy="Leave user_id out, or ask for the scope `ingest:any`.",
                       code=first.code, rejected=rejected)  # fmt: skip
     if outcome.alone:
-        raise Problem(422, first.detail, remedy=_CODES_ARE, code=first.code, rejected=rejected)
+        remedy = _FORMS_ARE if first.code == "unknown-field" else _CODES_ARE  # often it is an object around a batch
+        raise Problem(422, first.detail, remedy=remedy, code=first.code, rejected=rejected)
     raise Problem(422, "no event of the batch passes", remedy=_CODES_ARE, code="all-rejected", rejected=rejected)
 
 

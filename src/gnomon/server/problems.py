@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gnomon.errors import GnomonError, StoreBusy
+from gnomon.errors import GnomonError, StoreBusy, nearest
 from gnomon.server.answers import json_answer
 
 log = logging.getLogger("gnomon.server")
@@ -121,15 +121,24 @@ def catch_errors(app: FastAPI) -> None:
         return problem_answer(Problem(422, f"a parameter breaks a rule: {', '.join(named)}", code="bad-parameter",
                                       remedy="See the description of this call under docs."))  # fmt: skip
 
-    def http(_: Request, error: Exception) -> Response:
+    def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        code = _CODES.get(error.status_code, "bad-request")
-        return problem_answer(Problem(error.status_code, _TITLES.get(error.status_code, "a problem").lower(),
-                                      remedy="See docs.", code=code, headers=error.headers))  # fmt: skip
+        status, remedy = error.status_code, _call_meant(app, request, error)
+        return problem_answer(Problem(status, _TITLES.get(status, "a problem").lower(), remedy=remedy,
+                                      code=_CODES.get(status, "bad-request"), headers=error.headers))  # fmt: skip
 
     app.add_exception_handler(GnomonError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+
+
+def _call_meant(app: FastAPI, request: Request, error: HTTPException) -> str:
+    """What to do about a call that there is not. The path that was asked for is not repeated."""
+    if error.status_code == 405:
+        return f"This path takes {(error.headers or {}).get('Allow', 'other methods')}."
+    told = error.status_code == 404 and app.openapi_url is not None  # else the calls are nobody's business
+    meant = nearest(request.url.path[:200], app.openapi()["paths"]) if told else None
+    return f"Did you mean {meant}?" if meant else "See the description of the calls under docs."
 
 
 def unplanned(_: Exception) -> Problem:

@@ -13,8 +13,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -28,6 +28,8 @@ from gnomon.server.running import DRAIN_SECONDS
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
+
+    from gnomon.engine import AnalyticsEngine
 
 log = logging.getLogger("gnomon.server")
 
@@ -50,17 +52,36 @@ def settings_of(settings: Settings, number: int) -> Settings:
 def left_behind(settings: Settings, workers: int) -> list[Settings]:
     """The settings of workers that there were before, and that `workers` do not include."""
     place = Path(settings.data_dir or DATA_DIR)
-    numbers = {int(found.name.rpartition("-")[2]) for found in place.glob(PLACE.format("[0-9]*")) if found.is_dir()}
+    numbers = {_number(found) for found in place.glob(PLACE.format("[0-9]*")) if found.is_dir()}
     chosen = [settings_of(settings, number) for number in sorted(numbers) if number > max(workers, 1)]
     return [each for each in chosen if _has_journal(each)]
 
 
-def drain_left(settings: Settings, workers: int) -> list[SpawnProcess]:
-    """Start a process for each journal of workers that are no longer wanted; they end when it is drained."""
-    processes = [_SPAWN.Process(target=_drain, args=(each,), daemon=True) for each in left_behind(settings, workers)]
-    for process in processes:
-        process.start()
-    return processes
+def _number(place: Path) -> int:
+    return int(place.name.rpartition("-")[2])
+
+
+@contextmanager
+def draining(settings: Settings, workers: int) -> Iterator[list[SpawnProcess]]:
+    """Meanwhile a process runs for each journal of workers that are no longer wanted, until it is drained."""
+    places = [_Place(each, None, _number(Path(each.data_dir or ""))) for each in left_behind(settings, workers)]
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            for place in places:
+                place.keep_running()
+
+    for place in places:
+        place.start()
+    keeper = threading.Thread(target=keep, name="gnomon-drains", daemon=True)
+    keeper.start()
+    try:
+        yield [place.process for place in places]
+    finally:
+        ended.set()
+        keeper.join()
+        _end(places)
 
 
 def run_workers(settings: Settings, listening: socket, workers: int, ready: Callable[[], None]) -> None:
@@ -70,21 +91,23 @@ def run_workers(settings: Settings, listening: socket, workers: int, ready: Call
     """
     ended = threading.Event()
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    left = drain_left(settings, workers)
     places = [_Place(settings_of(settings, number), listening, number) for number in range(1, workers + 1)]
     try:
-        for place in places:
-            place.start()
-        for place in places:
-            place.await_first(ended)
-        if not ended.is_set():
-            ready()
-        while not ended.is_set():
-            wait([place.process.sentinel for place in places if place.process.is_alive()], LOOK_SECONDS)
-            for place in places:
-                place.keep_running()
+        with draining(settings, workers):
+            try:
+                for place in places:
+                    place.start()
+                for place in places:
+                    place.await_first(ended)
+                if not ended.is_set():
+                    ready()
+                while not ended.is_set():
+                    wait([place.process.sentinel for place in places if place.process.is_alive()], LOOK_SECONDS)
+                    for place in places:
+                        place.keep_running()
+            finally:
+                _end(places)
     finally:
-        _end(places, left)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -94,7 +117,7 @@ class _Place:
     """Where one worker is, dead or alive."""
 
     settings: Settings
-    listening: socket
+    listening: socket | None  #: None for one that only drains what is left
     number: int
     process: SpawnProcess = field(init=False)
     began: float = 0.0
@@ -106,7 +129,8 @@ class _Place:
         if self._ours is not None:
             self._ours.close()
         self._ours, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(self.settings, self.listening, theirs),
+        target, args = (_drain, ()) if self.listening is None else (_work, (self.listening,))
+        self.process = _SPAWN.Process(target=target, args=(self.settings, theirs, *args),
                                       name=f"gnomon worker {self.number}")  # fmt: skip
         self.process.start()
         theirs.close()
@@ -126,8 +150,8 @@ class _Place:
         raise InvalidValue("a worker ended before it answered", remedy="See the log.", code="worker-failed")
 
     def keep_running(self) -> None:
-        """Start it again where it is gone."""
-        if self.process.is_alive():
+        """Start it again where it is gone, unless it has done what it was for."""
+        if self.process.is_alive() or (self.listening is None and self.process.exitcode == 0):
             return
         now = time.monotonic()
         if self.again_at is None:
@@ -139,14 +163,14 @@ class _Place:
             self.start()
 
 
-def _end(places: list[_Place], left: list[SpawnProcess]) -> None:
+def _end(places: list[_Place]) -> None:
     """Tell all to end, wait until they have answered and drained, and kill what does not end."""
     started = [place.process for place in places if hasattr(place, "process")]
-    for process in (*started, *left):
+    for process in started:
         if process.is_alive():
             process.terminate()
     until = time.monotonic() + END_SECONDS
-    for process in (*started, *left):
+    for process in started:
         process.join(max(0.0, until - time.monotonic()))
         if process.is_alive():
             log.error("a worker does not end and is killed; what it acknowledged is in its journal")
@@ -157,7 +181,7 @@ def _end(places: list[_Place], left: list[SpawnProcess]) -> None:
 # -- in the worker --------------------------------------------------------------------------------------------------
 
 
-def _work(settings: Settings, listening: socket, parent: Connection) -> None:
+def _work(settings: Settings, parent: Connection, listening: socket) -> None:
     """Serve until a signal comes, or the parent is gone."""
     from gnomon.engine import AnalyticsEngine
     from gnomon.log import logging_as
@@ -183,22 +207,34 @@ def _follow(parent: Connection) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _drain(settings: Settings) -> None:
-    """Bring what a journal holds to the database; a signal ends it, and it stays in the journal."""
+def _drain(settings: Settings, parent: Connection) -> None:
+    """Bring what a journal holds to the database; a signal, or the end of the parent, ends it, and it stays there."""
     from gnomon.engine import AnalyticsEngine
     from gnomon.log import logging_as
 
-    with logging_as(settings), AnalyticsEngine(settings.but(enabled=False, scheduler=False)) as engine:
-        while engine._hold.journal.positions(0, 1):
-            try:
-                engine.flush(5.0)
-                writer: Any = engine._hold.writer
-                if writer is None:  # a process that still runs there does it
-                    return
-                writer.checkpoint()
-            except GnomonError as error:
-                log.warning("what a worker left in its journal waits on: %s", error)
-                time.sleep(1.0)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    with logging_as(settings):
+        try:
+            with AnalyticsEngine(settings.but(enabled=False, scheduler=False)) as engine:
+                while engine._hold.journal.positions(0, 1) and _brought(engine):
+                    pass
+        except GnomonError as error:
+            log.error("what a worker left in its journal cannot be brought to the database: %s", error)
+            raise SystemExit(1) from None
+
+
+def _brought(engine: AnalyticsEngine) -> bool:
+    """Try to bring it; False where a process that still runs there does it."""
+    try:
+        engine.flush(5.0)
+        writer: Any = engine._hold.writer
+        if writer is None:
+            return False
+        writer.checkpoint()
+    except GnomonError as error:
+        log.warning("what a worker left in its journal waits on: %s", error)
+        time.sleep(1.0)
+    return True
 
 
 def _has_journal(settings: Settings) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gnomon.store.aliveness import prune_alive
 from gnomon.store.dialect import quoted
 from gnomon.timerange import US_DAY
@@ -34,14 +36,13 @@ def prune_raw(project: str, since_us: int, before_us: int, only: str) -> list[st
     ]
 
 
-def weights(project: str, since_us: int, before_us: int, only: str, rollup: str) -> str:
-    """What the raw rows weigh that `prune_raw` would delete, and what one rollup holds of the same time and types."""
+def weights(project: str, since_us: int, before_us: int, only: str, rollups: Sequence[str]) -> str:
+    """What the raw rows weigh that `prune_raw` would delete, and what each rollup holds of the same time and types."""
     rolled = f"version <= (SELECT version FROM rolled_up WHERE project = {quoted(project)})"
     span = _raw(project, since_us, before_us)
     raw = f"SELECT coalesce(sum(weight), 0) FROM events WHERE {span} AND {only} AND {rolled}"
-    hours = f"tier = 'hour' AND rollup = {quoted(rollup)}"
-    kept = f"SELECT coalesce(sum(n), 0) FROM rolled WHERE {span} AND {hours} AND {only}"
-    return f"SELECT ({raw}), ({kept})"
+    hours = f"SELECT coalesce(sum(n), 0) FROM rolled WHERE {span} AND tier = 'hour' AND {only} AND rollup = "
+    return f"SELECT ({raw}), " + ", ".join(f"({hours}{quoted(rollup)})" for rollup in rollups)
 
 
 def prune_rolled(project: str, tier: str, before_us: int) -> list[str]:

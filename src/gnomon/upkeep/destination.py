@@ -17,10 +17,10 @@ from pathlib import Path
 from gnomon.access import speaking
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue, StoreBusy
-from gnomon.ingest.journal import RESTORED, SHARED, Journal
+from gnomon.ingest.journal import RESTORED, SHARED
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.places import checked, file_of, made
-from gnomon.ingest.recovery import SCRATCH
+from gnomon.ingest.recovery import SCRATCH, open_journal
 from gnomon.ingest.replica import KEPT_STORE
 from gnomon.store import Carrying, Served, Store, open_store, served, store_path
 from gnomon.store.carrying import NOTE, CopyNote, journals_of, kept_version, note_of, put_note, rows_of
@@ -53,7 +53,7 @@ class Destination:
     def carry_kept(self, kept: dict[str, str]) -> None:
         """The settings that admins keep, names and times of jobs: into the journal, and where others find them."""
         values = {key: value for key, value in kept.items() if key not in (RESTORED, KEPT_STORE)}
-        journal = Journal(self.file.with_name(f"{self.file.name}.journal"), max_bytes=self.settings.journal_max_bytes)
+        journal = open_journal(self.file.with_name(f"{self.file.name}.journal"), self.settings, repair=True)
         try:
             for key, value in values.items():
                 journal.keep_here(key, value)

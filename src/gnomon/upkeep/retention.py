@@ -167,8 +167,8 @@ class _Pruning:
         if self.dry_run:
             return
         ((_, _, _, names, _),) = self._ask(STATE.format(quoted(self.project)))
-        ((raw, kept),) = self._ask(sql.weights(self.project, start, end, only, names.split(",")[0]))
-        if kept < raw * (1 - 1e-9):
+        ((raw, *kept),) = self._ask(sql.weights(self.project, start, end, only, names.split(",")))
+        if min(kept) < raw * (1 - 1e-9):
             raise StoreUnavailable(
                 f"the rollups of {from_us(start):%Y-%m-%d} hold less than the raw rows, so these are not pruned",
                 code="rollup-incomplete", remedy="Please report this; restore a backup, or keep the raw rows.",

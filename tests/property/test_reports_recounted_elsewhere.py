@@ -1,9 +1,11 @@
-"""Reports of a PostgreSQL store against the recount of `test_reports_recounted`."""
+"""Reports of PostgreSQL and ClickHouse against the recount of `test_reports_recounted`."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_reports_recounted import EVENT, HEAVY, LIGHT, ONE, UNWELL, forgotten, kept_late_and_pruned, weighted
+
+import embedded
 
 MANY = settings(max_examples=25, suppress_health_check=UNWELL)
 FEW_EVENTS = [ONE | {"minutes": 37 * n * n, "type": ["request", "click", "page_view"][n % 3], "device_id": "tv",
@@ -11,14 +13,11 @@ FEW_EVENTS = [ONE | {"minutes": 37 * n * n, "type": ["request", "click", "page_v
                      "session_id": f"s{n % 4}", "duration_ms": 3.5 * n} for n in range(20)]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def place(postgres, tmp_path_factory):
+@pytest.fixture(scope="module", params=["postgresql", pytest.param("chdb", marks=pytest.mark.slow)])
+def place(request, tmp_path_factory):
     """Says where the next store is."""
-
-    def place():
-        return {"url": postgres.url(), "data_dir": str(tmp_path_factory.mktemp("recounted"))}
-
-    return place
+    fresh = request.getfixturevalue("postgres").url if request.param == "postgresql" else embedded.url
+    return lambda: {"url": fresh(), "data_dir": str(tmp_path_factory.mktemp("recounted"))}
 
 
 def test_reports_of_raw_rows_rollups_late_rows_and_pruned_ones(place):
