@@ -147,6 +147,41 @@ def test_what_workers_left_that_are_no_longer_wanted_comes_to_the_database(postg
     assert kept(postgres, url)[0] == 1
 
 
+def test_a_journal_whose_repair_was_cut_short_is_one_that_has_to_be_drained(url, tmp_path):
+    settings = Settings(database_url=url, data_dir=str(tmp_path))
+    for number, end in ((2, ".journal.unsaved"), (3, ".journal"), (4, ".lock")):
+        file = file_of(workers.settings_of(settings, number))
+        file.parent.mkdir()
+        file.with_name(file.name + end).touch()
+    assert [Path(each.data_dir).name for each in workers.left_behind(settings, 1)] == ["worker-2", "worker-3"]
+
+
+def test_a_drain_that_fails_says_so_and_goes_on(postgres, url, tmp_path, monkeypatch):
+    settings, told, failures = Settings(database_url=url, data_dir=str(tmp_path)), [], [1]
+    with monkeypatch.context() as patched, gnomon.open(settings=settings) as engine:
+        patched.setattr(PostgresStore, "write", refused)
+        engine.track("left")
+        with pytest.raises(StoreUnavailable):
+            engine.flush(0.1)
+        engine.close()
+    honest = AnalyticsEngine.flush
+
+    def flush(self, *given):
+        if failures:
+            failures.pop()
+            raise StoreUnavailable("not now")
+        return honest(self, *given)
+
+    monkeypatch.setattr(AnalyticsEngine, "flush", flush)
+    monkeypatch.setattr(workers.log, "warning", lambda text, *given: told.append(text % given))
+    monkeypatch.setattr(workers.time, "sleep", lambda _: None)
+    with AnalyticsEngine(settings.but(enabled=False, scheduler=False)) as engine:
+        while engine._hold.journal.positions(0, 1):
+            assert workers._brought(engine)
+    assert len(told) == 1 and "not now" in told[0] and "journal" in told[0]
+    assert kept(postgres, url)[0] == 1
+
+
 def test_who_is_killed_while_it_drains_is_started_again(postgres, url, left):
     with workers.draining(left, 1) as (process,):
         process.kill()
@@ -178,40 +213,6 @@ def test_who_drains_ends_with_who_started_it(postgres, url, left):
         parent.communicate()
         wait_for(lambda: not Path(f"/proc/{drains}").exists())
     assert kept(postgres, url)[0] == 0 and workers.left_behind(left, 1)
-
-
-def test_a_journal_whose_repair_was_cut_short_is_one_that_has_to_be_drained(url, tmp_path):
-    settings = Settings(database_url=url, data_dir=str(tmp_path))
-    for number, end in ((2, ".journal.unsaved"), (3, ".journal"), (4, ".lock")):
-        file = file_of(workers.settings_of(settings, number))
-        file.parent.mkdir()
-        file.with_name(file.name + end).touch()
-    assert [Path(each.data_dir).name for each in workers.left_behind(settings, 1)] == ["worker-2", "worker-3"]
-
-
-def test_a_drain_that_fails_says_so_and_goes_on(postgres, url, tmp_path, monkeypatch):
-    settings, told, failures = Settings(database_url=url, data_dir=str(tmp_path)), [], [1]
-    with monkeypatch.context() as patched, gnomon.open(settings=settings) as engine:
-        patched.setattr(PostgresStore, "write", refused)
-        engine.track("left")
-        with pytest.raises(StoreUnavailable):
-            engine.flush(0.1)
-        engine.close()
-    honest = AnalyticsEngine.flush
-
-    def flush(self, *given):
-        if failures:
-            failures.pop()
-            raise StoreUnavailable("not now")
-        return honest(self, *given)
-
-    monkeypatch.setattr(AnalyticsEngine, "flush", flush)
-    monkeypatch.setattr(workers.log, "warning", lambda text, *given: told.append(text % given))
-    monkeypatch.setattr(workers.time, "sleep", lambda _: None)
-    monkeypatch.setattr(workers, "_follow", lambda _: None)
-    workers._drain(settings, None)
-    assert len(told) == 1 and "not now" in told[0] and "journal" in told[0]
-    assert kept(postgres, url)[0] == 1
 
 
 def refused(*_):

@@ -23,8 +23,8 @@ from gnomon.store import SUSPECT, Mending, Store, open_store, restored_note, sal
 
 log = logging.getLogger("gnomon.recovery")
 
-REPAIR_SECONDS = 10.0  #: how long a process that is not the owner waits for the owner to repair a damaged journal
 BATCHES_AT_ONCE = 50
+REPAIR_SECONDS = 10.0  #: how long a process that is not the owner waits for the owner to repair a damaged journal
 
 
 def open_journal(path: Path, settings: Settings, *, repair: bool) -> Journal:
