@@ -116,7 +116,7 @@ def came_of(service, bodies, subjects=("u1",)):
     ]  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(SMALL, min_size=2, max_size=12), st.sampled_from([("u1",), ("u1", "u2"), (None, "u1", None)]))
 def test_bodies_that_share_a_batch_are_answered_as_alone(app, made, subjects):
     service, engine = app.state.service, app.state.service.projects.home

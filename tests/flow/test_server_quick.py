@@ -17,7 +17,7 @@ from gnomon.server import quick
 
 EVENT = {"type": "page_view", "properties": {"n": 1}}
 GOOD = json.dumps(EVENT).encode()
-TOKENS = [bearer(**claims)["Authorization"] for claims in (
+TOKENS = [bearer(exp=int(time.time()) + 3_600, **claims)["Authorization"] for claims in (
     {}, {"scope": "read"}, {"scope": "ingest:any"}, {"project": "other"}, {"project": "*", "sub": "x"})]  # fmt: skip
 BODIES = st.sampled_from([
     GOOD, json.dumps([EVENT, {"type": ""}]).encode(), b"[]", b"{}", b'{"type":"a","type":"b"}', b"[1]", b"nope", b"",
