@@ -63,6 +63,8 @@ CLUSTER_SESSION: dict[str, str | int | float] = {
     "optimize_distributed_group_by_sharding_key": 0,
     "distributed_group_by_no_merge": 0,  # states of aggregates are merged, so that a person of two shards is one
     "enable_parallel_replicas": 0,
+    "optimize_rewrite_aggregate_function_with_if": 0,  # see `without_filters`
+    "optimize_rewrite_sum_if_to_count_if": 0,
     "alter_sync": 2,  # done is done on every replica
     "mutations_sync": 2,
     "distributed_ddl_task_timeout": 180,
