@@ -145,14 +145,20 @@ def _quoted(value):
 
 
 def _unpacked(body, encoding):
+    """A body without its compression, of which the driver makes a frame for each block."""
     if encoding == "lz4":
         import lz4.frame
 
-        return lz4.frame.decompress(body)
+        parts = []
+        while body:
+            frame = lz4.frame.LZ4FrameDecompressor()
+            parts.append(frame.decompress(body))
+            body = frame.unused_data
+        return b"".join(parts)
     if encoding == "zstd":
         import zstandard
 
-        return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+        return zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True).read()
     if encoding == "gzip":
         import gzip
 

@@ -92,7 +92,7 @@ def copy_to_clickhouse(engine: AnalyticsEngine, other: AnalyticsEngine) -> None:
             kinds = {name: kind for name, kind in store._found.kinds[table].items() if name != "batch"}
             texts = [f"{name}::VARCHAR AS {name}" if kind == "UUID" else name for name, kind in kinds.items()]
             rows = held.execute(f"SELECT {', '.join(texts)} FROM store.{table}").fetchall()
-            for start in range(0, len(rows), 4_000):  # the server of the tests takes one block of an insert
+            for start in range(0, len(rows), 4_000):  # as the store writes: in pieces with tokens
                 columns = zip(kinds, zip(*rows[start : start + 4_000], strict=True), strict=True)
                 con.put(table, [(name, kinds[name], values) for name, values in columns],
                         {**store._session, "insert_deduplication_token": f"{table}:{start}"})  # fmt: skip
