@@ -430,8 +430,9 @@ def test_the_command_line_knows_a_store_on_a_server(server, url, tmp_path, capsy
         engine.flush()
         engine.query(metrics=["events"], date_range="24h")
     assert main(["audit", "verify", "--store", url]) == 0
-    assert main(["backup", "--store", url]) == 2
-    assert "pg_dump" in capsys.readouterr().err
+    assert main(["backup", "--store", url]) == 0
+    assert list(tmp_path.glob("backups/*.tar.zst"))
+    capsys.readouterr()
     assert main(["doctor", "--store", url, "--project", "kill"]) == 1  # the server of the tests runs without fsync
     said = " ".join(capsys.readouterr().out.split())
     assert "NOT SOUND: the database does not wait for its disk" in said and said.count("NOT SOUND") == 1

@@ -52,9 +52,12 @@ def test_the_proxy_passes_absolute_form_requests_on_with_their_query():
             assert (answer.status_code, answer.text) == (status, f"{path}\n" * 200)
 
 
-def test_the_proxy_tunnels_connect():
+def test_the_proxy_tunnels_connect(monkeypatch):
+    monkeypatch.setattr(
+        example, "IDLE_SECONDS", 60.0
+    )  # a busy machine may stand still for longer than the example waits
     with example.Server(example.Origin) as origin, example.ForwardProxy() as proxy:
-        through = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=5)
+        through = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=60)
         through.set_tunnel("127.0.0.1", origin.server_port)
         for _ in range(3):
             through.request("GET", "/page")
