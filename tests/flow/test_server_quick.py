@@ -142,6 +142,25 @@ def test_a_call_goes_the_quick_way_and_a_fault_in_it_is_an_answer(service, monke
     assert service.app.state.service.intake.in_flight == 0
 
 
+def test_who_does_not_read_its_answers_is_waited_for(service, monkeypatch):
+    """Answers that nobody reads would pile up in memory: only the usual way waits until they are gone."""
+    seen, begin = [], quick.Quick.begin
+
+    def begun(self, cycle, done):
+        cycle.more_body = False
+        before = self.fits(cycle)
+        cycle.flow.write_paused = True
+        seen.append((before, self.fits(cycle)))
+        cycle.flow.write_paused = False
+        begin(self, cycle, done)
+
+    monkeypatch.setattr(quick.Quick, "begin", begun)
+    came(
+        service, sent("POST", "/ingest", "1.1", {"authorization": TOKENS[0], "content-type": "application/json"}, GOOD)
+    )
+    assert seen == [(True, False)]
+
+
 def test_a_quick_way_that_leaves_headers_or_counts_out_would_be_found(service, monkeypatch):
     good = sent("POST", "/ingest", "1.1", WHOLE, GOOD)
     for name in ("dressed", "note"):

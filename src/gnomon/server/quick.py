@@ -51,6 +51,7 @@ class Quick:
             and not scope["root_path"]
             and scope["scheme"] == "http"
             and not cycle.waiting_for_100_continue
+            and not cycle.flow.write_paused  # who does not read its answers is waited for, on the usual way
             and not self._service.limiter.remote
             and not any(name == b"origin" for name, _ in scope["headers"])
         )
