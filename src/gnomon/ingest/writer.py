@@ -216,6 +216,17 @@ class Writer:
                 self._journal.forget_up_to(self._store.position(self._journal.id))
             self._in_doubt = False
 
+    def part_with_journal(self) -> None:
+        """Before rows are counted in rollups, pruned or erased: have the journal forget them, where a store that is
+        mended would put back what it holds. They would count twice, or rise again. Raises `StoreDamaged` until then."""
+        if isinstance(self._store, Mending):
+            if self._store.damaged:
+                raise StoreDamaged(
+                    "the store is damaged, and its journal is needed to mend it",
+                    remedy="Close it and open it again: that mends it.", code="store-damaged",
+                )  # fmt: skip
+            self.checkpoint()
+
     def _checkpoint_if_due(self) -> None:
         if self._rest.locked():
             return

@@ -103,6 +103,7 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
     report = PruneReport(dry_run)
     if not dry_run:
         check_hold(policy, now)
+        writer.part_with_journal()
     run = _Pruning(store, writer, settings.project, dry_run)
     now_us = to_us(now)
     before = store.describe()["bytes"]

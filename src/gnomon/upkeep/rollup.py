@@ -60,6 +60,7 @@ def roll_up(store: Store, writer: Writer, settings: Settings, now_us: int, until
     target = min(target, target if until_us is None else until_us) // shape.width * shape.width
     events = late = 0
     with writer.paused():
+        writer.part_with_journal()
         until, version = _known(store, project, shape)
         newest = store.data_version()
         if version is not None:
