@@ -126,3 +126,66 @@ def test_damage_that_is_not_mended_would_be_found(url, monkeypatch, broken):
     with pytest.raises((AssertionError, StoreDamaged)):
         found, _ = mended(url)
         assert not [n for n in {*range(21_000)} - found if n >= 20_000]
+
+
+#: As CHILD, of a day that is rolled up between its two writes; nothing but the roll-up makes a checkpoint.
+ROLLED = """
+import os, sys, gnomon
+from datetime import UTC, datetime, timedelta
+engine = gnomon.open(sys.argv[1], sampling=False, checkpoint_seconds=3600.0, heartbeat_seconds=0)
+for first, last in ((0, 20_000), (20_000, 21_000)):
+    for n in range(first, last):
+        ts = datetime.now(UTC) - timedelta(days=2, seconds=n)
+        engine.track("t", id=f"e{n}", user_id=f"u{n % 50}", ts=ts, properties={"n": n, "text": os.urandom(5).hex()})
+    engine.flush()
+    if not first:
+        assert engine.trigger_aggregation().events == 20_000
+engine._hold.store.change(["UPDATE events SET method = 'x' WHERE id_text = 'e0'"])  # one part of all
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def rolled(tmp_path):
+    url = f"chdb://{tmp_path}/r/store"
+    (tmp_path / "r").mkdir()
+    subprocess.run([sys.executable, "-c", ROLLED, url], check=True)
+    return url
+
+
+def told_after_mending(url):
+    """Events by rollups and by raw rows, once what was late is rolled up as well."""
+    with gnomon.open(url, **SETTINGS) as engine:
+        engine.trigger_aggregation()
+        return [engine.query(["events"], date_range="all", basis=basis)[0]["events"] for basis in ("auto", "raw")]
+
+
+@pytest.mark.slow
+def test_what_comes_back_from_the_journal_is_not_counted_twice_by_rollups(rolled):
+    flip(largest_part(rolled), 0.5)
+    noticed(rolled)
+    by_rollups, raw = told_after_mending(rolled)
+    assert by_rollups == 21_001 and 21_001 - 8_192 <= raw <= 21_001  # rollups outlive what was damaged
+
+
+@pytest.mark.slow
+def test_a_roll_up_that_leaves_the_journal_as_it_is_would_be_found(tmp_path, monkeypatch):
+    url = f"chdb://{tmp_path}/r/store"
+    (tmp_path / "r").mkdir()
+    broken = "from gnomon.ingest.writer import Writer; Writer.part_with_journal = lambda self: None\n"
+    subprocess.run([sys.executable, "-c", broken + ROLLED, url], check=True)
+    flip(largest_part(url), 0.5)
+    noticed(url)
+    assert told_after_mending(url)[0] > 21_001
+
+
+@pytest.mark.slow
+def test_while_damage_is_known_nothing_is_rolled_up_pruned_or_erased(url):
+    flip(largest_part(url), 0.98)
+    with gnomon.open(url, **SETTINGS) as engine:
+        with pytest.raises(StoreDamaged):
+            engine.query(["events", "people"], ["properties.text"], "all", limit=5)
+        engine.set_retention_policy(raw_data_days=1)
+        for change in (engine.trigger_aggregation, engine.prune, lambda: engine.forget("u1")):
+            with pytest.raises(StoreDamaged):
+                change()

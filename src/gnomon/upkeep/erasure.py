@@ -47,6 +47,7 @@ def forget(store: Store, writer: Writer, journal: Journal, project: str, who: Tr
     """Erase one person from a project. Everything recorded before the call must be durable already (`flush`)."""
     with writer.paused():
         writer.catch_up()
+        writer.part_with_journal()
         asked = [sql.counts(project, who), sql.touched_days(project, who)]
         found, days = store.ask(asked, 3_600.0)
         own, named, samples, quarantined = found.rows[0]
