@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import httpx
 import pytest
 
 import gnomon
-
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "proxy_rotator.py"
-
-
-def _example():
-    spec = importlib.util.spec_from_file_location("proxy_rotator", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from recorded import SCRIPT, Engine, example
 
 
-example = _example()
-
-
-class Tally:
-    """An engine that only keeps what it is told: the second opinion on the report."""
-
-    def __init__(self):
-        self.records = []
-
-    def record_request(self, **fields):
-        self.records.append(fields)
+class Tally(Engine):
+    """The second opinion on the report."""
 
     def count(self, wanted=lambda record: True):
         return dict(Counter(record["source"] for record in self.records if wanted(record)))

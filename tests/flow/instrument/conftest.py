@@ -3,7 +3,9 @@ from __future__ import annotations
 import threading
 
 import pytest
-from sites import Engine, Site, example
+from sites import Site
+
+from recorded import Engine, example
 
 
 @pytest.fixture

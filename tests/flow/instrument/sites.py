@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import importlib.util
 import socket
-import sys
 import time
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -24,33 +21,6 @@ SECRETS = ("hunter2", "s3cret", "alice")
 BIG = 300_000
 PLAIN = b"the same words again and again " * 400
 PACKED = gzip.compress(PLAIN, mtime=0)
-
-
-def _example():
-    path = Path(__file__).resolve().parents[3] / "examples" / "proxy_rotator.py"
-    spec = importlib.util.spec_from_file_location("proxy_rotator_servers", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-example = _example()
-
-
-class Engine:
-    """The caller's side: keeps what it is told."""
-
-    def __init__(self):
-        self.records = []
-
-    def record_request(self, **fields):
-        self.records.append(fields)
-
-    @property
-    def only(self):
-        assert len(self.records) == 1, self.records
-        return self.records[0]
 
 
 class Site(BaseHTTPRequestHandler):

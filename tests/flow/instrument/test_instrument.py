@@ -6,15 +6,7 @@ import asyncio
 
 import httpx
 import pytest
-from sites import (
-    PACKED,
-    PLAIN,
-    SECRETS,
-    by_httpx,
-    by_requests,
-    every_host,
-    exact,
-)
+from sites import PACKED, PLAIN, SECRETS, by_httpx, by_requests, every_host, exact
 
 from gnomon.instrument import httpx as on_httpx
 

@@ -11,10 +11,7 @@ import httpx
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
-from sites import (
-    BIG,
-    PACKED,
-)
+from sites import BIG, PACKED
 
 from gnomon.instrument import httpx as on_httpx
 from gnomon.instrument import requests as on_requests

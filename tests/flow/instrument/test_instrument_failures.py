@@ -8,12 +8,7 @@ import httpx
 import pytest
 import requests
 from requests.adapters import BaseAdapter
-from sites import (
-    by_requests,
-    every_host,
-    exact,
-    free_port,
-)
+from sites import by_requests, every_host, exact, free_port
 
 from gnomon.instrument import httpx as on_httpx
 from gnomon.instrument import requests as on_requests

@@ -14,15 +14,11 @@ import pytest
 import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
-from sites import (
-    PLAIN,
-    SECRETS,
-    Engine,
-    every_host,
-)
+from sites import PLAIN, SECRETS, every_host
 
 from gnomon.instrument import httpx as on_httpx
 from gnomon.instrument import requests as on_requests
+from recorded import Engine
 
 
 @pytest.mark.parametrize("shared", ["httpx", "requests"])
