@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import http.client
 import random
-import select
+import selectors
 import socket
 import sys
 import tempfile
@@ -154,13 +154,16 @@ class _ProxyRequest(BaseHTTPRequestHandler):
 
 def _tunnel(client: socket.socket, upstream: socket.socket) -> None:
     """Carry bytes both ways until either side ends or falls silent."""
-    other = {client: upstream, upstream: client}
-    while ready := select.select([client, upstream], [], [], IDLE_SECONDS)[0]:
-        for side in ready:
-            data = side.recv(65536)
-            if not data:
-                return
-            other[side].sendall(data)
+    with selectors.DefaultSelector() as waiting:  # select() knows no file above 1,023
+        waiting.register(client, selectors.EVENT_READ, (client, upstream))
+        waiting.register(upstream, selectors.EVENT_READ, (upstream, client))
+        while ready := waiting.select(IDLE_SECONDS):
+            for key, _ in ready:
+                side, other = key.data
+                data = side.recv(65536)
+                if not data:
+                    return
+                other.sendall(data)
 
 
 @dataclass

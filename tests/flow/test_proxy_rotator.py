@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -32,17 +33,21 @@ def test_the_proxy_passes_absolute_form_requests_on_with_their_query():
             assert (answer.status_code, answer.text) == (status, f"{path}\n" * 200)
 
 
-def test_the_proxy_tunnels_connect(monkeypatch):
-    monkeypatch.setattr(
-        example, "IDLE_SECONDS", 60.0
-    )  # a busy machine may stand still for longer than the example waits
-    with example.Server(example.Origin) as origin, example.ForwardProxy() as proxy:
-        through = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=60)
-        through.set_tunnel("127.0.0.1", origin.server_port)
-        for _ in range(3):
-            through.request("GET", "/page")
-            assert through.getresponse().read() == b"/page\n" * 200
-        through.close()
+@pytest.mark.parametrize("held", [0, 1_100])
+def test_the_proxy_tunnels_connect(held):
+    """Also in a process with more files than `select` can tell apart."""
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(held)]
+    try:
+        with example.Server(example.Origin) as origin, example.ForwardProxy() as proxy:
+            through = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=5)
+            through.set_tunnel("127.0.0.1", origin.server_port)
+            for _ in range(3):
+                through.request("GET", "/page")
+                assert through.getresponse().read() == b"/page\n" * 200
+            through.close()
+    finally:
+        for file in files:
+            os.close(file)
 
 
 def test_a_tunnel_to_nowhere_and_a_site_that_is_gone_are_answered_502():
