@@ -66,7 +66,7 @@ def test_one_of_all_processes_makes_it_once_a_day(request, clock, tmp_path, kind
         assert engine.query(["events"])[0]["events"] == 1 and engine.books().closes()
 
 
-@pytest.mark.parametrize("broken", ["note", "age"])
+@pytest.mark.parametrize("broken", ["note", "job"])
 def test_processes_that_forget_it_would_be_found(postgres, clock, tmp_path, monkeypatch, broken):
     if broken == "note":
         monkeypatch.setattr(turns, "_note", lambda *_: None)
