@@ -63,6 +63,7 @@ SWITCHES = (
     "enabled",
     "sampling",
     "scheduler",
+    "backup_daily",
     "metrics_public",
     "docs_public",
 )  #: these take words; a project may well be named `no`
@@ -126,6 +127,7 @@ class Settings:
     max_rows: int = 10_000  #: rows a page
     max_buckets: int = 50_000
 
+    backup_daily: bool | None = None  #: whether the scheduler makes backups; None: of stores that are files
     backup_target: str = ""  #: a folder or URL; empty: `backups` beside the store
     backup_days: int = 30  #: good backups are kept this long
     backup_key_file: str = ""  #: an age identity file; empty: archives are not encrypted

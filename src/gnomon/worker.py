@@ -73,16 +73,16 @@ def _celery_settings(settings: Settings, queue: str) -> dict[str, Any]:
         "broker_transport_options": {"visibility_timeout": int(longest + GRACE_SECONDS) + 60},
         "task_soft_time_limit": longest, "task_time_limit": longest + GRACE_SECONDS,
         "broker_connection_retry_on_startup": True, "broker_connection_max_retries": None,
-        "beat_schedule": _schedule(), "beat_scheduler": "celery.beat:Scheduler", "beat_max_loop_interval": 5,
+        "beat_schedule": _schedule(settings), "beat_scheduler": "celery.beat:Scheduler", "beat_max_loop_interval": 5,
         "worker_hijack_root_logger": False, "worker_send_task_events": False,
     }  # fmt: skip
 
 
-def _schedule() -> dict[str, Any]:
+def _schedule(settings: Settings) -> dict[str, Any]:
     """Nobody counts on one of these messages, so they do not outlive the next ones."""
     options = {"expires": ROUND_SECONDS}
     return {job.name: {"task": RUN_JOB, "args": [job.name], "schedule": ROUND_SECONDS, "options": options}
-            for job in JOBS if not (job.here or job.embedded)}  # fmt: skip
+            for job in JOBS if not job.here and job.wanted(settings)}  # fmt: skip
 
 
 class _Engine:

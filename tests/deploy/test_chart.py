@@ -162,6 +162,7 @@ def test_the_pod_outlives_the_drain_of_the_service(chart):
         ({**SERVED, "autoscaling": {"enabled": True, "minReplicas": 9}}, "minReplicas is more than"),
         ({**PLAIN, "serviceMonitor": {"enabled": True}}, "serviceMonitor needs"),
         ({**FULL, "settings": {"GNOMON_EXPORT_DIR": "/x"}}, "GNOMON_EXPORT_DIR is /exports"),
+        ({**SERVED, "settings": {"GNOMON_BACKUP_DAILY": True}}, "GNOMON_BACKUP_DAILY needs GNOMON_BACKUP_TARGET"),
         ({**PLAIN, "ingress": {"enabled": True}}, "ingress.host is empty"),
         ({**PLAIN, "store": "mysql"}, "must be one of 'duckdb', 'postgres', 'clickhouse'"),
         ({**PLAIN, "replicas": 2}, "additional properties 'replicas' not allowed"),

@@ -56,7 +56,7 @@ def test_a_backup_of_rows_gives_every_answer_in_a_file_and_in_a_new_database(liv
         )
         with pytest.raises(InvalidValue) as raised:
             engine.restore_backup(made.path)
-        assert raised.value.code == "bad-store" and "gnomon copy" in raised.value.remedy
+        assert raised.value.code == "bad-store" and "gnomon restore" in raised.value.remedy
     restored = tmp_path / "restored.duckdb"
     with opened(restored, clock, heartbeat_seconds=0) as engine:
         assert engine.restore_backup(made.path).counts == made.counts

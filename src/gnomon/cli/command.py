@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gnomon.engine import AnalyticsEngine
+    from gnomon.upkeep.copying import CopyProgress
 
 
 def declare(commands: Any, name: str, run: Any, about: str, example: str) -> argparse.ArgumentParser:
@@ -67,3 +68,21 @@ def progress() -> Iterator[Callable[[str], None]]:
     console = console_of(stderr=True)
     with console.status("starting") as line:
         yield line.update
+
+
+@contextmanager
+def row_bar() -> Iterator[Callable[[CopyProgress], None]]:
+    """A bar of the rows that are carried and compared, on a terminal; nothing anywhere else."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = console_of(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def show(told: CopyProgress) -> None:
+            total = told.total or None
+            bar.update(task, description=f"{told.step} {told.table}", completed=told.rows, total=total)
+
+        yield show

@@ -7,12 +7,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gnomon.cli.command import console_of, declare, opened
+from gnomon.cli.command import declare, opened, row_bar
 from gnomon.errors import InvalidValue, StoreDamaged
 
 if TYPE_CHECKING:
     from gnomon.engine import AnalyticsEngine
-    from gnomon.upkeep.copying import Copied, CopyProgress
+    from gnomon.upkeep.copying import Copied
 
 
 def add_copy(commands: Any) -> None:
@@ -51,17 +51,7 @@ def _copy(args: argparse.Namespace) -> int:
 
 
 def _with_bar(engine: AnalyticsEngine, args: argparse.Namespace) -> Copied:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = console_of(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def show(told: CopyProgress) -> None:
-            bar.update(task, description=f"{told.step} {told.table}", completed=told.rows, total=told.total)
-
+    with row_bar() as show:
         return engine.copy_to(args.destination, data_dir=args.data_dir, verify_only=args.verify_only, on_progress=show)
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from gnomon.cli.command import declare, opened, progress
+from gnomon import __version__
+from gnomon.cli.command import declare, opened, progress, row_bar, settings_of
+from gnomon.config import Settings
+from gnomon.store import is_file
+from gnomon.timerange import system_clock
 
 
 def add_backup(commands: Any) -> None:
@@ -38,17 +42,34 @@ def _backup(args: argparse.Namespace) -> int:
 
 def add_restore(commands: Any) -> None:
     command = declare(
-        commands, "restore", _restore, "Put a backup in the place of everything that the store holds, all projects.",
+        commands, "restore", _restore,
+        "Put a backup in the place of everything that a DuckDB file holds, all projects; or into a new database.",
         "  gnomon restore backups/gnomon-usage-20250131T020000.000000Z.tar.zst --store usage.duckdb\n"
+        "  gnomon restore backups/gnomon-usage-20250131T020000.000000Z.tar.zst --store chdb://usage\n"
         "  gnomon restore s3://bucket/gnomon/gnomon-usage-20250131T020000.000000Z.tar.zst.age",
     )  # fmt: skip
     command.add_argument("path", metavar="PATH", help="the archive: a file, or its URL as `gnomon backup --list` says")
 
 
 def _restore(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    if not is_file(settings.database_url):
+        return _restore_into(args.path, settings)
     with opened(args) as engine, progress() as step:
         found = engine.restore_backup(args.path, on_step=step)
     gone = "content that could not be read" if found.replaced is None else f"{found.replaced:,} events"
     print(f"restored the backup of {found.created_at:%Y-%m-%d %H:%M:%S} UTC: {found.counts['events']:,} events, "
           f"in the place of {gone} ({found.seconds:.1f} s)")  # fmt: skip
+    return 0
+
+
+def _restore_into(path: str, settings: Settings) -> int:
+    from gnomon.upkeep.bringing import restore_into
+
+    with row_bar() as show:
+        found = restore_into(path, settings, system_clock(), __version__, show)
+    again = "; went on with the restore that was begun" if found.resumed else ""
+    print(f"restored the backup of {found.created_at:%Y-%m-%d %H:%M:%S} UTC into a new store: "
+          f"{found.counts['events']:,} events, {sum(found.counts.values()):,} rows compared "
+          f"({found.seconds:.1f} s{again})")  # fmt: skip
     return 0

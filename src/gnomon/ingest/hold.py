@@ -115,11 +115,6 @@ class Hold:
         """Whether the store has no file; `file` then names one in a temporary folder that only the journal uses."""
         return self._target == ":memory:"
 
-    @property
-    def copied(self) -> bool:
-        """Whether Gnomon makes backups of the store."""
-        return not self._by_url
-
     def share(self) -> Hold:
         """One user more; gives itself back."""
         with _OPENING:

@@ -200,6 +200,9 @@ class Turns(Protocol):
         """The turn to do the work of that name, where it was not done within `period_us`; None where it was, or where
         another process is at it. `now_us` instead of the server's own clock. Raises `StoreUnavailable`."""
 
+    def last_turn(self, name: str) -> int | None:
+        """`now_us` of the last turn of that name that ended well, whoever had it. Raises `StoreUnavailable`."""
+
 
 class Store(Protocol):
     """One open store. All methods may be called from any thread; `write`, `change` and `checkpoint` under
@@ -280,6 +283,11 @@ def clustered(url: str) -> bool:
 def served(url: str) -> bool:
     """Whether a database server keeps the store, so that any number of processes may use it."""
     return url.partition("://")[0] in ("postgresql", "postgres", "clickhouse")
+
+
+def is_file(url: str) -> bool:
+    """Whether the store is a DuckDB file, or in memory; every other one is named by a scheme."""
+    return "://" not in url.removeprefix("duckdb://")
 
 
 def takes_turns(url: str) -> bool:

@@ -237,7 +237,7 @@ def unfinished_copy() -> StoreUnavailable:
     """Why a store cannot be used yet."""
     return StoreUnavailable(
         "the store is a copy that is not finished", code="unfinished-copy",
-        remedy="Run the same `gnomon copy` again, and it goes on; or remove the store.",
+        remedy="Run the same `gnomon copy` or `gnomon restore` again, and it goes on; or remove the store.",
     )  # fmt: skip
 
 

@@ -102,10 +102,11 @@ class _Kept(msgspec.Struct):
 
 
 class Watch:
-    """Thread-safe. `failures` are the errors of jobs that ended with one, by name and project (None: whole store)."""
+    """Thread-safe. `failures` are the errors of jobs that ended with one and when they began, by name and project
+    (None: whole store)."""
 
     def __init__(self, journal: Journal, settings: Settings) -> None:
-        self.failures: dict[Key, GnomonError] = {}
+        self.failures: dict[Key, tuple[GnomonError, int]] = {}
         self.extra: list[Condition] = []  #: conditions of what is built on the engine
         self.scheduled = False  #: whether jobs are run by themselves
         self._journal = journal
@@ -128,12 +129,12 @@ class Watch:
         with self._lock:
             return sorted(self._active.values(), key=lambda alert: (alert.since, alert.name))
 
-    def note_job(self, name: str, project: str | None, error: GnomonError | None) -> None:
-        """How a job went."""
+    def note_job(self, name: str, project: str | None, error: GnomonError | None, at_us: int) -> None:
+        """How a job went that began then."""
         if error is None:
             self.failures.pop((name, project), None)
         else:
-            self.failures[name, project] = error
+            self.failures[name, project] = error, at_us
 
     def look(self, engine: Any, *, whole_store: bool) -> bool:
         """Look at every condition, and tell what has changed; False where another thread is at it.

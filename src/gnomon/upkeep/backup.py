@@ -2,8 +2,7 @@
 
 The copy of a file is made between two checkpoints, that of any other store row by row (`filing`); recording, storing
 and questions go on. What the store held at that moment is read from the store itself, and the archive must unpack to
-exactly that before it gets its final name. Nothing here waits for a schedule: whoever has one calls
-`AnalyticsEngine.trigger_backup`.
+exactly that before it gets its final name. Nothing here waits for a schedule: that has `jobs`.
 """
 
 from __future__ import annotations
@@ -115,16 +114,22 @@ def make_backup(hold: Hold, store: Store, order: Order) -> Backup:
 @contextmanager
 def one_at_a_time(hold: Hold) -> Iterator[Path]:
     """A scratch folder on the disk of the store, while no other backup or restore of it runs."""
-    with hold.upkeep:
-        sweep(hold.file)
-        try:
-            scratch = Path(tempfile.mkdtemp(prefix=f"{hold.file.name}{SCRATCH}", dir=hold.file.parent))
-        except OSError as error:
-            raise targets.failed(error, "the disk of the store") from error
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with hold.upkeep, scratch_beside(hold.file) as scratch:
+        yield scratch
+
+
+@contextmanager
+def scratch_beside(file: Path) -> Iterator[Path]:
+    """A scratch folder on the disk of a store that nobody else backs up or restores; what others left there goes."""
+    sweep(file)
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f"{file.name}{SCRATCH}", dir=file.parent))
+    except OSError as error:
+        raise targets.failed(error, "the disk of the store") from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def target_url(hold: Hold, url: str | None, settings: Settings) -> str:

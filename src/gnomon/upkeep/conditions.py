@@ -7,14 +7,16 @@ more than a few rows, as they run twice a minute.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 
-from gnomon.errors import GnomonError, StoreBusy
+from gnomon.errors import GnomonError, StoreBusy, StoreUnavailable
 from gnomon.ingest.recovery import found_damage
 from gnomon.store import SUSPECT
 from gnomon.timerange import US_DAY, US_SECOND, to_us
 from gnomon.upkeep.accounting import Accounting
 from gnomon.upkeep.alerts import Condition, Found, Sight
-from gnomon.upkeep.jobs import JOBS
+from gnomon.upkeep.jobs import JOBS, Job, backs_up
+from gnomon.upkeep.turns import last_done
 from gnomon.upkeep.workers import AWAY_SECONDS, sent_out, silent_seconds
 
 #: Shares of the journal's limit that its waiting content takes: a checkpoint is made at half of it, so that more means
@@ -82,18 +84,16 @@ def _disk_full(sight: Sight) -> Found | None:
 
 
 def _backup_overdue(sight: Sight) -> Found | None:
-    made = [
-        int(at)
-        for key, at in sight.hold.journal.all_kept().items()
-        if key.startswith("job:") and key.endswith(":backup")
-    ]
-    if not made and not sight.watch.scheduled:
+    if not backs_up(sight.engine.settings):
+        return None
+    made = last_done(sight.engine, _job("backup"))
+    if made is None and not sight.watch.scheduled:
         return None  # nobody runs jobs here, so backups are somebody else's work
-    age = to_us(sight.engine.clock()) - max(made, default=sight.watch.began_us)
+    age = to_us(sight.engine.clock()) - (sight.watch.began_us if made is None else made)
     if age < OVERDUE_US:
         return None
-    return Found("critical", f"the last good backup is {age // US_DAY} days old" if made else "there is no good backup",
-                 "See the log for why the job fails, and `gnomon backup`.")  # fmt: skip
+    told = "there is no good backup" if made is None else f"the last good backup is {age // US_DAY} days old"
+    return Found("critical", told, "See the log for why the job fails, and `gnomon backup`.")
 
 
 def _audit_broken(sight: Sight) -> Found | None:
@@ -142,13 +142,29 @@ def _workers_away(sight: Sight) -> Found | None:
                  "Start `gnomon worker`, and see whether it reaches the broker and the database.")  # fmt: skip
 
 
+def _job(name: str) -> Job:
+    return next(one for one in JOBS if one.name == name)
+
+
+def _done_since(sight: Sight, job: Job, at_us: int) -> bool:
+    """Whether another process has done a job since this one failed at it."""
+    if job.here or not sight.hold.served:
+        return False
+    with suppress(StoreUnavailable):  # which may well be why it failed
+        return (last_done(sight.engine, job) or 0) > at_us
+    return False
+
+
 def _failed(name: str) -> Condition:
-    """The condition of a job that fails."""
-    job = next(one for one in JOBS if one.name == name)
+    """The condition of a job that fails, until it is done, which another process may do."""
+    job = _job(name)
 
     def look(sight: Sight) -> Found | None:
-        error = sight.watch.failures.get((name, None if job.whole_store else sight.engine.settings.project))
-        if error is None:
+        found = sight.watch.failures.get((name, None if job.whole_store else sight.engine.settings.project))
+        if found is None:
+            return None
+        error, at_us = found
+        if _done_since(sight, job, at_us):
             return None
         return Found("warning", f"the job {name} failed ({error.code}) and is tried again",
                      error.remedy or "See the log.")  # fmt: skip

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.config import Settings
@@ -33,7 +34,8 @@ SETTLE_SECONDS = 15.0  #: or what came in so long
 
 @dataclass(frozen=True, slots=True)
 class CopyProgress:
-    """How far a copy is: `step` is `copying` or `verifying`; `rows` of `total` are done, in all tables."""
+    """How far a copy is: `step` is `copying` or `verifying`; `rows` of `total` are done, in all tables. What a restore
+    does before that has no rows."""
 
     step: str
     table: str
@@ -86,6 +88,18 @@ class Taken:
     paused_seconds: float
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What comes along with the rows of a source: its name, the values that are kept, the file beside which its audit
+    lies, of when that is, and how the entry of it in the audit of the destination is called."""
+
+    source: str
+    kept: Callable[[], dict[str, str]]
+    file: Path
+    at: datetime
+    operation: str = "copy_from"
+
+
 def copy_store(hold: Hold, store: Store, order: CopyOrder) -> Copied:
     """Copy, or compare only. See `AnalyticsEngine.copy_to`."""
     started = time.perf_counter()
@@ -95,20 +109,27 @@ def copy_store(hold: Hold, store: Store, order: CopyOrder) -> Copied:
     with hold.alone(), hold.upkeep, there as (taking, file), moment_of(hold, store, order.settings) as taken:
         if order.verify_only:
             return _result(hold, store, taken, compared(taken, taking, order), (0, False), started)
-        note = CopyNote(name_of(hold, store), taken.version, order.release)
-        target = begin(taking, file, order.settings, note)
-        run = Run(taken, target, order)
-        run.carry()
-        found = compared(taken, taking, order)
-        if found.differing:
-            target.note.tables = {}  # nothing of it is believed any more
-            target.keep_note()
-            raise _differs(found)
-        target.carry_kept(hold.journal.all_kept())
-        entry = entry_of(order.project, order.now, found.source["events"][0], note.source)
-        target.carry_audit(hold.file, entry, order.now)
-        target.finish(taken.version, order.now, compact=run.deleted)
-        return _result(hold, store, taken, found, (run.carried, target.begun), started)
+        beside = Beside(name_of(hold, store), hold.journal.all_kept, hold.file, order.now)
+        run, found = carry_all(taken, taking, file, order, beside)
+        return _result(hold, store, taken, found, (run.carried, run.resumed), started)
+
+
+def carry_all(taken: Taken, taking: Store, file: Path, order: CopyOrder, beside: Beside) -> tuple[Run, Comparison]:
+    """Fill an opened destination, compare, and let it be used. Raises `InvalidValue` (destination-used),
+    `StoreDamaged` (copy-differs)."""
+    target = begin(taking, file, order.settings, CopyNote(beside.source, taken.version, order.release))
+    run = Run(taken, target, order)
+    run.carry()
+    found = compared(taken, taking, order)
+    if found.differing:
+        target.note.tables = {}  # nothing of it is believed any more
+        target.keep_note()
+        raise _differs(found)
+    target.carry_kept(beside.kept())
+    entry = entry_of(order.project, order.now, beside.operation, found.source["events"][0], beside.source)
+    target.carry_audit(beside.file, entry, beside.at)
+    target.finish(taken.version, order.now, compact=run.deleted)
+    return run, found
 
 
 @contextmanager
@@ -144,6 +165,7 @@ class Run:
         self._settled = time.monotonic()
         self.carried = 0
         self.deleted = False
+        self.resumed = target.begun
 
     def carry(self) -> None:
         """Bring every table to what the source holds."""

@@ -89,14 +89,14 @@ class Destination:
         self.taking.settle(done=True, compact=compact)
 
 
-def entry_of(project: str, at: datetime, rows: int, source: str) -> Draft:
+def entry_of(project: str, at: datetime, operation: str, rows: int, source: str) -> Draft:
     """The entry of a copy in the audit of the destination."""
-    return Draft(to_us(at), project, speaking().name, "copy_from", rows=rows, detail={"source": source})
+    return Draft(to_us(at), project, speaking().name, operation, rows=rows, detail={"source": source})
 
 
 @contextmanager
 def open_destination(
-    settings: Settings, source: Store, source_file: Path, *, must_exist: bool = False
+    settings: Settings, source: object = None, source_file: Path | None = None, *, must_exist: bool = False
 ) -> Iterator[tuple[Store, Path]]:
     """The store of a URL and its file, while no other process has or changes it. Raises `StoreBusy`, `InvalidValue`."""
     path = store_path(settings.database_url)
@@ -111,12 +111,12 @@ def open_destination(
     with ExitStack() as held:
         lock = OwnerLock(file.with_name(f"{file.name}.owner"))
         if not lock.acquire():
-            raise StoreBusy("another process owns the destination", remedy="End it, and run the copy again.")
+            raise StoreBusy("another process owns the destination", remedy="End it, and run this again.")
         held.callback(lock.release)
         fresh = not file.exists()
         store = open_store(path if "://" in path else str(file), settings)
         held.callback(store.close)
-        if fresh and file.is_file() and source_file.is_file():
+        if fresh and source_file is not None and file.is_file() and source_file.is_file():
             shutil.copymode(source_file, file)  # whoever may read the one may read the other, and nobody else
         if isinstance(store, Served):
             if isinstance(source, Served) and source.store_id == store.store_id:
@@ -133,7 +133,7 @@ def begin(store: Store, file: Path, settings: Settings, note: CopyNote) -> Desti
 
     The note comes first: from then on nobody else writes into it, so that what is found in it stays all there is.
     """
-    known = note_of(store)
+    known = check_unused(store)
     if known is not None and known.source != note.source:
         raise _used("is a copy of another store" if known.done else "is the unfinished copy of another store")
     if known is not None and known.done:
@@ -144,13 +144,19 @@ def begin(store: Store, file: Path, settings: Settings, note: CopyNote) -> Desti
     if found.note.version != note.version:  # the source has changed: what is there is compared, not believed
         found.note.tables, found.note.version = {}, note.version
     found.note.release = note.release
-    if known is None and any(rows_of(store).values()):
-        raise _used("holds events or other content")
     found.keep_note()
     if known is None and any(rows_of(store).values()):  # somebody was quicker
         found.taking.fill("books", lambda: (), [], {NOTE: None})
         raise _used("holds events or other content")
     return found
+
+
+def check_unused(store: Store) -> CopyNote | None:
+    """What a destination is a copy of, None where it is empty. Raises `InvalidValue` (destination-used)."""
+    known = note_of(store)
+    if known is None and any(rows_of(store).values()):
+        raise _used("holds events or other content")
+    return known
 
 
 def _used(what: str) -> InvalidValue:

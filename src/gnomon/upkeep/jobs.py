@@ -13,7 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreBusy
+from gnomon.store import is_file
+from gnomon.timerange import to_us
 from gnomon.upkeep.alerts import watch_of
 from gnomon.upkeep.turns import turn_of
 from gnomon.upkeep.workers import left_to_workers
@@ -36,8 +39,25 @@ class Job:
     run: Callable[[Any], object]
     whole_store: bool = False  #: done once, not for each project
     here: bool = False  #: on the files of this data_dir, or for this process: each does it for itself
-    embedded: bool = False  #: for stores that are files
     deletes: bool = False  #: what is old; not where the clocks disagree about how old it is
+    wanted: Callable[[Settings], bool] = lambda _: True  #: where it is not, it is never due
+
+
+def backs_up(settings: Settings) -> bool:
+    """Whether the store is backed up every day. Row by row, as all but DuckDB files are, takes the host too much time
+    to begin with it unasked."""
+    return is_file(settings.database_url) if settings.backup_daily is None else settings.backup_daily
+
+
+def _back_up(engine: Any) -> object:
+    if engine._hold.served and not engine.settings.backup_target:
+        from gnomon.upkeep.targets import bad_target  # deferred: most processes make no backup
+
+        raise bad_target(
+            "any process of the store may make the daily backup, so it needs a place that all of them reach",
+            "Set backup_target, or switch backup_daily off.",
+        )
+    return engine.trigger_backup()
 
 
 JOBS = (
@@ -46,8 +66,7 @@ JOBS = (
     Job("roll up", HOUR // 4, lambda engine: engine.trigger_aggregation()),
     Job("prune", DAY, lambda engine: engine.prune(), deletes=True),
     Job("prune audit", DAY, lambda engine: engine.prune_audit(), whole_store=True, here=True),
-    # Row by row, as all but DuckDB files are, takes the host too much time to begin with it unasked.
-    Job("backup", DAY, lambda engine: engine._hold.copied and engine.trigger_backup(), whole_store=True, embedded=True),
+    Job("backup", DAY, _back_up, whole_store=True, wanted=backs_up),
     Job("old exports", HOUR, lambda engine: engine._sweep(), here=True),
 )
 
@@ -77,25 +96,27 @@ def run_job(engine: Keeping, job: Job, *, now: bool = False) -> str | None:
 
     With `now` also where it is not due. Raises `StoreBusy` where another process owns the store.
     """
-    if job.embedded and engine._hold.served:
+    if not job.wanted(engine.settings):
         return None
     watch, owner = watch_of(engine._hold), None if job.whole_store else engine.settings.project
+    began = to_us(engine.clock())
     try:
         with turn_of(engine, job, now=now) as turn:
+            began = began if turn is None else turn.now_us
             if turn is None or job.run(engine) is False:
                 return None
-            watch.note_job(job.name, owner, None)
+            watch.note_job(job.name, owner, None, began)
             turn.done()
             return "ok"
     except StoreBusy:
         raise
     except GnomonError as error:
         log.warning("the job %s failed and is tried again: %s", job.name, error)
-        watch.note_job(job.name, owner, error)
+        watch.note_job(job.name, owner, error, began)
         return error.code
     except Exception as error:
         told = GnomonError(f"the job failed ({type(error).__name__})", remedy="See the log.", code="job-failed")
-        watch.note_job(job.name, owner, told)
+        watch.note_job(job.name, owner, told, began)
         raise
 
 

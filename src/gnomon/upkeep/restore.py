@@ -40,6 +40,7 @@ class Restored:
     counts: dict[str, int]
     replaced: int | None  #: None: the old content could not be read
     seconds: float
+    resumed: bool = False  #: into a new database: whether it went on with one that was cut short
 
 
 def restore(hold: Hold, store: Store, path: str, settings: Settings, step: Step) -> Restored:
@@ -48,19 +49,18 @@ def restore(hold: Hold, store: Store, path: str, settings: Settings, step: Step)
     keys = Keys(settings.backup_key_file) if settings.backup_key_file else None
     if not isinstance(store, Copying):
         raise InvalidValue(
-            "a backup is restored into a DuckDB file, and copied from there into any other store",
-            remedy="Run `gnomon restore ARCHIVE --store new.duckdb`, then `gnomon copy new.duckdb URL`, where URL "
-            "names a new database or schema.",
+            "a backup does not take the place of what is in a database that others may use",
+            remedy="Run `gnomon restore ARCHIVE --store URL`, where URL names a new database, schema or folder.",
             code="bad-store",
         )
     with one_at_a_time(hold) as scratch:
         step("fetching the archive")
-        file = _fetched(path, hold, scratch)
+        file = fetched(path, hold.file, scratch)
         step("verifying")
         manifest = checked(file, scratch, keys, settings)
         step("putting it in place")
         replaced = _put_in(hold, store, scratch, settings)
-        _put_audit(hold.file, scratch, manifest)
+        put_audit(hold.file, scratch, manifest)
     counts = {table: rows for table, (rows, _) in manifest.tables.items()}
     return Restored(datetime.fromisoformat(manifest.created_at), counts, replaced, time.perf_counter() - started)
 
@@ -86,8 +86,8 @@ def checked(file: Path, scratch: Path, keys: Keys | None, settings: Settings) ->
     return manifest
 
 
-def _fetched(path: str, hold: Hold, scratch: Path) -> Path:
-    """The archive as a file. Raises `InvalidValue` (`no-such-file`)."""
+def fetched(path: str, store: Path, scratch: Path) -> Path:
+    """The archive as a file; `store` is that of the place where it goes. Raises `InvalidValue` (`no-such-file`)."""
     if "://" not in path:
         if not Path(path).is_file():
             raise targets.not_there()
@@ -95,7 +95,7 @@ def _fetched(path: str, hold: Hold, scratch: Path) -> Path:
     address, mark, query = path.partition("?")
     where, _, name = address.rpartition("/")
     file = scratch / "fetched"
-    targets.open_target(f"{where}{mark}{query}", targets.store_label(hold.file), scratch).get(name, file)
+    targets.open_target(f"{where}{mark}{query}", targets.store_label(store), scratch).get(name, file)
     return file
 
 
@@ -142,7 +142,7 @@ def _books(store: Store, waiting: list[list[Any]]) -> tuple[list[Entry], int | N
     return books, replaced
 
 
-def _put_audit(store: Path, scratch: Path, manifest: archive.Manifest) -> None:
+def put_audit(store: Path, scratch: Path, manifest: archive.Manifest) -> None:
     """The audit is never turned back: where there is one, that of the archive is laid beside it under another name."""
     stamp = datetime.fromisoformat(manifest.created_at).strftime("%Y%m%dT%H%M%SZ")
     for name in manifest.members:

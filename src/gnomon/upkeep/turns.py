@@ -35,12 +35,30 @@ def turn_of(engine: Keeping, job: Job, *, now: bool = False) -> Iterator[Turn | 
     if not isinstance(store, Turns):
         yield _kept_here(engine, job, period)
         return
-    name = f"{'' if job.whole_store else engine.settings.project}:{job.name}"
+    name = _name(engine, job)
     ours = engine.clock is system_clock
     with store.turn(name, period, None if ours else to_us(engine.clock())) as turn:
         if turn is not None and job.deletes and ours:
             _check_clock(turn.now_us)
         yield turn
+
+
+def last_done(engine: Keeping, job: Job) -> int | None:
+    """When a job that ended well was last begun, by whichever process. Raises what the store raises."""
+    store: object = None if job.here else engine._own_or_refuse()
+    if isinstance(store, Turns):
+        return store.last_turn(_name(engine, job))
+    own, any_project = f"job:{engine.settings.project}:{job.name}", f":{job.name}"
+    made = [
+        int(at)
+        for key, at in engine._hold.journal.all_kept().items()
+        if key == own or (job.whole_store and key.startswith("job:") and key.endswith(any_project))
+    ]
+    return max(made, default=None)
+
+
+def _name(engine: Keeping, job: Job) -> str:
+    return f"{'' if job.whole_store else engine.settings.project}:{job.name}"
 
 
 def _kept_here(engine: Keeping, job: Job, period_us: int) -> Turn | None:

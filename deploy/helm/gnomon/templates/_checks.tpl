@@ -23,6 +23,9 @@
 {{- if and (not .Values.persistence.enabled) (not .Values.persistence.acceptLoss) -}}
 {{- fail "without persistence a deleted pod loses acknowledged events that the store did not have yet; set persistence.acceptLoss: true if that may be" -}}
 {{- end -}}
+{{- if and (ne .Values.store "duckdb") (has (index .Values.settings "GNOMON_BACKUP_DAILY" | default "" | toString | lower) (list "1" "true" "on" "yes")) (not (hasKey .Values.settings "GNOMON_BACKUP_TARGET")) -}}
+{{- fail "GNOMON_BACKUP_DAILY needs GNOMON_BACKUP_TARGET: any pod may make the backup, so it goes to a place that all of them reach" -}}
+{{- end -}}
 {{- if and .Values.exports.existingClaim (hasKey .Values.settings "GNOMON_EXPORT_DIR") -}}
 {{- fail "GNOMON_EXPORT_DIR is /exports where exports.existingClaim is set: leave it out of settings" -}}
 {{- end -}}

@@ -529,6 +529,12 @@ class ServedClickHouse(ClickHouseStore):
         finally:
             del self._leases[lease.name]
 
+    def last_turn(self, name: str) -> int | None:
+        """See `Turns.last_turn`."""
+        with self._asked_for_state() as con:
+            known = self._newest(con).state.get(turns.PREFIX + name)
+        return None if known is None else int(known)
+
     @contextmanager
     def turn(self, name: str, period_us: int, now_us: int | None = None) -> Iterator[Turn | None]:
         """See `Turns.turn`."""

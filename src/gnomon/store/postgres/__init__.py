@@ -39,7 +39,7 @@ from gnomon.store.postgres.faults import MET, translated
 from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
-from gnomon.store.postgres.turns import PATIENT, due, taken
+from gnomon.store.postgres.turns import PATIENT, PREFIX, due, taken
 from gnomon.store.postgres.writing import SET_STATE, SET_VERSION, Writing
 from gnomon.store.work import Work
 
@@ -299,6 +299,11 @@ class PostgresStore:
             return
         with taken(self._address, name, period_us, now_us) as turn:
             yield turn
+
+    def last_turn(self, name: str) -> int | None:
+        """See `Turns.last_turn`."""
+        rows = self._asked([f"SELECT value::bigint FROM state WHERE key = {quoted(PREFIX + name)}"], 10.0)[0].rows
+        return int(rows[0][0]) if rows else None
 
     # -- asking -----------------------------------------------------------------------------------------------
 
