@@ -110,7 +110,7 @@ def test_whatever_upkeep_does_two_shards_answer_as_one_file_does(place, tmp_path
 
 @pytest.mark.slow
 def test_rows_that_stand_for_several_are_rolled_up_on_two_shards(place, tmp_path):
-    with opened(place, tmp_path, rollups=ROLLUPS) as engine:
+    with opened(place, tmp_path) as engine:
         record(engine, weights=(1.0, 2.5))
         engine.trigger_aggregation()
         for dimensions in ([], ["source"], ["time:day", "type"]):
