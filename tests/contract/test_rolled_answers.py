@@ -9,9 +9,9 @@ import pytest
 
 import embedded
 import gnomon
-from gnomon.errors import InvalidValue, UnknownName
+from gnomon.errors import InvalidValue, RangeTooLarge, UnknownName
 from gnomon.ingest.journal import Journal
-from gnomon.query import inquiry, relations, state
+from gnomon.query import inquiry, relations, sources, state
 from gnomon.store import pruning
 from gnomon.store.duckdb import salvage
 from gnomon.store.duckdb.faults import suspect_mark
@@ -62,6 +62,30 @@ def test_people_by_two_grains_are_those_of_the_raw_rows(engine, dimensions):
     engine.trigger_aggregation()
     rolled = engine.query(["people", "events"], dimensions, "10d")
     assert rolled.basis.source != "raw" and rolled.to_dicts() == raw.to_dicts()
+
+
+def people_by_the_hour_of_six_years(engine):
+    for years in (0, 6):
+        engine.track("request", user_id="u1", ts=NOW - timedelta(days=365 * years, hours=30))
+    engine.flush()
+    engine.trigger_aggregation()
+    found = engine.query(["people"], ["time:hour_of_day"], "all")
+    assert found.basis.source == "raw" and found.to_dicts() == [{"time:hour_of_day": 6, "people": 1}]
+
+
+def test_people_by_the_hour_of_many_years_are_told_by_the_raw_rows(engine):
+    people_by_the_hour_of_six_years(engine)
+    engine.set_retention_policy(raw_data_days=9)
+    engine.prune()
+    with pytest.raises(InvalidValue, match="hours") as refused:
+        engine.query(["people"], ["time:hour_of_day"], "all")
+    assert refused.value.code == "raw-rows-gone"
+
+
+def test_days_of_people_that_are_cut_into_any_number_of_hours_are_found(engine, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_HOURS", 2**40)
+    with pytest.raises(RangeTooLarge):
+        people_by_the_hour_of_six_years(engine)
 
 
 ZONES = ("UTC", "Europe/London", "Asia/Kathmandu", "America/St_Johns")

@@ -53,12 +53,12 @@ def opened(url, folder, **more):
                        rollup_lag_seconds=0, **more)  # fmt: skip
 
 
-def record(engine, numbers=range(150)):
+def record(engine, numbers=range(150), weights=(1.0,)):
     for n in numbers:
         engine.track(
             ["request", "click"][n % 2], id=f"e{n}", ts=NOW - timedelta(hours=n, minutes=n % 60), user_id=f"u{n % 13}",
             session_id=f"s{n % 40}", source=[None, "web", "app"][n % 3], duration_ms=n / 8, status_code=200 + n % 300,
-            properties={"n": n % 5},
+            properties={"n": n % 5}, weight=weights[n % len(weights)],
         )  # fmt: skip
     engine.flush()
 
@@ -106,6 +106,24 @@ def test_whatever_upkeep_does_two_shards_answer_as_one_file_does(place, tmp_path
             found.append(told)
     for one, other in zip(*found, strict=True):
         assert one == other
+
+
+@pytest.mark.slow
+def test_rows_that_stand_for_several_are_rolled_up_on_two_shards(place, tmp_path):
+    with opened(place, tmp_path) as engine:
+        record(engine, weights=(1.0, 2.5))
+        engine.trigger_aggregation()
+        for dimensions in ([], ["source"], ["time:day", "type"]):
+            question = {"metrics": ["events", "mean_duration_ms", "success_rate"], "dimensions": dimensions}
+            rolled, raw = (engine.query(**question, date_range=SPAN, basis=basis) for basis in ("auto", "raw"))
+            assert rolled.basis.source != "raw" and rolled.to_dicts() == raw.to_dicts()
+
+
+@pytest.mark.slow
+def test_a_change_with_filters_of_aggregates_would_fail(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(clustered, "without_filters", lambda text: text)
+    with pytest.raises(StoreUnavailable, match="code 8"):
+        test_rows_that_stand_for_several_are_rolled_up_on_two_shards(place, tmp_path)
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ class _Comparison:
             arguments["limit"] = max(1, -(-size // self.asked["pages"]))
         arguments["date_range"] = _with_datetimes(arguments["date_range"])
         result = self.world.engine.query(**arguments)
+        self.world.sources[result.basis.source] += 1
         yield result
         read = len(result)
         while result.next is not None and "limit" not in self.asked and read < MOST_READ:

@@ -1,6 +1,7 @@
 """Questions by chance: each seed always gives the same one, as the JSON that `engine.query` takes.
 
-Two keys are for the test alone: `world` (which engine is asked) and `pages` (over how many pages to read).
+Two keys are for the test alone: `world` (which engine is asked) and `pages` (over how many pages to read). Those of
+`rolled_question` are of what rollups keep.
 """
 
 from __future__ import annotations
@@ -110,7 +111,14 @@ def question(seed: int) -> dict[str, Any]:
     return _Chance(seed).question()
 
 
+def rolled_question(seed: int) -> dict[str, Any]:
+    """The question of a seed to rows that are rolled up."""
+    return _RolledChance(seed).question()
+
+
 class _Chance:
+    few, names = _FEW, _NAMES
+
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.centers = CENTERS
@@ -125,7 +133,7 @@ class _Chance:
             zone = rng.choice((*_OWN, "Australia/Lord_Howe", "Australia/Lord_Howe", "America/New_York"))
             dims = [
                 rng.choice(("time:hour", "time:hour", "time:minute", "time:day")),
-                *rng.sample(_FEW, rng.choice((0, 0, 1))),
+                *rng.sample(self.few, rng.choice((0, 0, 1))),
             ]
         grains = [name.removeprefix("time:") for name in dims if name.startswith("time:")]
         series = len(dims) == 1 and bool(grains)
@@ -180,7 +188,7 @@ class _Chance:
 
     def metrics(self) -> list[Any]:
         rng = self.rng
-        found: list[Any] = rng.sample(_NAMES, rng.randrange(0, 4))
+        found: list[Any] = rng.sample(self.names, rng.randrange(0, 4))
         for place in range(rng.randrange(0 if found else 1, 3)):
             made = self.metric_object()
             if rng.random() < 0.9:
@@ -288,10 +296,14 @@ class _Chance:
         if kind == "number":
             return self.number_test(rng.choice(list(_NUMBER_POOL)))
         if kind == "boolean":
-            op, value = rng.choice((("is", [rng.random() < 0.5]), ("is_not", [rng.random() < 0.5]), ("is_set", ...),
-                                    ("is", [None, True]), ("is_not", None)))  # fmt: skip
-            return [op, "success"] if value is ... else [op, "success", value]
+            return self.boolean_test()
         return self.json_test(rng.choice(("mixed", "mixed", "amount", "plan", rng.choice(list(_KEYS)))))
+
+    def boolean_test(self) -> list[Any]:
+        rng = self.rng
+        op, value = rng.choice((("is", [rng.random() < 0.5]), ("is_not", [rng.random() < 0.5]), ("is_set", ...),
+                                ("is", [None, True]), ("is_not", None)))  # fmt: skip
+        return [op, "success"] if value is ... else [op, "success", value]
 
     def text_test(self, name: str) -> list[Any]:
         rng = self.rng
@@ -349,3 +361,47 @@ class _Chance:
         names = dims + [m if isinstance(m, str) else m.get("as") or f"{m['agg']}_{m['field']}" for m in metrics]
         chosen = rng.sample(names, min(len(names), rng.choice((1, 1, 2, 3))))
         return [name if rng.random() < 0.1 else [name, rng.choice(("asc", "desc"))] for name in chosen]
+
+
+#: What the rollups of the default settings keep apart, and people.
+_KEPT = (
+    ("type", "source", "application", "domain", "status_code", "status_class", "success", "error_code"),
+    ("type", "application", "endpoint", "method", "status_code", "status_class", "success"),
+)
+_OF_PEOPLE = ("type", "source", "application")
+_ROLLED_NAMES = (
+    "events", "requests", "page_views", "successes", "failures", "unknown", "success_rate", "error_rate",
+    *(f"{agg}_{field}" for agg in ("mean", "sum", "min", "max") for field in _MEASURES[:3]),
+)  # fmt: skip
+
+
+class _RolledChance(_Chance):
+    """Without percentiles, which rollups tell within 1 %: rows would come in another order."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        people = self.rng.random() < 0.4
+        self.few = _OF_PEOPLE if people else self.rng.choice(_KEPT)
+        self.names = ("people", "people", "people", *_ROLLED_NAMES) if people else _ROLLED_NAMES
+
+    def dimensions(self) -> list[str]:
+        rng = self.rng
+        times = rng.sample([f"time:{grain}" for grain in GRAINS if grain != "minute"], rng.choice((0, 1, 1, 2)))
+        found = [*rng.sample(self.few, rng.choice((0, 0, 1, 2, 3))), *times][:3]
+        rng.shuffle(found)
+        return found
+
+    def metric_object(self) -> dict[str, Any]:
+        rng = self.rng
+        made: dict[str, Any] = {"agg": rng.choice(("count", "sum", "mean", "min", "max"))}
+        if made["agg"] != "count" or rng.random() < 0.5:
+            made["field"] = rng.choice(_MEASURES[:3] if made["agg"] != "count" else (*self.few, *_MEASURES[:3]))
+        if rng.random() < 0.4:
+            made["where"] = self.filter(rng.choice((0, 1)))
+        return made
+
+    def test(self) -> list[Any]:
+        name = self.rng.choice(self.few)
+        if name == "success":
+            return self.boolean_test()
+        return self.number_test(name) if name == "status_code" else self.text_test(name)

@@ -166,6 +166,7 @@ class Upkeep(RuleBasedStateMachine):
         super().__init__()
         self.home = Path(tempfile.mkdtemp(prefix="gnomon-upkeep-", dir=quick_folder()))
         self.folder, self.target = self.home / "store", self.home / "kept"
+        self.name = f"u{self.home.name[-8:].lower()}"  #: of what it has on a server
         self.folder.mkdir()
         self.clock = ManualClock(START)
         self.model, self.waiting, self.said = Model(), [], []
@@ -181,7 +182,7 @@ class Upkeep(RuleBasedStateMachine):
 
     def open(self, url=None, data_dir=None):
         server = os.environ.get("UPKEEP_STORE")  # a URL, in which `{}` stands for a name that no other store has
-        own = server.format(f"u{self.home.name[-8:].lower()}") if server else str(self.folder / "x.duckdb")
+        own = server.format(self.name) if server else str(self.folder / "x.duckdb")
         self.engine = gnomon.open(
             url or own, data_dir=str(data_dir or (self.folder if server else "")), clock=self.clock,
             timezones=self.zones, rollup_lag_seconds=0, threads=1,
@@ -388,9 +389,12 @@ class Upkeep(RuleBasedStateMachine):
         for row in own:
             row["user_id"] = row["id"] = None
         model.noted = [row for row in model.noted if row["user_id"] != user]
-        files = [file for file in self.folder.iterdir() if file.is_file()]
-        assert not [file.name for file in files if user.encode() in file.read_bytes()]
+        assert not [file.name for file in self.files() if user.encode() in file.read_bytes()]
         self.done("erase" if delete else "forget")
+
+    def files(self):
+        """Where no byte of who was forgotten may be left."""
+        return [file for file in self.folder.iterdir() if file.is_file()]
 
     # -- backups -------------------------------------------------------------------------------------------------
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from oracle import Oracle
-from rows import FAR_CLUSTERS, NOW, Event, access_events, commit_events, made_events, us_of
+from rows import CLUSTERS, FAR_CLUSTERS, NOW, Event, access_events, commit_events, made_events, us_of
 
 import embedded
 import gnomon
@@ -36,6 +37,7 @@ class World:
     engine: AnalyticsEngine
     oracle: Oracle
     clock: Clock
+    sources: Counter[str] = field(default_factory=Counter)  #: what its answers were read from
 
 
 def feed(engine: AnalyticsEngine, events: Iterable[Event], project: str | None = None) -> None:
@@ -144,3 +146,25 @@ def opened(folder: Path) -> Iterator[dict[str, World]]:
             "weighted": World(weighted, Oracle(itertools.chain(access, *heavy), NOW), clock),
             "far": World(far, Oracle(itertools.chain(*old), NOW), clock),
         }
+
+
+@contextmanager
+def opened_rolled_up(folder: Path, url: Callable[[], str]) -> Iterator[dict[str, World]]:
+    """Engines of made-up rows that are rolled up, but for those that came late: a tenth of them."""
+    clock = Clock()
+    with ExitStack() as stack:
+        found = {}
+        made = {"plain": CLUSTERS[::2], "weighted": CLUSTERS[1::2], "far": FAR_CLUSTERS}
+        for seed, (name, clusters) in enumerate(made.items()):
+            engine = stack.enter_context(gnomon.open(
+                url(), data_dir=str(folder / name), clock=clock, project=name, rollup_lag_seconds=0,
+                timezones=("UTC", "Asia/Kathmandu", "America/New_York"),
+            ))  # fmt: skip
+            lists = list(made_events(seed, weighted=name != "plain", clusters=clusters))
+            early = [row for rows in lists for row in rows[len(rows) // 10 :]]
+            late = [row for rows in lists for row in rows[: len(rows) // 10]]
+            feed(engine, early)
+            engine.trigger_aggregation()
+            feed(engine, late)
+            found[name] = World(engine, Oracle([*early, *late], NOW), clock)
+        yield found

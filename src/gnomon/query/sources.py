@@ -16,7 +16,7 @@ from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query.model import All, Either, Filter, Not, Query, Test, parse_filters
 from gnomon.store.rollups import ACTIVITY, HISTOGRAMS, MEASURES, QUARTER, kept_by
-from gnomon.timerange import Grain, period_number, period_start_us
+from gnomon.timerange import US_HOUR, Grain, period_number, period_start_us
 
 if TYPE_CHECKING:
     from gnomon.query.plan import Facts, Plan
@@ -62,6 +62,7 @@ class Sources:
 
 
 _NEVER = -(2**62)
+MOST_HOURS = 50_000  #: into which days of people are cut for one question; a statement has a line for each
 Leaf: TypeAlias = Count | Sum | Mean | Min | Max | Unique | Quantile
 
 
@@ -165,9 +166,13 @@ def _only_raw(plan: Plan, rolled: RolledUp) -> str:
         reason = _of_metric(metric.expression)
         if reason:
             return reason
-    strange = sorted(needed(query, people=True) - set(ACTIVITY))
-    if strange and any(isinstance(leaf, Unique) for leaf in leaves(query)):
-        return f"people are not kept apart by {strange[0]}"
+    if any(isinstance(leaf, Unique) for leaf in leaves(query)):
+        strange = sorted(needed(query, people=True) - set(ACTIVITY))
+        if strange:
+            return f"people are not kept apart by {strange[0]}"
+        by_hour = any(dimension.grain in ("hour", "hour_of_day") for dimension in query.dimensions)
+        if by_hour and plan.range.end_us - plan.range.start_us > MOST_HOURS * US_HOUR:
+            return f"people of more than {MOST_HOURS:,} hours are not cut out of days"
     return ""
 
 

@@ -104,7 +104,7 @@ class ClusterChanging(Changing):
             and not (_DELETE.match(statement) or _UPDATE.match(statement))
         ):
             raise StoreUnavailable("a change has a statement that a cluster does not carry out", code="store-refused")
-        return super()._one(statement)
+        return super()._one(without_filters(statement))
 
     def _rewrite(self, table: str, condition: str, words: dict[str, str], *, deleting: bool) -> Table:
         """See `Changing._rewrite`. Nobody sees the table, so that its partition may be gone in between; rows whose
