@@ -21,7 +21,7 @@ from gnomon.query.outline import outline
 from gnomon.query.result import Result
 from gnomon.server.answers import json_answer
 from gnomon.server.caching import UNKEPT, Tag
-from gnomon.server.callers import Access, needs
+from gnomon.server.callers import Access, needs, refuse
 from gnomon.server.examples import ANSWER_EXAMPLES, QUESTION, UNCHANGED
 from gnomon.server.ingest import announced, read_body
 from gnomon.server.listing import catalog_body
@@ -73,7 +73,10 @@ def _add_query(routes: APIRouter) -> None:
 
 def _answer(request: Request, here: Access, body: bytes, form: Form) -> Response:
     question = read_question(body)
-    project = here.project if question.site_id is None else here.caller.chosen(question.site_id, here.project)
+    error = here.caller.fault(request, question.site_id, "read")
+    if error is not None:
+        refuse(here.service, here.caller, request, question.site_id, error)
+    project = here.caller.chosen(question.site_id, here.project)
     with here.service.projects.using(project) as engine, speaking_as(here.caller.principal):
         query = question.query(engine.settings.max_rows)
         tag = Tag(engine, [form, question], _fixed_end(engine, question))
