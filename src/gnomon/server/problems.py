@@ -89,7 +89,7 @@ def answers(example: Any, *statuses: int, status: int = 200) -> dict[int | str, 
 class ProblemAnswer(Response):
     """An answer whose code stands in the line of the log as well."""
 
-    code = ""
+    code: str
 
     def note(self, scope: Scope) -> None:
         """Tell it to whoever writes that line (edge.py)."""
