@@ -126,7 +126,7 @@ class Settings:
     max_rows: int = 10_000  #: rows a page
     max_buckets: int = 50_000
 
-    backup_target: str = ""  #: a folder or URL; empty: `backups` beside the store
+    backup_target: str = ""  #: a folder or URL; empty: `backups` in data_dir, else beside the store
     backup_days: int = 30  #: good backups are kept this long
     backup_key_file: str = ""  #: an age identity file; empty: archives are not encrypted
 
