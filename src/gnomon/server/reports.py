@@ -24,8 +24,8 @@ from gnomon.server.caching import UNKEPT, Tag
 from gnomon.server.callers import Access, needs, refuse
 from gnomon.server.calls import BODY_PROBLEMS, MOST_BYTES, Call, announced, check_json, read_body
 from gnomon.server.examples import ANSWER_EXAMPLES, QUESTION, UNCHANGED
-from gnomon.server.listing import catalog_body
-from gnomon.server.problems import Problem, not_found, problems
+from gnomon.server.listing import catalog_body, catalog_example
+from gnomon.server.problems import Problem, answers, not_found, problems
 from gnomon.server.questions import Question, read_question
 from gnomon.server.results import arrow_bytes, csv_text, results_body, rows_body
 from gnomon.timerange import load_zone, resolve_range
@@ -195,7 +195,7 @@ def _add_reports(routes: APIRouter) -> None:
         """Today, the last 24 hours, 7 and 30 days at a glance, and how well it goes."""
         return json_answer(here.engine.dashboard(timezone).to_dict(), headers=UNKEPT)
 
-    @routes.get("/catalog", responses=problems())
+    @routes.get("/catalog", responses=answers(catalog_example()))
     def catalog(here: Access = needs("read")) -> Response:
         """What can be asked: metrics, dimensions, measures, aggregates, filters, grains and named ranges."""
         return json_answer(catalog_body(), headers=UNKEPT)
