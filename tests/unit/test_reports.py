@@ -69,7 +69,7 @@ def test_what_cannot_be_asked_is_refused_and_noted(engine, call, code):
     fill(engine, 3)
     with pytest.raises(InvalidValue) as caught:
         call(engine)
-    assert caught.value.code == code
+    assert caught.value.code == code and caught.value.remedy
     assert engine.get_access_log()[0].outcome == code
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreDamaged, StoreUnavailable
-from gnomon.event import AT, Batch
+from gnomon.event import AT, Batch, row_text
 from gnomon.ingest.journal import Journal, open_sealed
 from gnomon.store import Mending, Store
 
@@ -330,7 +330,7 @@ class Writer:
 
 def _set_aside(batch: Batch) -> Batch:
     refused = [[row[AT["received_at"]], "store-refused", "the store refused this row", row[AT["source"]], row[0],
-                repr(row)[:2_000]] for row in batch.rows]  # fmt: skip
+                row_text(row)] for row in batch.rows]  # fmt: skip
     counts = [["event", row[AT["source"]], "rejected", "store-refused", 1] for row in batch.rows]
     if batch.samples:
         counts.append(["sample", None, "rejected", "store-refused", len(batch.samples)])
