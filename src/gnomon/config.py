@@ -128,7 +128,7 @@ class Settings:
     max_buckets: int = 50_000
 
     backup_daily: bool | None = None  #: whether the scheduler makes backups; None: of stores that are files
-    backup_target: str = ""  #: a folder or URL; empty: `backups` beside the store
+    backup_target: str = ""  #: a folder or URL; empty: `backups` in data_dir, else beside the store
     backup_days: int = 30  #: good backups are kept this long
     backup_key_file: str = ""  #: an age identity file; empty: archives are not encrypted
 

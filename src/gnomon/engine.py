@@ -134,6 +134,9 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
             raise EngineClosed("the engine is closed", remedy="Open it again with gnomon.open().")
         return self._hold.own()
 
+    def _took(self, seconds: float) -> None:
+        self._hold.took("question", seconds)
+
     # -- bringing in, and looking at what came in ------------------------------------------------------------------
 
     def import_file(

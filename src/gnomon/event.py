@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias, overload
 
 import msgspec
 
+from gnomon.timerange import from_us
+
 Kind: TypeAlias = Literal["text", "integer", "real", "boolean", "time", "json"]
 
 NAME_BYTES = 200
@@ -195,3 +197,12 @@ class Batch(msgspec.Struct, array_like=True):
     def only_beats(self) -> bool:
         """Whether it holds beats and nothing that an answer could count."""
         return bool(self.beats) and not (self.rows or self.samples or self.refused or self.counts or self.sightings)
+
+
+def row_text(row: Row) -> str:
+    """A row as the JSON that the quarantine shows of an event, of at most 2,000 characters."""
+    told = {name: value for name, value in zip(ROW, row, strict=False) if value is not None}
+    for name in ("ts", "received_at"):
+        told[name] = from_us(told[name])
+    told["properties"] = msgspec.Raw(told.get("properties", "null").encode())
+    return msgspec.json.encode(told, enc_hook=repr).decode()[:2_000]

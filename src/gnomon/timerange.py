@@ -18,7 +18,7 @@ from itertools import repeat
 from operator import floordiv, sub
 from zoneinfo import ZoneInfo, available_timezones
 
-from gnomon.errors import InvalidValue, RangeTooLarge, nearest, unknown_name
+from gnomon.errors import InvalidValue, RangeTooLarge, UnknownName, nearest, unknown_name
 
 Clock = Callable[[], datetime]
 
@@ -124,7 +124,20 @@ def load_zone(name: str) -> ZoneInfo:
             return ZoneInfo(name)
         except (KeyError, ValueError, OSError):
             pass
-    raise unknown_name("time zone", name, _zone_names())
+    raise _unknown_zone(name)
+
+
+def _unknown_zone(name: object) -> UnknownName:
+    """The nearest zone is that of the nearest place: `Berlin`, `new york` and `Asia/Katmandu` mean one."""
+    error = unknown_name("time zone", name, ())
+    zones = sorted(_zone_names(), key=lambda zone: (-len(zone), zone))  # UTC rather than Etc/UTC
+    places = {zone.rpartition("/")[2].casefold(): zone for zone in zones}
+    given = name[:60].replace(" ", "_").casefold() if isinstance(name, str) else ""
+    place = nearest(given.rpartition("/")[2], places)
+    error.remedy = "Give an IANA zone, such as 'Europe/Berlin' or 'UTC'."
+    if place is not None:
+        error.remedy = f"Did you mean {places[place]!r}?"
+    return error
 
 
 class Grain(StrEnum):

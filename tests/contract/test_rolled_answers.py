@@ -2,6 +2,7 @@
 the middle of a question, damage. Each was silently wrong once."""
 
 import itertools
+import json
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -180,6 +181,7 @@ def test_an_import_says_what_it_could_not_store_because_its_time_was_pruned(engi
     assert (report.lines, report.stored, report.duplicate, report.rejected) == (3, 1, 0, {"sealed": 2})
     again = engine.import_file(file)
     assert (again.stored, again.duplicate, again.rejected) == (0, 1, {"sealed": 2})
+    assert {json.loads(one["event"])["type"] for one in engine.quarantine(code="sealed")} == {"request"}
     assert engine.books().closes()
 
 

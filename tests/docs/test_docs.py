@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -181,6 +182,12 @@ def test_make_targets_that_are_named_exist():
 
 
 # --- names
+
+
+def test_the_readme_names_every_extra():
+    told = re.search(r"# extras: (.*)", (ROOT / "README.md").read_text("utf-8"))[1]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)", "", told))) == extras.keys() - {"test", "bench"}
 
 
 def public_methods(kind: type) -> set[str]:

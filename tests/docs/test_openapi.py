@@ -44,6 +44,11 @@ def test_every_call_is_described_with_its_errors_and_an_example(document):
             assert call.get("security"), name
             assert {"401", "403", "429", "503"} <= set(responses), name
         for status, told in responses.items():
+            for kind, content in (
+                told.get("content", {}).items() if int(status) < 300 and name != "get /metrics" else ()
+            ):
+                binary = kind.startswith("application/vnd.")  # of Parquet, Arrow and Excel
+                assert binary or {"example", "examples"} & content.keys(), (name, kind)
             if int(status) >= 400 and not name.endswith("/healthz"):
                 assert list(told["content"]) == ["application/problem+json"], (name, status)
 

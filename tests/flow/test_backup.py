@@ -308,6 +308,27 @@ def test_two_backups_at_once_come_one_after_the_other(tmp_path):
         assert wrong == [] and len(set(made)) == len(engine.backups()) == 3
 
 
+def test_what_is_made_of_a_file_goes_where_data_dir_says_and_what_it_consists_of_stays(tmp_path, monkeypatch):
+    away, home = tmp_path / "away", tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("GNOMON_DATA_DIR", str(away))
+    with gnomon.open(home / "s.duckdb") as engine:
+        engine.track("x", id="kept")
+        made, job = engine.trigger_backup(), engine.export_analytics()
+        assert [one.path for one in engine.backups()] == [made.path] and Path(made.path).parent == away / "backups"
+        while engine.get_export_status(job.id).state != "completed":
+            time.sleep(0.01)
+        assert {one.name for one in away.iterdir()} == {"backups", "s.duckdb.exports"}
+    monkeypatch.delenv("GNOMON_DATA_DIR")  # another shell opens the very same store, and finds all of it
+    with gnomon.open(home / "s.duckdb") as engine:
+        assert engine.query(["events"])[0]["events"] == 1 and engine.verify_audit() and engine.audit_head().count > 2
+        assert engine.backups() == []
+        engine.restore_backup(made.path)
+        assert engine.query(["events"])[0]["events"] == 1
+    with gnomon.open(home / "s.duckdb", data_dir=str(away), backup_target=str(home / "own")) as engine:
+        assert Path(engine.trigger_backup().path).parent == home / "own"
+
+
 def test_a_store_in_memory(tmp_path):
     with gnomon.open(":memory:") as engine:
         engine.track("a", id="0198c0de-0000-7000-8000-0123456789ab", properties={"n": [1, None]})

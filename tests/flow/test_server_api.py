@@ -88,20 +88,28 @@ def test_every_call_asks_for_the_scope_that_the_docs_say(service):
 def test_no_call_reaches_another_project(service):
     far = {"project": f"{MARK}-project", "sub": f"{MARK}-user", "scope": "ingest:any admin"}
     key = service.post("/admin/keys", {"name": f"{MARK}-key"}, claims=far).json()["id"]
+    job = service.post("/exports", {"format": "csv"}, claims=far).json()["id"]
     event = {"type": f"{MARK}-type", "source": f"{MARK}-source", "user_id": f"{MARK}-user", "id": f"{MARK}-id"}
     assert service.post("/ingest", [event, {"type": "", "source": f"{MARK}-bad"}], claims=far).status_code == 200
     service.engine.flush()
+    assert service.get(f"/exports/{job}", claims=far).status_code == 200
+    foreign = {"key_id": key, "user_id": f"{MARK}-user", "job_id": job}
     own = {"sub": "u1", "scope": "ingest:any admin", "project": "neighbour"}
     for method, path, call in calls(service):
         name = f"{method} {path}"
-        foreign = made(service, method, path, call, f"?project={MARK}-project", **own)
-        assert foreign.status_code == 403 and MARK not in foreign.text, name
+        far_off = made(service, method, path, call, f"?project={MARK}-project", **own)
+        assert far_off.status_code == 403 and MARK not in far_off.text, name
         near = made(service, method, path, call, **own)
         assert MARK not in near.text, name
-        if "{" in path:
-            where = path.replace("{key_id}", key).replace("{user_id}", f"{MARK}-user")
-            there = service.client.request(method, API + where, headers=bearer(**own))
-            assert there.status_code in (200, 404) and f"{MARK}-type" not in there.text, name
+    known = set()
+    for method, path, _ in calls(service):
+        ids = re.findall(r"{(\w+)}", path)
+        for sub in ("u1", far["sub"]) if ids else ():  # also one of the same name, whose own it would be
+            headers = bearer(**{**own, "sub": sub})
+            there = service.client.request(method, API + path.format_map(foreign), headers=headers)
+            assert there.status_code == 404 and MARK not in there.text, (method, path)
+        known |= {*ids}
+    assert known == {*foreign}  # a route with another id has raised KeyError
     kept = service.get("/admin/keys", claims=far).json()["keys"]
     assert [one["revoked_at"] for one in kept] == [None]
 

@@ -101,6 +101,25 @@ def test_health_and_figures(service):
         assert public.get("/sumary").json()["remedy"] == "See the description of the calls under docs."
 
 
+def test_figures_tell_how_long_the_store_takes():
+    def counts():
+        text = public.client.get("/metrics").text
+        return [int(re.search(rf"gnomon_store_{work}_seconds_count (\d+)", text)[1]) for work in ("write", "question")]
+
+    with served(metrics_public=True) as public:
+        before = counts()
+        public.post("/ingest", {"type": "x"})
+        public.engine.flush()
+        assert public.get("/summary").status_code == 200
+        written, asked = (after - first for after, first in zip(counts(), before, strict=True))
+        assert written >= 1 and asked >= 1
+        question = {"metrics": ["events"], "date_range": ["2026-01-01", "2026-01-02"]}
+        assert public.post("/query", question).status_code == 200
+        known = counts()[1]
+        assert public.post("/query", question).status_code == 200
+        assert counts()[1] == known  # answered from memory
+
+
 def test_a_call_that_there_is_not_is_told_which_was_meant(service):
     for path, meant in {"/sumary": "/summary", "/report/events": "/reports/events"}.items():
         problem = service.get(path).json()

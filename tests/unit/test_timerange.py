@@ -139,6 +139,24 @@ def test_load_zone_refuses_anything_else(name):
         load_zone(name)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("Berlin", "Europe/Berlin"), ("new york", "America/New_York"), ("Asia/Katmandu ", "Asia/Katmandu"),
+     ("europe/london", "Europe/London"), ("America/Kathmandu", "Asia/Kathmandu"), ("utc+", "UTC")],
+)  # fmt: skip
+def test_load_zone_suggests_the_zone_of_the_place(given, meant):
+    with pytest.raises(UnknownName) as raised:
+        load_zone(given)
+    assert raised.value.remedy.endswith(f"{meant!r}?") and raised.value.code == "unknown-name"
+
+
+@pytest.mark.parametrize("given", ["Atlantis/Qqqqq", "", 5, None, "x" * 5_000])
+def test_load_zone_says_what_a_zone_looks_like_where_none_is_near(given):
+    with pytest.raises(UnknownName) as raised:
+        load_zone(given)
+    assert raised.value.remedy == "Give an IANA zone, such as 'Europe/Berlin' or 'UTC'."
+
+
 def test_load_zone_suggests_the_nearest():
     with pytest.raises(UnknownName, match="Europe/London"):
         load_zone("Europe/Lndon")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ import pytest
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreUnavailable
-from gnomon.event import ROW, Batch
+from gnomon.event import ROW, Batch, row_text
 from gnomon.ingest import writer as writers
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.writer import Writer
@@ -114,6 +115,14 @@ def test_repeats_are_told_of_a_batch_that_was_written_before_it_was_offered(part
     assert not writer._in_hand and writer._rows_in_hand == 0
 
 
+def test_a_row_in_the_quarantine_is_the_json_of_its_event():
+    shown = row_text(tuple({**dict(zip(ROW, row("a"), strict=True)), "properties": '{"k":[1]}'}.values()))
+    moment = "1970-01-01T00:00:00.001000Z"
+    assert json.loads(shown) == {"id": "a", "ts": moment, "received_at": moment, "type": "t", "weight": 1.0,
+                                 "properties": {"k": [1]}}  # fmt: skip
+    assert len(row_text(row("a" * 5_000))) == 2_000
+
+
 def test_a_batch_that_breaks_the_store_is_set_aside_and_the_others_go_on(parts, monkeypatch, caplog):
     store, journal = parts
     writer = Writer(store, journal, DEFAULTS)
@@ -125,6 +134,8 @@ def test_a_batch_that_breaks_the_store_is_set_aside_and_the_others_go_on(parts, 
     assert books(store) == {("received", ""): 4, ("stored", ""): 2, ("rejected", "store-refused"): 2}
     kept = store.ask(["SELECT code, source, id FROM quarantine ORDER BY id"], 10.0)[0].rows
     assert kept == [("store-refused", "s", "b"), ("store-refused", "s", "bad")]
+    shown = store.ask(["SELECT event FROM quarantine ORDER BY id"], 10.0)[0].rows
+    assert [json.loads(text)["id"] for (text,) in shown] == ["b", "bad"]
     assert "set aside" in caplog.text
 
 

@@ -21,7 +21,9 @@ def add_backup(commands: Any) -> None:
         "  gnomon backup --list",
     )  # fmt: skip
     command.add_argument(
-        "--target", metavar="URL", help="folder or URL (default: GNOMON_BACKUP_TARGET, else backups/ beside the store)"
+        "--target",
+        metavar="URL",
+        help="folder or URL (default: GNOMON_BACKUP_TARGET, else backups/ in GNOMON_DATA_DIR, else beside the store)",
     )
     command.add_argument("--list", action="store_true", help="list the good backups instead of making one")
 

@@ -17,7 +17,8 @@ except ImportError:
     raise MissingExtra("httpx", "client") from None
 
 from gnomon import __version__
-from gnomon.client.asking import Asking
+from gnomon.client.exporting import Exporting
+from gnomon.client.keeping import Keeping
 from gnomon.client.outbox import Delivery, Limits
 from gnomon.client.posting import Patience, Token
 from gnomon.client.recording import Recording
@@ -27,7 +28,7 @@ __all__ = ["Client", "Delivery", "Limits", "Patience", "connect"]
 PREFIX = "/api/analytics"
 
 
-class Client(Recording, Asking):
+class Client(Recording, Keeping, Exporting):
     """A service, as `connect` gives it. Use it as a context manager or call `close()`. Safe with threads and fork."""
 
     def __init__(self, url: str, token: Token, *, project: str | None, timeout: float, limits: Limits,

@@ -27,7 +27,7 @@ _BY_CODE: Mapping[str, type[GnomonError]] = {
     kind.code: kind for kind in (UnknownName, RangeTooLarge, StoreBusy, QueryTimeout)
 }
 _BY_STATUS: Mapping[int, type[GnomonError]] = {
-    400: InvalidValue, 401: Forbidden, 403: Forbidden, 404: InvalidValue, 409: StoreBusy, 413: InvalidValue,
+    400: InvalidValue, 401: Forbidden, 403: Forbidden, 404: InvalidValue, 409: InvalidValue, 413: InvalidValue,
     415: InvalidValue, 422: InvalidValue, 429: StoreUnavailable, 503: StoreUnavailable, 507: DiskFull,
 }  # fmt: skip
 

@@ -21,11 +21,14 @@ from gnomon.query.result import Result
 from gnomon.query.usage import Usage
 from gnomon.timerange import DateRange, Grain, load_zone, period_number, period_start_us, to_us
 
-__all__ = ["Asking"]
+__all__ = ["ATTEMPTS", "Asking", "given", "json_of", "range_of", "unreachable"]
 
 ATTEMPTS = 4
 LONGEST_WAIT = 5.0  #: before another attempt; a service that wants more time is told to the caller
 _AGAIN = frozenset((408, 429, 502, 503, 504))
+#: With these nothing was done.
+_NOT_DONE = frozenset((408, 429, 503))
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _ACTIVE = ("day", "week", "month")
 
 
@@ -47,17 +50,12 @@ class Asking(Usage):
         cannot be reached.
         """
         asked = {
-            "metrics": metrics, "dimensions": dimensions, "date_range": _range(date_range), "filters": filters,
-            "timezone": timezone, "order_by": order_by, "limit": limit, "compare": _range(compare), "after": after,
+            "metrics": metrics, "dimensions": dimensions, "date_range": range_of(date_range), "filters": filters,
+            "timezone": timezone, "order_by": order_by, "limit": limit, "compare": range_of(compare), "after": after,
             "totals": totals, "dataset": dataset, "basis": basis,
         }  # fmt: skip
         told = {name: value for name, value in asked.items() if value is not None}
-        try:
-            body = msgspec.json.encode(told)
-        except (TypeError, ValueError) as error:
-            raise InvalidValue("a part of the question is no JSON", code="bad-query",
-                               remedy="Give texts, numbers, lists and times.") from error  # fmt: skip
-        answer = self._call("POST", "query", content=body, params={"format": "rows"})
+        answer = self._call("POST", "query", content=json_of(told), params={"format": "rows"})
         return result_of(answer, list(dimensions), list(metrics))
 
     def active_users(self, date_range: Any = "30d", grain: str = "day", timezone: str | None = None,
@@ -78,7 +76,7 @@ class Asking(Usage):
     def summary(self, hours: float | None = None, date_range: str | None = None,
                 timezone: str | None = None) -> dict[str, Any]:  # fmt: skip
         """The main numbers of the last `hours` (24) or a named range, as `AnalyticsEngine.summary(...).to_dict()`."""
-        return self._call("GET", "summary", params=_given(hours=hours, date_range=date_range, timezone=timezone))
+        return self._call("GET", "summary", params=given(hours=hours, date_range=date_range, timezone=timezone))
 
     def user(self, user_id: str, recent: int = 50) -> dict[str, Any]:
         """One person, as `AnalyticsEngine.user(...).to_dict()`. Raises `InvalidValue` (not-found) for nobody known."""
@@ -86,7 +84,7 @@ class Asking(Usage):
 
     def dashboard(self, timezone: str | None = None) -> dict[str, Any]:
         """Four periods at a glance and how well it goes, as `AnalyticsEngine.dashboard(...).to_dict()`."""
-        return self._call("GET", "dashboard", params=_given(timezone=timezone))
+        return self._call("GET", "dashboard", params=given(timezone=timezone))
 
     def catalog(self) -> dict[str, Any]:
         """What can be asked there: metrics, dimensions, measures, filters, ranges."""
@@ -103,29 +101,37 @@ class Asking(Usage):
 
     def quarantine(self, limit: int = 100, code: str | None = None) -> list[dict[str, Any]]:
         """The newest events that the service refused, with time, code, detail, source, id and what was sent (cut)."""
-        told = self._call("GET", "admin/quarantine", params=_given(limit=limit, code=code))
+        told = self._call("GET", "admin/quarantine", params=given(limit=limit, code=code))
         found: list[dict[str, Any]] = told["events"]
         return found
 
-    def _call(self, method: str, path: str, **named: Any) -> dict[str, Any]:
+    def _call(self, method: str, path: str, *, repeat: bool = True, **named: Any) -> dict[str, Any]:
         """One call and its answer; put again where nothing, or nothing usable, came back."""
+        return problem_of(self._reach(method, path, repeat=repeat, **named))
+
+    def _reach(self, method: str, path: str, *, repeat: bool = True, file: bool = False,
+               headers: Mapping[str, str] | None = None, **named: Any) -> httpx.Response:  # fmt: skip
+        """The answer to a call, once it is the service's own; that which is a `file` is still to be read.
+
+        What may not be done twice (not `repeat`) is sent again only where it cannot have been done.
+        """
         for attempt in range(1, ATTEMPTS + 1):
-            last = attempt == ATTEMPTS
-            wait = self._patience.wait(attempt)
+            last, wait = attempt == ATTEMPTS, self._patience.wait(attempt)
             try:
-                answer = self._link().request(method, path, headers=self._headers(), **named)
+                link = self._link()
+                request = link.build_request(method, path, headers={**self._headers(), **(headers or {})}, **named)
+                answer = link.send(request, stream=file)
+                if (_is_file if file else _is_told)(answer):
+                    return answer
+                answer.read()
             except httpx.HTTPError as error:
-                if last:
-                    raise StoreUnavailable("the service was not reached", code="service-unreachable",
-                                           remedy="See whether it runs at this address.") from error  # fmt: skip
+                if last or not (repeat or isinstance(error, _NOT_SENT)):
+                    raise unreachable() from error
             else:
-                told = problem_of(answer)
-                if answer.status_code == 200 and told:
-                    return told
-                wait = max(wait, retry_after(answer))
-                again = answer.status_code in _AGAIN or (answer.status_code == 401 and callable(self._token))
+                wait, status = max(wait, retry_after(answer)), answer.status_code
+                again = status in (_AGAIN if repeat else _NOT_DONE) or (status == 401 and callable(self._token))
                 if last or not again or wait > LONGEST_WAIT:
-                    raise error_of(answer.status_code, told)
+                    raise error_of(status, problem_of(answer))
             time.sleep(min(wait, LONGEST_WAIT))
         raise AssertionError("the last attempt returns or raises")
 
@@ -133,10 +139,34 @@ class Asking(Usage):
         return {"Content-Type": "application/json", **authorization(self._token)}
 
 
-def _range(given: Any) -> Any:
+def unreachable() -> StoreUnavailable:
+    """No answer came, or only a part of it."""
+    return StoreUnavailable("the service was not reached", remedy="See whether it runs at this address.",
+                            code="service-unreachable")  # fmt: skip
+
+
+def json_of(told: Any) -> bytes:
+    """A body. Raises `InvalidValue` (bad-query)."""
+    try:
+        return msgspec.json.encode(told)
+    except (TypeError, ValueError) as error:
+        raise InvalidValue("a part of the question is no JSON", code="bad-query",
+                           remedy="Give texts, numbers, lists and times.") from error  # fmt: skip
+
+
+def range_of(given: Any) -> Any:
     """A range as JSON has it."""
     return [given.start.isoformat(), given.end.isoformat()] if isinstance(given, DateRange) else given
 
 
-def _given(**named: Any) -> Mapping[str, Any]:
+def given(**named: Any) -> Mapping[str, Any]:
+    """Parameters of an address, without those that are left out."""
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _is_file(answer: httpx.Response) -> bool:
+    return answer.status_code in (200, 206) and "content-disposition" in answer.headers
+
+
+def _is_told(answer: httpx.Response) -> bool:
+    return answer.status_code in (200, 202) and bool(problem_of(answer))

@@ -89,6 +89,8 @@ class Hold:
         self._next_beat = self._next_look = 0.0
         #: What has to be done before the audit of an erasure: names that wait in memory must be found by it.
         self.before_erasing: list[Callable[[], object]] = []
+        #: Told how many seconds each transaction of the writer ("write") and each question ("question") took.
+        self.timing: list[Callable[[str, float], None]] = []
         self.watch: Any = None  #: of upkeep.alerts, once somebody looks for alerts
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._asking: Store | None = None  #: for questions only, where another process drains
@@ -231,6 +233,11 @@ class Hold:
         except Exception as error:  # noqa: BLE001  a full disk, or a clock of the host: the next beat tells it all
             log.debug("a heartbeat was left out: %s", type(error).__name__)
 
+    def took(self, work: str, seconds: float) -> None:
+        """A transaction or a question is done."""
+        for tell in self.timing:
+            tell(work, seconds)
+
     def restart_beats(self) -> None:
         """What was recorded until now was replaced, so the engines are there from now on."""
         for collector in list(self.collectors):
@@ -292,7 +299,7 @@ class Hold:
             settle_restore(store, self.journal)
             put_back(store, self.journal)
             self.journal.continue_after(store.position(self.journal.id))
-            writer = Writer(store, self.journal, self.settings, self.beat)
+            writer = Writer(store, self.journal, self.settings, self.beat, partial(self.took, "write"))
             self._catch_up(writer)
         except BaseException:
             store.close()
@@ -343,6 +350,7 @@ class Hold:
         never_destroy(self.store, self.writer, self._asking, self._waiting)
         self.store = self.writer = self.watch = self._asking = self._waiting = None
         self._temporary = False
+        self.timing = []
         self._taking, self._changing = threading.Lock(), threading.RLock()
         self._lock.release()
         never_destroy(*self.journal.after_fork())

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreDamaged, StoreUnavailable
-from gnomon.event import AT, Batch
+from gnomon.event import AT, Batch, row_text
 from gnomon.ingest.journal import Journal, open_sealed
 from gnomon.store import Mending, Store
 
@@ -33,10 +33,10 @@ ROWS_IN_HAND = 60_000  #: rows handed over in memory; more are read back from th
 class Writer:
     """Owns the store's write side. `start()` begins draining; `wait_for(position)` returns once it is queryable."""
 
-    def __init__(self, store: Store, journal: Journal, settings: Settings,
-                 beat: Callable[[], None] = lambda: None) -> None:  # fmt: skip
-        """`beat` is called at every turn of the thread, and must not raise."""
-        self._beat = beat
+    def __init__(self, store: Store, journal: Journal, settings: Settings, beat: Callable[[], None] = lambda: None,
+                 took: Callable[[float], None] = lambda _: None) -> None:  # fmt: skip
+        """`beat` is called at every turn of the thread, `took` with the seconds of a transaction; neither may raise."""
+        self._beat, self._took = beat, took
         self._store = store
         self._journal = journal
         self._settings = settings
@@ -162,12 +162,14 @@ class Writer:
             work = self._next_work()
             if not work:
                 return False
+            began = time.monotonic()
             try:
                 left_out = self._store.write(work, self._journal.id)
             except (StoreUnavailable, StoreDamaged):
                 raise
             except Exception:  # noqa: BLE001  a batch that breaks the store must not hold up those behind it
                 left_out = self._one_by_one(work)
+            self._took(time.monotonic() - began)
             self._advance(work, left_out)
             return True
 
@@ -328,7 +330,7 @@ class Writer:
 
 def _set_aside(batch: Batch) -> Batch:
     refused = [[row[AT["received_at"]], "store-refused", "the store refused this row", row[AT["source"]], row[0],
-                repr(row)[:2_000]] for row in batch.rows]  # fmt: skip
+                row_text(row)] for row in batch.rows]  # fmt: skip
     counts = [["event", row[AT["source"]], "rejected", "store-refused", 1] for row in batch.rows]
     if batch.samples:
         counts.append(["sample", None, "rejected", "store-refused", len(batch.samples)])

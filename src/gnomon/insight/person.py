@@ -62,14 +62,16 @@ def check_id(user_id: object) -> str:
             return user_id
     except UnicodeEncodeError:
         pass
-    raise InvalidValue(f"the id of a person is a text of 1 to {NAME_BYTES} bytes", code="bad-query")
+    raise InvalidValue(f"the id of a person is a text of 1 to {NAME_BYTES} bytes", code="bad-query",
+                       remedy="Give the id as it was recorded.")  # fmt: skip
 
 
 def user_report(inquiry: Inquiry, store: Store, note: Note, pseudonyms: Pseudonyms | None, user_id: str, recent: int,
                 zone: ZoneInfo) -> UserReport:  # fmt: skip
     """See `Reporting.user`."""
     if type(recent) is not int or not 0 <= recent <= MOST_RECENT:
-        raise InvalidValue(f"recent must be a whole number of 0 to {MOST_RECENT:,}", code="bad-query")
+        raise InvalidValue(f"recent must be a whole number of 0 to {MOST_RECENT:,}", code="bad-query",
+                           remedy="For more, export the events of this user.")  # fmt: skip
     ids = (user_id,) if pseudonyms is None else pseudonyms.ids(user_id)
     seen = inquiry.person(ids, recent, store)
     note.rows = len(seen.recent)

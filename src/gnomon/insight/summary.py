@@ -65,7 +65,8 @@ def span_of(hours: object, date_range: Any, zone: ZoneInfo, now: datetime,
         return resolve_range(date_range, now=now, zone=zone, earliest_us=earliest_us)
     given = 24 if hours is None else hours
     if isinstance(given, bool) or not isinstance(given, int | float) or not 1e-6 <= given <= MOST_HOURS:
-        raise InvalidValue(f"hours must be a number above 0 and at most {MOST_HOURS:,}", code="bad-range")
+        raise InvalidValue(f"hours must be a number above 0 and at most {MOST_HOURS:,}", code="bad-range",
+                           remedy='Give fewer hours, or date_range="all".')  # fmt: skip
     end = to_us(now) + 1  # what the clock stamps now is inside, as in "24h"
     return DateRange(end - round(given * US_HOUR), end, zone)
 

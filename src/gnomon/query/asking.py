@@ -37,6 +37,9 @@ class Asking(Usage):
     def _own_span(self) -> tuple[int, int] | None:
         raise NotImplementedError
 
+    def _took(self, seconds: float) -> None:
+        raise NotImplementedError
+
     def _reset_asking(self) -> None:
         self._asked: Inquiry | None = None
 
@@ -44,7 +47,7 @@ class Asking(Usage):
         if self._asked is None:
             from gnomon.query.inquiry import Inquiry  # deferred: 20 ms that a program which only records can do without
 
-            self._asked = Inquiry(self.settings, self.clock, self.zone, self._own_span)
+            self._asked = Inquiry(self.settings, self.clock, self.zone, self._own_span, self._took)
         return self._asked
 
     def query(self, metrics: Sequence[Any], dimensions: Sequence[str] = (), date_range: Any = "all",

@@ -41,9 +41,11 @@ MOST_TRIES = 20
 class Inquiry:
     """Answers checked questions of one project; remembers what it knows of the data, and answers, by data version."""
 
-    def __init__(self, settings: Settings, clock: Clock, zone: ZoneInfo, own_span: Callable[[], Span | None]) -> None:
-        """`own_span` says since when the asking engine itself was there to record."""
-        self._settings, self._clock, self._zone, self._own_span = settings, clock, zone, own_span
+    def __init__(self, settings: Settings, clock: Clock, zone: ZoneInfo, own_span: Callable[[], Span | None],
+                 took: Callable[[float], None]) -> None:  # fmt: skip
+        """`own_span` says since when the asking engine itself was there to record; `took` is told of each question
+        that the store answered how many seconds it took."""
+        self._settings, self._clock, self._zone, self._own_span, self._took = settings, clock, zone, own_span, took
         self._answers = AnswerCache(settings.cache_entries, settings.cache_seconds)
         self._shared = _shared_answers(settings) if settings.cache_url else None
         self._known: tuple[Any, ...] | None = None  # by data version
@@ -56,7 +58,7 @@ class Inquiry:
     def patient(self, seconds: float) -> Inquiry:
         """One of the same project that may take longer for a question, and keeps no answers."""
         settings = replace(self._settings, query_timeout_seconds=seconds, cache_entries=0)
-        return Inquiry(settings, self._clock, self._zone, self._own_span)
+        return Inquiry(settings, self._clock, self._zone, self._own_span, self._took)
 
     @property
     def zone(self) -> ZoneInfo:
@@ -223,7 +225,9 @@ class Inquiry:
             if known is not None:
                 self._answers.put(key, known)
                 return known, True
+        began = time.monotonic()
         tables = store.ask(statements, self._settings.query_timeout_seconds)
+        self._took(time.monotonic() - began)
         if answers is not None:
             answers.put(place, store, tables)
         if version % 2 == 0 and store.data_version() == version:

@@ -1,7 +1,7 @@
 """From a request to what it may use: the engine of its project, in the name of whoever holds the token.
 
 `needs("read")` is all that a route has to ask for. Without a valid token or key it answers 401, always in the same
-form; without the scope 403, which the audit keeps.
+form; without the scope, for another project or from a foreign page 403, which the audit keeps.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from fastapi import Depends, Query, Request
 from fastapi.security import HTTPBearer
@@ -35,16 +35,24 @@ class Caller:
     origins: tuple[str, ...] = ()
 
     def chosen(self, wanted: str | None, home: str) -> str:
-        """The project that a request is about. Raises `Forbidden` for one that is not the caller's.
-
-        A token of every project that names none is about `home`.
-        """
+        """The project that a call is about: the caller's own, or for a token of every project the one wanted."""
         if self.project != ANY_PROJECT:
-            if wanted is None or wanted == self.project:
-                return self.project
-            raise Forbidden("the token is for another project", code="foreign-project",
-                            remedy="Leave the project out, or use a token of that project.")  # fmt: skip
+            return self.project
         return home if wanted is None else wanted
+
+    def fault(self, request: Request, wanted: str | None, scope: str) -> Forbidden | None:
+        """Why a call is not allowed: a page that may not use the key, a project that is not the caller's, no scope."""
+        if self.origins:
+            origin = request.headers.get("origin")
+            if origin is not None and origin not in self.origins:
+                return Forbidden("the key is not for pages of this origin", remedy="Add the origin to a new key.",
+                                 code="foreign-origin")  # fmt: skip
+        if wanted is not None and self.project not in (wanted, ANY_PROJECT):
+            return Forbidden("the token is for another project", code="foreign-project",
+                             remedy="Leave the project out, or use a token of that project.")  # fmt: skip
+        if self.principal.may(scope):
+            return None
+        return Forbidden("the caller has no right to do this", remedy=f"Ask for the scope `{scope}`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +113,21 @@ def needs(scope: str) -> Any:
                _: Any = Depends(_BEARER)) -> Iterator[Access]:  # fmt: skip
         service = service_of(request)
         caller: Caller = request.state.caller  # `Call` has admitted it
+        error = caller.fault(request, project, scope)
+        if error is not None:
+            refuse(service, caller, request, project, error)
         chosen = caller.chosen(project, service.settings.project)
         with service.projects.using(chosen) as engine:
-            if not caller.principal.may(scope):
-                raise refused(engine, caller, request, scope)
+            request.state.project = chosen
             yield Access(engine.acting_as(caller.principal), chosen, caller, service, engine)
 
     return Depends(access)
 
 
-def refused(engine: AnalyticsEngine, caller: Caller, request: Request, scope: str) -> Forbidden:
-    """The error for a caller without a scope; the audit has it then."""
-    error = Forbidden("the caller has no right to do this", remedy=f"Ask for the scope `{scope}`.")
+def refuse(service: Service, caller: Caller, request: Request, wanted: str | None, error: Forbidden) -> NoReturn:
+    """Raise what a call is refused with; the audit of the caller's project has it then."""
     name = getattr(request.scope.get("route"), "name", "http")
-    with speaking_as(caller.principal):
-        engine._audit.refused(engine.settings.project, name, error)
-    return error
-
-
-def refuse(service: Service, project: str, caller: Caller, request: Request, scope: str) -> None:
-    """As `refused`, for a route without an engine in hand; raises the error."""
-    with service.projects.using(project) as engine:
-        raise refused(engine, caller, request, scope)
+    project = caller.chosen(wanted, service.settings.project)
+    with service.projects.using(project) as engine, speaking_as(caller.principal):
+        engine._audit.refused(project, name, error)
+    raise error

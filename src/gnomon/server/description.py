@@ -56,7 +56,7 @@ KEYS = {
 _PROJECT = {"name": "project", "in": "query", "required": False, "schema": {"type": "string", "maxLength": 200},
             "description": "Which project; only for tokens of every project (`*`)"}  # fmt: skip
 _AN_EVENT = {"id": "0193-1", "ts": "2026-01-15T12:00:00Z", "type": "page_view", "user_id": "u1",
-             "properties": {"page": "/pricing"}}  # fmt: skip
+             "endpoint": "/pricing", "properties": {"plan": "pro"}}  # fmt: skip
 _ANSWER: dict[str, Any] = {
     "type": "object",
     "required": ["ingested", "rejected"],

@@ -76,9 +76,10 @@ def note(service: Service, scope: Any, status: int, began: float) -> None:
     seconds = time.monotonic() - began
     service.figures.seconds.add(seconds)
     if log.isEnabledFor(logging.INFO):  # the name of the route, as a path may hold ids of people
-        name = getattr(scope.get("route"), "name", None) or "no route"
+        name, state = getattr(scope.get("route"), "name", None) or "no route", scope.get("state", {})
         log.info("%s: %d", name, status, extra={
-            "operation": name, "duration_ms": round(seconds * 1_000, 3), "status": status})  # fmt: skip
+            "project": state.get("project"), "operation": name, "duration_ms": round(seconds * 1_000, 3),
+            "status": status, "error": state.get("problem")})  # fmt: skip
 
 
 class Edge:

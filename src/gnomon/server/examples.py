@@ -93,7 +93,10 @@ QUESTION: dict[str, Any] = {
             "description": "The answer",
             "content": {
                 "application/json": {"schema": {"type": "object", "required": ["meta", "query"]}, "example": _ROWS},
-                "text/csv": {"schema": {"type": "string"}},
+                "text/csv": {
+                    "schema": {"type": "string"},
+                    "example": "event:page,visitors,pageviews\n/pricing,42,61\n",
+                },
                 "application/vnd.apache.arrow.stream": {"schema": {"type": "string", "format": "binary"}},
             },
         }

@@ -25,7 +25,7 @@ from gnomon.export.running import ExportStream
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import Access, needs
 from gnomon.server.calls import BODY_PROBLEMS, Call
-from gnomon.server.problems import Problem, not_found, problems
+from gnomon.server.problems import Problem, answers, not_found, problems
 from gnomon.timerange import from_us, to_us
 
 _JOB = {
@@ -34,8 +34,14 @@ _JOB = {
     "created": "2026-01-15T12:00:00Z", "finished": "2026-01-15T12:00:01Z", "expires": "2026-01-22T12:00:01Z",
     "range": ["2026-01-08T12:00:00Z", "2026-01-15T12:00:00Z"], "code": None, "message": None, "remedy": None,
 }  # fmt: skip
-_FILE = {found.media_type.partition(";")[0]: {"schema": {"type": "string", "format": "binary"}}
-         for found in FORMATS.values()}  # fmt: skip
+_EVENT = {"id": "0193-1", "ts": "2026-01-15T12:00:00.000000Z", "type": "page_view"}
+_FILES: dict[str, Any] = {
+    "csv": '"id","ts","type"\n"0193-1",2026-01-15T12:00:00.000000Z,"page_view"\n', "json": [_EVENT],
+    "ndjson": '{"id":"0193-1","ts":"2026-01-15T12:00:00.000000Z","type":"page_view"}\n',
+}  # fmt: skip
+_FILE = {found.media_type.partition(";")[0]: {
+             "schema": {"type": "string", "format": "binary"}, **({"example": _FILES[name]} if name in _FILES else {})}
+         for name, found in FORMATS.items()}  # fmt: skip
 _MOMENT = Query(max_length=64, description="A date, or a time with its zone", examples=["2026-01-01"])
 _TEXTS = Query(max_length=100, description="May be given several times")
 
@@ -119,7 +125,7 @@ def _add_jobs(routes: APIRouter) -> None:
         job = here.engine.export_analytics(span, wanted.format, *given)
         return json_answer({"id": job.id, "status": job.state}, 202, {"Location": f"exports/{job.id}"})
 
-    @routes.get("/exports", responses=problems())
+    @routes.get("/exports", responses=answers({"exports": [_JOB]}))
     def listed(here: Access = needs("read")) -> Response:
         """The caller's own exports, the newest first."""
         return json_answer({"exports": [_told(job) for job in here.engine.exports()]})

@@ -63,10 +63,15 @@ class Figures:
         self.commits, self.queryable = Times(ANSWER_BUCKETS), Times(BUCKETS)
         self.answers: Counter[tuple[str, int]] = Counter()  #: by method and status; only the event loop counts
         self.seconds = Times(ANSWER_BUCKETS)
+        self._store = {"write": Times(ANSWER_BUCKETS), "question": Times(ANSWER_BUCKETS)}
         self._watched: deque[tuple[int, float]] = deque(maxlen=MOST_WATCHED)
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         intake.on_kept = self.kept
+        home._hold.timing.append(self._timed)
+
+    def _timed(self, work: str, seconds: float) -> None:
+        self._store[work].add(seconds)
 
     def kept(self, position: int, began: float) -> None:
         """A commit that began at `began` is durable."""
@@ -89,6 +94,7 @@ class Figures:
 
     def stop(self) -> None:
         """End the thread."""
+        self._home._hold.timing.remove(self._timed)
         self._ending.set()
         if self._thread is not None:
             self._thread.join()
@@ -103,6 +109,8 @@ class Figures:
         lines = [*_books(engines, projects), *self._alerts(projects), *self._journal(), *self._beside()]
         lines += self.commits.lines("gnomon_commit_seconds", "Time of a durable commit to the journal.")
         lines += self.queryable.lines("gnomon_ingest_to_queryable_seconds", "From the commit until it can be asked.")
+        lines += self._store["write"].lines("gnomon_store_write_seconds", "Time of a transaction of the writer.")
+        lines += self._store["question"].lines("gnomon_store_question_seconds", "Time of a question to the store.")
         lines += self.seconds.lines("gnomon_http_seconds", "Time of a call.")
         lines += [
             "# HELP gnomon_http_answers_total Calls by method and status.",

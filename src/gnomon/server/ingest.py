@@ -55,15 +55,18 @@ async def samples(request: Request) -> Response:
 async def _take(request: Request, *, samples: bool) -> Response:
     service = service_of(request)
     caller = await service.admit(request)
-    project = caller.chosen(project_wanted(request), service.settings.project)
-    if not caller.principal.may("ingest"):
-        await asyncio.to_thread(refuse, service, project, caller, request, "ingest")
+    wanted = project_wanted(request)
+    error = caller.fault(request, wanted, "ingest")
+    if error is not None:
+        await asyncio.to_thread(refuse, service, caller, request, wanted, error)
+    project = caller.chosen(wanted, service.settings.project)
     size, encoding, rules = begun(service, request, caller)
     try:
         body = await read_body(request, size, service.settings.max_body_bytes)
         outcome = await service.intake.take(project, body, encoding, rules, samples)
     finally:
         service.intake.release(size)
+    request.state.project = project
     service.sums.add(project, caller.principal.name, service.address(request), outcome.accepted, len(outcome.refused))
     return answer_of(outcome)
 

@@ -66,9 +66,9 @@ def root_router() -> APIRouter:
         if not service.settings.metrics_public:
             caller = await service.admit(request)
             project = caller.project
-            if not caller.principal.may("admin"):
-                home = service.settings.project
-                await run_in_threadpool(refuse, service, caller.chosen(None, home), caller, request, "admin")
+            error = caller.fault(request, None, "admin")
+            if error is not None:
+                await run_in_threadpool(refuse, service, caller, request, None, error)
         return await run_in_threadpool(_figures, service, project)
 
     return routes

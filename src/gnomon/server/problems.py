@@ -15,9 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from gnomon.errors import GnomonError, StoreBusy, nearest, unknown_name
-from gnomon.server.answers import json_answer
+from gnomon.server.answers import encoded
 
 log = logging.getLogger("gnomon.server")
 
@@ -85,7 +86,22 @@ def answers(example: Any, *statuses: int, status: int = 200) -> dict[int | str, 
     return {status: shown, **problems(*statuses)}
 
 
-def problem_answer(error: GnomonError) -> Response:
+class ProblemAnswer(Response):
+    """An answer whose code stands in the line of the log as well."""
+
+    code: str
+
+    def note(self, scope: Scope) -> None:
+        """Tell it to whoever writes that line (edge.py)."""
+        scope.setdefault("state", {})["problem"] = self.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        self.note(scope)
+        await super().__call__(scope, receive, send)
+
+
+def problem_answer(error: GnomonError) -> ProblemAnswer:
     """The answer for an error."""
     status = 503 if isinstance(error, StoreBusy) else error.status
     body = {"type": error.code, "title": _TITLES.get(status, "A problem"), "status": status,
@@ -95,10 +111,12 @@ def problem_answer(error: GnomonError) -> Response:
         headers.setdefault("Retry-After", str(RETRY_SECONDS))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_answer(body, status, headers, MEDIA_TYPE)
+    answer = ProblemAnswer(encoded(body), status, headers, MEDIA_TYPE)
+    answer.code = error.code
+    return answer
 
 
-def error_answer(error: GnomonError) -> Response:
+def error_answer(error: GnomonError) -> ProblemAnswer:
     """The answer for an error that a call ended with; what is a fault of ours is also logged."""
     if error.status == 500:
         log.error("a call failed: %s", error)

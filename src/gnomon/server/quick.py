@@ -22,7 +22,7 @@ from gnomon.server.callers import Caller, refuse
 from gnomon.server.edge import dressed, note
 from gnomon.server.ingest import answer_of, begun
 from gnomon.server.intake import Outcome
-from gnomon.server.problems import error_answer, problem_answer, unplanned
+from gnomon.server.problems import ProblemAnswer, error_answer, problem_answer, unplanned
 from gnomon.server.wire import too_large
 
 if TYPE_CHECKING:
@@ -119,9 +119,10 @@ class _Call:
         """Hand the body on. Raises what a call is refused with."""
         service, request = self._service, self._request
         caller = self._caller = service.admitted(request)
-        self._project = caller.chosen(None, service.settings.project)
-        if not caller.principal.may("ingest"):
-            refusing = partial(refuse, service, self._project, caller, request, "ingest")
+        self._project = request.state.project = caller.chosen(None, service.settings.project)
+        error = caller.fault(request, None, "ingest")
+        if error is not None:
+            refusing = partial(refuse, service, caller, request, None, error)
             waiting = asyncio.get_running_loop().run_in_executor(None, refusing)
             waiting.add_done_callback(lambda done: self.answer_error(done.exception() or AssertionError()))
             return
@@ -162,6 +163,8 @@ class _Call:
 
     def _answer(self, response: Response) -> None:
         cycle = self._cycle
+        if isinstance(response, ProblemAnswer):
+            response.note(self._request.scope)
         headers = dressed(response.raw_headers, "http", cycle.scope["state"].get(_LIMITS), None)
         if any(name == b"connection" and b"close" in value for name, value in headers):
             cycle.keep_alive = False

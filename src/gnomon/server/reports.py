@@ -21,11 +21,11 @@ from gnomon.query.outline import outline
 from gnomon.query.result import Result
 from gnomon.server.answers import json_answer
 from gnomon.server.caching import UNKEPT, Tag
-from gnomon.server.callers import Access, needs
+from gnomon.server.callers import Access, needs, refuse
 from gnomon.server.calls import BODY_PROBLEMS, MOST_BYTES, Call, announced, check_json, read_body
 from gnomon.server.examples import ANSWER_EXAMPLES, QUESTION, UNCHANGED
-from gnomon.server.listing import catalog_body
-from gnomon.server.problems import Problem, not_found, problems
+from gnomon.server.listing import catalog_body, catalog_example
+from gnomon.server.problems import Problem, answers, not_found, problems
 from gnomon.server.questions import Question, read_question
 from gnomon.server.results import arrow_bytes, csv_text, results_body, rows_body
 from gnomon.timerange import load_zone, resolve_range
@@ -71,7 +71,10 @@ def _add_query(routes: APIRouter) -> None:
 
 def _answer(request: Request, here: Access, body: bytes, form: Form) -> Response:
     question = read_question(body)
-    project = here.project if question.site_id is None else here.caller.chosen(question.site_id, here.project)
+    error = here.caller.fault(request, question.site_id, "read")
+    if error is not None:
+        refuse(here.service, here.caller, request, question.site_id, error)
+    project = here.caller.chosen(question.site_id, here.project)
     with here.service.projects.using(project) as engine, speaking_as(here.caller.principal):
         query = question.query(engine.settings.max_rows)
         tag = Tag(engine, [form, question], _fixed_end(engine, question))
@@ -192,7 +195,7 @@ def _add_reports(routes: APIRouter) -> None:
         """Today, the last 24 hours, 7 and 30 days at a glance, and how well it goes."""
         return json_answer(here.engine.dashboard(timezone).to_dict(), headers=UNKEPT)
 
-    @routes.get("/catalog", responses=problems())
+    @routes.get("/catalog", responses=answers(catalog_example()))
     def catalog(here: Access = needs("read")) -> Response:
         """What can be asked: metrics, dimensions, measures, aggregates, filters, grains and named ranges."""
         return json_answer(catalog_body(), headers=UNKEPT)

@@ -13,12 +13,12 @@ from functools import partial
 from fastapi import Request
 
 from gnomon.engine import AnalyticsEngine
-from gnomon.errors import Forbidden, GnomonError
+from gnomon.errors import GnomonError
 from gnomon.ingest.intake import Rule
 from gnomon.ingest.typerules import RuleBook
 from gnomon.query.books import projects_of
 from gnomon.server.auth import Tokens
-from gnomon.server.callers import Caller, presented, unauthorized
+from gnomon.server.callers import ANY_PROJECT, Caller, presented, unauthorized
 from gnomon.server.figures import Figures
 from gnomon.server.intake import Intake
 from gnomon.server.keys import WriteKeys, looks_like_key
@@ -73,18 +73,16 @@ class Service:
         return self.admitted(request)
 
     def admitted(self, request: Request) -> Caller:
-        """Who makes a call, counted against its limits. Raises `Problem` (401, 429), `Forbidden` (foreign-origin)."""
+        """Who makes a call, counted against its limits. Raises `Problem` (401, 429)."""
         if self._thread is None:
             self.start()  # an app that is mounted in another is not told when it starts
         address = self.address(request)
         self.limiter.check_address(address)
         caller = self._known(presented(request))
+        if caller.project != ANY_PROJECT:
+            request.state.project = caller.project  # for the log
         own = caller.principal.name if caller.key_id is None else f"{caller.principal.name} {address}"
         request.state.limit_headers = self.limiter.check_principal(f"{caller.project} {own}")
-        origin = request.headers.get("origin")
-        if caller.origins and origin is not None and origin not in caller.origins:
-            raise Forbidden("the key is not for pages of this origin", remedy="Add the origin to a new key.",
-                            code="foreign-origin")  # fmt: skip
         return caller
 
     def _known(self, text: str) -> Caller:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from gnomon.event import AT, Row, column, sources_of
+from gnomon.event import AT, Row, column, row_text, sources_of
 
 RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts is a repeat (decision 6)
 QUARANTINE_ROWS = 100_000
@@ -66,4 +66,4 @@ def booked(project: str, outcome: str, rows: Sequence[Row], reason: str = "") ->
 def sealed_entries(project: str, sealed: list[Row]) -> list[tuple[Any, ...]]:
     """What the quarantine says of rows of pruned time, `received_at` in microseconds."""
     return [(project, row[AT["received_at"]], "sealed", "ts: that time was pruned", row[AT["source"]], row[0],
-             repr(row)[:2_000]) for row in sealed[:QUARANTINE_ROWS]]  # fmt: skip
+             row_text(row)) for row in sealed[:QUARANTINE_ROWS]]  # fmt: skip

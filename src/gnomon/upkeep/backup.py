@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -137,7 +138,7 @@ def target_url(hold: Hold, url: str | None, settings: Settings) -> str:
     chosen = url or settings.backup_target
     if not chosen and hold.in_memory:
         raise targets.bad_target("a store in memory has no folder for backups", "Give a target.")
-    return chosen or str(hold.file.parent / "backups")
+    return chosen or str(Path(os.path.realpath(settings.data_dir or hold.file.parent)) / "backups")
 
 
 def _take_rows(hold: Hold, store: Store, scratch: Path, order: Order) -> Taken:

@@ -49,9 +49,10 @@ class Safekeeping:
         """Make a backup now, while everything goes on, and return it once it was restored and compared.
 
         It holds everything acknowledged before the call, of all projects. `target` is a folder or URL (default: the
-        setting `backup_target`, else `backups/` beside the store). Good backups older than `backup_days` are removed
-        then. `on_step` is told what is being done. Raises `StoreDamaged` for a store that cannot be read back,
-        `DiskFull` (`target-full`), `StoreUnavailable` (`target-unavailable`), `InvalidValue` for a bad target or key.
+        setting `backup_target`, else `backups/` in `data_dir` or beside the store). Good backups older than
+        `backup_days` are removed then. `on_step` is told what is being done. Raises `StoreDamaged` for a store that
+        cannot be read back, `DiskFull` (`target-full`), `StoreUnavailable` (`target-unavailable`), `InvalidValue` for
+        a bad target or key.
         """
         store = self._own_or_refuse()
         from gnomon.upkeep.backup import Order, make_backup  # deferred, here and below: most processes never make one
