@@ -43,6 +43,7 @@ from gnomon.store.clickhouse.ledger import (
     put_state,
     read_head,
 )
+from gnomon.store.clickhouse.losses import check_notes, lost_parts, settling
 from gnomon.store.clickhouse.mending import damaged_tables, detached, mark_of, set_aside
 from gnomon.store.clickhouse.opening import opened, session
 from gnomon.store.clickhouse.tidying import tidy
@@ -109,17 +110,28 @@ class ClickHouseStore:
     # -- damage -----------------------------------------------------------------------------------------------
 
     def _mend(self, con: Connection, mark: Path) -> None:
-        """Carry over what can be read of damaged parts; the mark stays until `put_back` was there."""
+        """Carry over what can be read of damaged parts, and settle what was made of lost rows; the mark stays until
+        `put_back` was there. What is cut short is found again by the parts that still lie beside the tables."""
         plain, database = self._limited(3_600.0), self._address.database
         if detached(con, plain, database):  # by ClickHouse, which does not load what is not complete
             mark.touch()
         if not mark.exists():
             return
         tables = damaged_tables(con, plain)
+        check_notes({*tables, *lost_parts(con, plain, database).tables}, self._asked(con))
         if tables:
             head = self._ready(con)
             self._change(con, head, [], head.version + 2, 3_600.0, tables, mend=True)
+        statements = settling(lost_parts(con, plain, database), self._asked(con))
+        if statements:
+            head = self._ready(con)
+            self._change(con, head, statements, head.version + 2)
         set_aside(mark.with_name(mark.name.removesuffix(SUSPECT)), detached(con, plain, database))
+
+    def _asked(self, con: Connection) -> Callable[[str], list[tuple[Any, ...]]]:
+        """What asks of the newest moment on a connection."""
+        settings = {**self._limited(3_600.0), **self._newest(con).filters(self._address.database)}
+        return lambda text: con.run(spoken(text), settings).rows
 
     @property
     def damaged(self) -> bool:
@@ -262,7 +274,7 @@ class ClickHouseStore:
         return self._changed(lambda con, head: self._change(con, head, statements, head.version + 2, timeout), timeout)
 
     def _change(self, con: Connection, head: Head, statements: Sequence[str], version: int,
-                timeout: float, anew: Sequence[str] = (), *, mend: bool = False) -> list[Table]:  # fmt: skip
+                timeout: float = 3_600.0, anew: Sequence[str] = (), *, mend: bool = False) -> list[Table]:  # fmt: skip
         batch = head.committed + 1
         changing = self._changing(con, head, timeout, batch)
         try:
