@@ -61,6 +61,7 @@ KEPT = "kept:"  #: of the keys of the state that hold what every process has to 
 WRITE_SECONDS = 300.0  #: the longest that one statement of a write may take
 ASKED_AGAIN = 3  #: how often a question is asked again where changes came between; then changes wait for it
 FILL_SECONDS = 3_600.0  #: the longest that a statement of a copy may take
+BURN_TRIES = 3  #: how often a number may be decided by one that was taken for lost, right before it is burnt
 WAIT_SECONDS = 0.002  #: between two looks at a change that is carried out by another process
 
 
@@ -163,23 +164,23 @@ class ClickHouseStore:
                 self._mark.touch()
         return error
 
-    def _settle(self, con: Connection, head: Head, *, lost: bool = True) -> Head:
-        """Carry out a change that was committed, and remove what others left; `lost` where its maker may be gone."""
+    def _settle(self, con: Connection, head: Head) -> Head:
+        """Carry out a change that was committed, also one whose maker is gone, and remove what others left."""
         if head.pending:
             self._head = head
             self._carry_out(con, head)
-            done = head.committed + (2 if lost else 1)
-            entries = {CHANGE: "", CHANGES: str(done)}
-            if lost:
-                entries[f"{BURNT}{head.committed + 1}"] = "1"  # its maker may have gone on to it
-            put_state(con, entries, done, self._session)
+            done = head.committed + 1  # which its maker, if it is still there, would decide in the same way
+            put_state(con, {CHANGE: "", CHANGES: str(done), WRITER: self._me}, done, self._session)
             head = read_head(con, self._session)
         self._head = head
         self._drop_leftovers(con, head)
         return head
 
     def _carry_out(self, con: Connection, head: Head) -> None:
-        carry_out(con, self._limited(WRITE_SECONDS), self._address.database, head.pending)
+        def check() -> None:
+            self._check_alone(con)
+
+        carry_out(con, self._limited(WRITE_SECONDS), self._address.database, head.pending, check)
 
     def _drop_leftovers(self, con: Connection, head: Head) -> None:
         drop_leftovers(con, self._limited(3_600.0), self._address.database)
@@ -286,7 +287,7 @@ class ClickHouseStore:
         with self._or_burn(batch):
             self._check_alone(con, UPKEEP)
             self._commit(con, batch, {CHANGE: note, VERSION: str(version), **changing.entries()})
-        self._settle(con, self._newest(con), lost=False)
+        self._settle(con, self._newest(con))
         return tables
 
     def checkpoint(self, *, compact: bool = False) -> None:
@@ -325,26 +326,20 @@ class ClickHouseStore:
         head = self._newest(con)
         if head.pending:
             head = self._settle(con, head)
-        lost = self._failed
-        if lost is not None and lost <= head.committed:  # decided meanwhile, by us or by who came next
-            lost = self._failed = None
-        if lost is None and head.state.get(WRITER) != self._me:
-            lost = head.committed + 1  # whoever wrote before may have put rows under the next number
-        if lost is not None:
-            head = self._burn(con, head, lost)
-        return head
+        if self._failed is not None and self._failed > head.committed:
+            head = self._burn(con, self._failed)
+        self._failed = None  # or decided meanwhile, by us or by who came next
+        for _ in range(BURN_TRIES):
+            if head.author == self._me:
+                return head
+            head = self._burn(con, head.committed + 1)  # whoever wrote before may have put rows under it
+        raise overtaken()
 
-    def _burn(self, con: Connection, head: Head, number: int) -> Head:
+    def _burn(self, con: Connection, number: int) -> Head:
         """Make sure that rows of a number are never seen, also those that land later; unless it was committed."""
-        if number > head.committed:
-            self._check_alone(con)
-            put_state(con, {f"{BURNT}{number}": "1", WRITER: self._me}, number + 1, self._session)
-            head = read_head(con, self._session)
-            rows = con.run(f"SELECT 1 FROM state_log WHERE batch = {number}", self._plain()).rows
-            if rows:  # the commit came just before: its writer may have been told so
-                put_state(con, {f"{BURNT}{number}": "0", WRITER: self._me}, head.committed + 1, self._session)
-                head = read_head(con, self._session)
-        self._failed, self._head = None, head
+        self._check_alone(con)
+        put_state(con, {f"{BURNT}{number}": self._me}, number, self._session)
+        self._head = head = read_head(con, self._session)
         return head
 
     @contextmanager
@@ -367,10 +362,8 @@ class ClickHouseStore:
             self._head = known.followed_by(batch, entries)
             return
         head = read_head(con, self._session)
-        if batch in head.burnt:
-            raise StoreUnavailable(
-                "another process took this write for lost", code="store-moved", remedy="It is tried again by itself."
-            )
+        if head.authors.get(batch) != self._me or batch in head.burnt:
+            raise overtaken()
         self._head = head
 
     def _limited(self, seconds: float) -> dict[str, str | int | float]:
@@ -600,6 +593,12 @@ def _plain_text(statement: Statement) -> str:
     if not isinstance(statement, Repeated):
         return statement
     return re.sub(r"\$(\d+)", lambda found: statement.values[int(found[1]) - 1], statement.text)
+
+
+def overtaken() -> StoreUnavailable:
+    return StoreUnavailable(
+        "another process took this write for lost", code="store-moved", remedy="It is tried again by itself."
+    )
 
 
 def _too_long(timeout: float) -> QueryTimeout:
