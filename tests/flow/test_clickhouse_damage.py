@@ -4,8 +4,10 @@ comes back, the damaged part is set aside, and nobody has to do anything."""
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,15 @@ def flip(file, place):
     file.write_bytes(content)
 
 
+def blocks(file):
+    """The sizes of the blocks of a file, as they are when they are unpacked."""
+    content, at, found = file.read_bytes(), 0, []
+    while at < len(content):
+        packed, size = struct.unpack_from("<II", content, at + 17)  # behind a checksum and the method
+        at, found = at + 16 + packed, [*found, size]
+    return found
+
+
 def noticed(url, asked=True):
     """The damage is said, by a question or by the doctor, and recording goes on."""
     with gnomon.open(url, **SETTINGS) as engine:
@@ -89,6 +100,26 @@ def mended(url):
     with gnomon.open(url, **SETTINGS) as engine:
         assert ids(engine) == found
     return found, aside
+
+
+@pytest.mark.slow
+def test_a_damaged_block_holds_up_a_question_for_some_seconds_at_most(url):
+    assert max(blocks(largest_part(url))) <= 65_536 + 100  # a row more
+    flip(largest_part(url), 0.98)
+    with gnomon.open(url, **SETTINGS) as engine:
+        began = time.process_time()
+        with pytest.raises(StoreDamaged):
+            engine.query(["events", "people"], ["properties.text"], "all", limit=5)
+        assert time.process_time() - began < 6
+
+
+@pytest.mark.slow
+def test_blocks_that_would_hold_it_up_for_minutes_would_be_found(tmp_path):
+    url = f"chdb://{tmp_path}/r/store"
+    (tmp_path / "r").mkdir()
+    broken = "from gnomon.store.clickhouse.tables import DURABLE; del DURABLE['max_compress_block_size']\n"
+    subprocess.run([sys.executable, "-c", broken + CHILD, url], check=True)
+    assert max(blocks(largest_part(url))) > 4 * 65_536
 
 
 @pytest.mark.slow
