@@ -15,7 +15,6 @@ import msgspec
 from gnomon.config import Settings as Options
 from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.store import Table
-from gnomon.store.clickhouse import ServedClickHouse, overtaken
 from gnomon.store.clickhouse.changing import _DELETE, _FIRST, _UPDATE, Change, Changing, _clean
 from gnomon.store.clickhouse.cluster import (
     COORDINATOR,
@@ -33,8 +32,10 @@ from gnomon.store.clickhouse.cluster import (
     without_filters,
 )
 from gnomon.store.clickhouse.connecting import Connection, Settings
+from gnomon.store.clickhouse.deciding import overtaken
 from gnomon.store.clickhouse.ledger import WRITER, Head, head_of, put_state, read_head
 from gnomon.store.clickhouse.opening import Found, check_server, kinds_of, look, made_state
+from gnomon.store.clickhouse.served import ServedClickHouse
 from gnomon.store.clickhouse.tables import BATCHED
 from gnomon.store.clickhouse.tidying import tidy
 from gnomon.store.texts import quoted
