@@ -8,7 +8,8 @@ BATCHED = ("events", "samples", "books", "quarantine", "weighted", "rolled", "pe
 
 #: Of every table. A part is on the disk when its insert, or the merge that made it, returns; parts that were merged
 #: away are removed at once, so what was deleted does not linger. Of a damaged block ClickHouse tries every single bit,
-#: which no time-out ends and which takes the square of its size: 2 s for 64 KiB, seven minutes for the usual 1 MiB.
+#: which no time-out ends and which takes the square of its size: 2 s for 64 KiB, seven minutes for the usual 1 MiB. The
+#: limit holds for parts that have a file for each column; in small ones a block is a column of 8,192 rows.
 DURABLE = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
