@@ -196,7 +196,8 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
         position = store.position(self._journal.id) if writer is None else writer.position
         waiting = self._journal.positions(position, 1_000_000)
         alive = self._inquiry().alive(store)
-        described = {**store.describe(), "now_us": self._clock_us(), "alive": alive}
+        lost = self._inquiry().lost(store)
+        described = {**store.describe(), "now_us": self._clock_us(), "alive": alive, "lost": lost}
         free = shutil.disk_usage(self._hold.file.parent).free
         return examine(
             described,

@@ -13,8 +13,8 @@ from test_forgotten_files import ID, ROLLUPS, TEXTS, holding
 import gnomon
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
-from gnomon.store import clickhouse, open_store
-from gnomon.store.clickhouse import changing, cluster, clustered, opening
+from gnomon.store import open_store
+from gnomon.store.clickhouse import changing, cluster, clustered, opening, served
 from gnomon.store.clickhouse.address import address_of
 from gnomon.store.clickhouse.cluster import Cluster, all_statements
 from gnomon.store.clickhouse.connecting import Remote
@@ -433,5 +433,5 @@ def test_every_table_is_spread_by_what_its_rows_have():
         named = key.removeprefix("cityHash64(").rstrip(")").split(", ")
         assert key == "0" or all(f"{name} " in f" {columns}" for name in named), table
         assert "ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')" in made.made(table, 1)
-    assert clickhouse.ServedClickHouse in clustered.ClusteredClickHouse.__mro__
+    assert served.ServedClickHouse in clustered.ClusteredClickHouse.__mro__
     assert all("ON CLUSTER 'c'" in each for each in all_statements(made)[: len(BATCHED) + 2])

@@ -4,8 +4,10 @@ comes back, the damaged part is set aside, and nobody has to do anything."""
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,15 @@ def flip(file, place):
     file.write_bytes(content)
 
 
+def blocks(file):
+    """The sizes of the blocks of a file, as they are when they are unpacked."""
+    content, at, found = file.read_bytes(), 0, []
+    while at < len(content):
+        packed, size = struct.unpack_from("<II", content, at + 17)  # behind a checksum and the method
+        at, found = at + 16 + packed, [*found, size]
+    return found
+
+
 def noticed(url, asked=True):
     """The damage is said, by a question or by the doctor, and recording goes on."""
     with gnomon.open(url, **SETTINGS) as engine:
@@ -89,6 +100,27 @@ def mended(url):
     with gnomon.open(url, **SETTINGS) as engine:
         assert ids(engine) == found
     return found, aside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_damaged_block_of_a_large_part_holds_up_a_question_for_some_seconds_at_most(url, broken):
+    with gnomon.open(url, **SETTINGS) as engine:
+        store = engine._hold.store
+        larger = ", max_compress_block_size = 1048576" if broken else ""
+        store._writer.run(f"ALTER TABLE events MODIFY SETTING min_bytes_for_wide_part = 0{larger}", store._plain())
+        store._writer.run("OPTIMIZE TABLE events FINAL", store._plain())
+        asked = "SELECT path FROM system.parts WHERE table = 'events' AND database = 'gnomon' AND active"
+        ((path,),) = store._writer.run(asked, store._plain()).rows
+    file = Path(path) / "properties.bin"
+    assert (max(blocks(file)) <= 65_536) is not broken
+    if not broken:
+        flip(file, 0.98)
+        with gnomon.open(url, **SETTINGS) as engine:
+            began = time.process_time()
+            with pytest.raises(StoreDamaged):
+                engine.query(["events", "people"], ["properties.text"], "all", limit=5)
+            assert time.process_time() - began < 6
 
 
 @pytest.mark.slow

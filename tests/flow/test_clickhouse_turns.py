@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from test_postgres_jobs import SECOND, at_once, entries, start, wait_for
 
-import gnomon
 from gnomon.config import Settings
 from gnomon.errors import StoreUnavailable
 from gnomon.store import Marked, Turns, open_store, takes_turns
 from gnomon.store.clickhouse import leases
+from gnomon.store.clickhouse.served import ServedClickHouse
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_processes_that_do_not_ask_whose_turn_it_is_would_be_found(url, tmp_path
     if broken == "claim":
         monkeypatch.setattr(leases.Claim, "_tables", lambda self, con, prefix: [(self._table, "held", 0)])
     else:
-        monkeypatch.setattr(gnomon.store.clickhouse.ServedClickHouse, "_put", lambda *_: None)
+        monkeypatch.setattr(ServedClickHouse, "_put", lambda *_: None)
     assert at_once(url, tmp_path)[0] > 3
 
 

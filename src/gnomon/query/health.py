@@ -84,6 +84,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         health.findings.append(
             Finding("the store file is damaged", "Close the engine and open it again; see operations.md.")
         )
+    _judge_lost(health, described["lost"])
     _judge(health, books, lag, damaged, free_bytes)
     _judge_audit(health, audit)
     return health
@@ -112,6 +113,18 @@ def _judge(health: Health, books: Books, lag: int, damaged: Sequence[Path], free
         )
     if free_bytes < 256 * 1024**2:
         health.findings.append(Finding("less than 256 MiB are free on the disk of the store", "Free disk space."))
+
+
+def _judge_lost(health: Health, lost: Sequence[tuple[int, int]]) -> None:
+    """Rollups that went with a damaged part, and cannot be made again."""
+    for start, end in sorted({*lost}):
+        since = "" if start < 0 else f"from {_iso(start)} "
+        health.findings.append(
+            Finding(
+                f"rollups {since}to {_iso(end)} were lost with a damaged part, and their raw rows were pruned",
+                "Questions about that time are refused; restore a backup from before the damage to ask them.",
+            )
+        )
 
 
 def _judge_server(health: Health, described: dict[str, Any]) -> None:

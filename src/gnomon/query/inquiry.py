@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from gnomon.access import Note
 from gnomon.catalog import EVENTS
 from gnomon.config import Settings
-from gnomon.errors import InvalidValue, StoreUnavailable
+from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.query.answer import Answer, Ask, decode_cursor
 from gnomon.query.compile import compile_plan
 from gnomon.query.gaps import read_alive, with_own
@@ -24,13 +24,14 @@ from gnomon.query.model import Query
 from gnomon.query.plan import Facts, Plan, make_plan, shifted
 from gnomon.query.result import Result
 from gnomon.query.rolling import rolling_result, rolling_statement
-from gnomon.query.sources import RolledUp
+from gnomon.query.sources import RolledUp, lost_spans
 from gnomon.query.timeline import Seen, seen, statements
 from gnomon.store import Store, Table
 from gnomon.store.aliveness import ALIVE, Span, joined, slack_us
 from gnomon.store.dialect import quoted
+from gnomon.store.pruning import LOST_PEOPLE, LOST_SUMS
 from gnomon.store.rollups import PRUNED, SIGHTED, STATE, any_late
-from gnomon.timerange import Clock, to_us
+from gnomon.timerange import US_DAY, Clock, to_us
 
 if TYPE_CHECKING:
     from gnomon.query.shared import SharedAnswers
@@ -167,6 +168,15 @@ class Inquiry:
             settled=known is self._known, alive=self._alive(store, alive),
         )  # fmt: skip
 
+    def lost(self, store: Store) -> list[tuple[int, int]]:
+        """The spans of time of which rollups were lost, for the health of the project."""
+        asked = PRUNED.format(quoted(self._settings.project))
+        try:
+            (pruned,) = store.ask([asked], self._settings.query_timeout_seconds)
+        except StoreDamaged:
+            return []  # which is told by itself
+        return lost_spans(((kind, first, before) for kind, first, before in pruned.rows), (LOST_SUMS, LOST_PEOPLE))
+
     def alive(self, store: Store) -> tuple[Span, ...]:
         """When somebody was there to record, for the health of the project."""
         settings = self._settings
@@ -205,7 +215,8 @@ class Inquiry:
             hours, days = (f"(SELECT min(ts) FROM rolled WHERE {me} AND tier {tier})" for tier in _TIERS)
             rolled = f"CASE WHEN {hours} < {days} + INTERVAL '36 hours' THEN {hours} ELSE {days} END"
             seen = f"SELECT epoch_us(min(ts)) FROM sightings WHERE {me}"
-            sql = f"SELECT least(({sql}), ({seen}), epoch_us({rolled}))"
+            lost = f"SELECT min(epoch_us(before)) - {US_DAY} FROM pruned WHERE {me} AND kind = {quoted(LOST_SUMS)}"
+            sql = f"SELECT least(({sql}), ({seen}), epoch_us({rolled}), ({lost}))"
         else:  # what came late for a time that was pruned is not all of it
             pruned = f"SELECT max(before) FROM pruned WHERE {me} AND kind = 'sample'"
             sql += f" AND ts >= coalesce(({pruned}), make_timestamp(0))"

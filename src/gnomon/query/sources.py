@@ -6,7 +6,7 @@ could answer is refused, with the reason, where they are gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,8 +15,9 @@ from gnomon.errors import InvalidValue
 from gnomon.metrics import Count, Max, Mean, Min, Quantile, Ratio, Sum, Unique
 from gnomon.metrics import Expression as MetricExpression
 from gnomon.query.model import All, Either, Filter, Not, Query, Test, parse_filters
+from gnomon.store.pruning import LOST_PEOPLE, LOST_SUMS
 from gnomon.store.rollups import ACTIVITY, HISTOGRAMS, MEASURES, QUARTER, kept_by
-from gnomon.timerange import US_HOUR, Grain, period_number, period_start_us
+from gnomon.timerange import US_HOUR, Grain, from_us, period_number, period_start_us
 
 if TYPE_CHECKING:
     from gnomon.query.plan import Facts, Plan
@@ -79,20 +80,20 @@ def choose(plan: Plan, facts: Facts) -> Sources:
         reason = "raw rows were asked for"
     if not reason and rolled is not None and facts.as_of is not None and facts.as_of < rolled.version:
         reason = "the rollups are newer than the first page"
+    lost = _lost(plan, facts) if not reason and rolled is not None else ""
+    reason = reason or lost
     if reason:
         if span.start_us < gone:
-            raise _refused(reason)
+            raise _refused(reason, _RESTORE if lost else _NARROWER)
         return _with_sightings(plan, reason) if facts.sighted else Sources(reason=reason)
     assert rolled is not None
     if span.start_us < max((before for kind, _, before in facts.pruned if kind == "day"), default=_NEVER):
         raise _refused("so were the rollups")
     sums: tuple[Slice, ...] = ()
     people: tuple[Slice, ...] = ()
-    # A series shows every bucket anyway; where one may be a gap it has to be known whether it holds any rows.
-    listed = plan.query.dimensions and (plan.buckets is None or plan.gaps)
-    if listed or any(not isinstance(leaf, Unique) for leaf in leaves(plan.query)):
+    if _needs_sums(plan):
         sums = tuple(_sums(plan, facts, rolled, gone))
-    if any(isinstance(leaf, Unique) for leaf in leaves(plan.query)):
+    if _needs_people(plan):
         people = tuple(_people(plan, facts, rolled, gone))
     if all(part.kind == "raw" for part in sums + people):
         reason = "the range is not rolled up"
@@ -110,6 +111,31 @@ def _with_sightings(plan: Plan, reason: str) -> Sources:
         )
     whole = (Slice("raw", plan.range.start_us, plan.range.end_us),)
     return Sources(whole if len(people) < len(list(leaves(query))) or query.dimensions else (), whole, reason)
+
+
+def _needs_sums(plan: Plan) -> bool:
+    """A series shows every bucket anyway; where one may be a gap it has to be known whether it holds any rows."""
+    listed = plan.query.dimensions and (plan.buckets is None or plan.gaps)
+    return bool(listed) or any(not isinstance(leaf, Unique) for leaf in leaves(plan.query))
+
+
+def _needs_people(plan: Plan) -> bool:
+    return any(isinstance(leaf, Unique) for leaf in leaves(plan.query))
+
+
+def _lost(plan: Plan, facts: Facts) -> str:
+    """Why rollups cannot answer though they once held all of it; empty if they can."""
+    needed = {LOST_SUMS} if _needs_sums(plan) else set()
+    needed |= {LOST_PEOPLE} if _needs_people(plan) else set()
+    for start, end in lost_spans(facts.pruned, needed):
+        if start < plan.range.end_us and end > plan.range.start_us:
+            return f"rollups before {from_us(end):%Y-%m-%d %H:%M} UTC were lost with a damaged part of the store"
+    return ""
+
+
+def lost_spans(pruned: Iterable[tuple[str, str | None, int]], kinds: Collection[str]) -> list[tuple[int, int]]:
+    """Of the rows of `pruned` the spans in which rollups of these kinds were lost, first ones first."""
+    return sorted((int(first), before) for kind, first, before in pruned if kind in kinds and first is not None)
 
 
 def leaves(query: Query) -> Iterator[Leaf]:
@@ -286,9 +312,9 @@ def _asked_types(node: Filter | None) -> set[str] | None:
     return None
 
 
-def _refused(reason: str) -> InvalidValue:
-    return InvalidValue(
-        f"raw rows of that time were pruned, and {reason}",
-        remedy="Ask a range that begins and ends at midnight, by dimensions that rollups keep, or a later range.",
-        code="raw-rows-gone",
-    )
+_NARROWER = "Ask a range that begins and ends at midnight, by dimensions that rollups keep, or a later range."
+_RESTORE = "Ask a range without that time (`gnomon doctor` names it), or restore a backup from before the damage."
+
+
+def _refused(reason: str, remedy: str = _NARROWER) -> InvalidValue:
+    return InvalidValue(f"raw rows of that time were pruned, and {reason}", remedy=remedy, code="raw-rows-gone")

@@ -14,6 +14,7 @@ import msgspec
 
 from gnomon.store import Table
 from gnomon.store.dialect import quoted
+from gnomon.store.pruning import LOST_PEOPLE
 from gnomon.store.rollups import QUARTER
 from gnomon.timerange import US_DAY
 
@@ -64,7 +65,8 @@ def statements(project: str, ids: Sequence[str], recent: int) -> list[str]:
         f"LEFT JOIN {edges} AS p ON p.type = a.type) AS r WHERE gone GROUP BY type, day",
         f"SELECT epoch_us(MIN(ts)), epoch_us(MAX(ts)) FROM sightings WHERE {me} AND actor IN ({who})",
         f"SELECT epoch_us(MAX(before)), EXISTS (SELECT 1 FROM weighted WHERE {me} AND first_ts < (SELECT MAX(before) "
-        f"FROM {edges} AS w)) FROM {edges} AS g",
+        f"FROM {edges} AS w)), EXISTS (SELECT 1 FROM pruned WHERE {me} AND kind = {quoted(LOST_PEOPLE)}) "
+        f"FROM {edges} AS g",
         f"SELECT epoch_us(ts), {', '.join(SHOWN[1:])}, COALESCE(id_text, CAST(id AS VARCHAR)) FROM events "
         f"WHERE {me} AND {own} ORDER BY ts DESC, CAST(id AS VARCHAR) DESC LIMIT {recent}",
     ]
@@ -87,7 +89,7 @@ def seen(tables: Sequence[Table]) -> Seen:
         failures=sum(row[2] for row in raw),
         mean_duration_ms=sum(row[3] or 0.0 for row in raw) / below if below else None,
         recent=[_event(row) for row in newest],
-        exact=not any(row[7] for row in raw) and noted[0][0] is None and not (days and pruned[0][1]),
+        exact=not (any(row[7] for row in raw) or noted[0][0] is not None or (days and pruned[0][1]) or pruned[0][2]),
         since_us=pruned[0][0],
     )
 

@@ -256,7 +256,8 @@ def open_store(url: str, settings: Settings) -> Store:
     scheme, separator, rest = url.partition("://")
     if scheme in _CLICKHOUSE:
         _need(url)
-        from gnomon.store.clickhouse import ClickHouseStore, ServedClickHouse
+        from gnomon.store.clickhouse import ClickHouseStore
+        from gnomon.store.clickhouse.served import ServedClickHouse
 
         if clustered(url):
             from gnomon.store.clickhouse.clustered import ClusteredClickHouse

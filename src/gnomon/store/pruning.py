@@ -8,6 +8,9 @@ from gnomon.store.aliveness import prune_alive
 from gnomon.store.dialect import quoted
 from gnomon.timerange import US_DAY
 
+#: Kinds of `pruned` that say that the sums, or the people, of rollups are gone: `type` is the first moment as text.
+LOST_SUMS, LOST_PEOPLE = "lost-sums", "lost-people"
+
 _EDGES = "SELECT type, epoch_us(before) FROM pruned WHERE project = {} AND kind = {}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -158,8 +158,9 @@ def _clean(kinds: dict[str, str]) -> str:
     return ", ".join(words)
 
 
-def carry_out(con: Connection, settings: Settings, database: str, note: str) -> None:
-    """Do what is left of a committed change; doing it again changes nothing."""
+def carry_out(con: Connection, settings: Settings, database: str, note: str, check: Callable[[], None]) -> None:
+    """Do what is left of a committed change; doing it again changes nothing. `check` raises where another process may
+    be doing it: to exchange twice would undo it."""
     change = msgspec.json.decode(note, type=Change)
     plain = {**settings, "additional_table_filters": "{}"}
     for table, identity in change.tables:
@@ -167,6 +168,7 @@ def carry_out(con: Connection, settings: Settings, database: str, note: str) -> 
             f"SELECT toString(uuid) FROM system.tables WHERE database = {quoted(database)} AND name = {quoted(table)}"
         )
         if con.run(asked, plain).rows != [(identity,)]:
+            check()
             con.run(f"EXCHANGE TABLES {database}.{table} AND {change.database}.{table}", plain)
 
 

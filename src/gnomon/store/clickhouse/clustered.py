@@ -15,7 +15,6 @@ import msgspec
 from gnomon.config import Settings as Options
 from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.store import Table
-from gnomon.store.clickhouse import ServedClickHouse
 from gnomon.store.clickhouse.changing import _DELETE, _FIRST, _UPDATE, Change, Changing, _clean
 from gnomon.store.clickhouse.cluster import (
     COORDINATOR,
@@ -33,8 +32,10 @@ from gnomon.store.clickhouse.cluster import (
     without_filters,
 )
 from gnomon.store.clickhouse.connecting import Connection, Settings
-from gnomon.store.clickhouse.ledger import BURNT, WRITER, Head, head_of, put_state, read_head
+from gnomon.store.clickhouse.deciding import overtaken
+from gnomon.store.clickhouse.ledger import WRITER, Head, head_of, put_state, read_head
 from gnomon.store.clickhouse.opening import Found, check_server, kinds_of, look, made_state
+from gnomon.store.clickhouse.served import ServedClickHouse
 from gnomon.store.clickhouse.tables import BATCHED
 from gnomon.store.clickhouse.tidying import tidy
 from gnomon.store.texts import quoted
@@ -262,9 +263,10 @@ class ClusteredClickHouse(ServedClickHouse):
         if head.state.get(COORDINATOR, me) != me and not self._address.take:
             raise self._led_elsewhere(head)
         if head.state.get(COORDINATOR) != me:
-            lost = head.committed + 1  # whoever wrote over there may have put rows under the next number
-            entries = {f"{BURNT}{lost}": "1", COORDINATOR: me, WRITER: self._me}
-            put_state(con, entries, lost + 1, self._plain())
+            head = self._burn(con, head.committed + 1)  # whoever wrote over there may have put rows under it
+            put_state(con, {COORDINATOR: me, WRITER: self._me}, head.committed + 1, self._plain())
+            if read_head(con, self._plain()).author != self._me:
+                raise overtaken()
 
     def _led_elsewhere(self, head: Head) -> StoreUnavailable:
         return StoreUnavailable(

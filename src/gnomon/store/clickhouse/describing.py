@@ -7,13 +7,13 @@ from typing import Any
 
 from gnomon.errors import StoreDamaged
 from gnomon.store import Table
+from gnomon.store.clickhouse.tables import BATCHED
 from gnomon.store.texts import quoted
 
 _SPAN = """SELECT toUnixTimestamp64Micro(min(ts)), toUnixTimestamp64Micro(max(ts)),
 toUnixTimestamp64Micro(min(received_at)) FROM events"""
 
 _CHECK = "CHECK TABLE {} SETTINGS check_query_single_value_result = 1"
-_READ = ("events", "samples")  #: every block of them
 
 
 def described(ask: Callable[[Sequence[str], float], list[Table]], database: str, schema: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def described(ask: Callable[[Sequence[str], float], list[Table]], database: str,
     first = last = received = None
     try:
         first, last, received = ask([_SPAN], 60.0)[0].rows[0]
-        readable = not detached and all(ask([_CHECK.format(table)], 600.0)[0].rows[0][0] for table in _READ)
+        readable = not detached and all(ask([_CHECK.format(table)], 600.0)[0].rows[0][0] for table in BATCHED)
     except StoreDamaged:
         readable = False
     return {

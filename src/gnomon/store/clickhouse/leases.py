@@ -5,7 +5,7 @@ makes a table of its own and then looks for those of others, so of two at least 
 name comes twice, what was lost can be removed without a doubt about whose it is. (docs/decisions/0042)
 
 Holders renew their tables all the time, and what was not renewed for a while is broken. A holder that was stopped for
-longer may still write, but under a number that the next one has burnt, see `ledger`.
+longer may still write, but under a number that the next one has decided, see `ledger`.
 """
 
 from __future__ import annotations

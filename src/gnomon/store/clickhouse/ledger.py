@@ -3,6 +3,11 @@
 Every write has a number, its batch. Its rows come first, and nobody sees them; then one insert into `state_log` moves
 the position, and with it every row of that number is there. A number that failed, or whose writer was lost, is burnt:
 its rows are never seen, even those that land later.
+
+A number is decided once: the inserts that commit and that burn it have the same token, so that ClickHouse takes the
+first of them and drops what comes later. And only who decided the last number may put rows under the next one: whoever
+else wants to write burns it first. So a writer that was overtaken, wherever it was stopped, has rows of a burnt number
+only, and its commit is dropped (docs/decisions/0045).
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ class Head:
     burnt: frozenset[int]
     state: dict[str, str] = field(default_factory=dict)
     rows: int = 0  #: of the log
+    authors: dict[int, str] = field(default_factory=dict)  #: who decided a number, of the newest ones
 
     @property
     def version(self) -> int:
@@ -41,13 +47,19 @@ class Head:
         return self.state.get(CHANGE, "")
 
     @property
+    def author(self) -> str:
+        """Who decided the last number, and so may use the next one."""
+        return self.authors.get(self.committed, "")
+
+    @property
     def changes(self) -> str:
         """What tells whether a change came between two moments."""
         return self.state.get(CHANGES, "0")
 
     def followed_by(self, batch: int, entries: dict[str, str]) -> Head:
         """The moment after a commit."""
-        return Head(batch, self.burnt, {**self.state, **entries}, self.rows + len(entries))
+        return Head(batch, self.burnt, {**self.state, **entries}, self.rows + len(entries),
+                    {batch: entries[WRITER]})  # fmt: skip
 
     def filters(self, database: str, copy: str = "", copied: Sequence[str] = ()) -> Settings:
         """The setting of a question that sees this moment; also of tables that are `copied` in the database `copy`."""
@@ -62,10 +74,11 @@ class Head:
 def head_of(rows: Iterable[tuple[Any, ...]]) -> Head:
     """The moment that a whole log tells of."""
     log = sorted(rows, key=lambda row: row[2])
-    burnt = {int(key.removeprefix(BURNT)) for key, value, _ in log if key.startswith(BURNT) and value == "1"}
-    burnt -= {int(key.removeprefix(BURNT)) for key, value, _ in log if key.startswith(BURNT) and value == "0"}
+    burnt = {int(key.removeprefix(BURNT)): value for key, value, _ in log if key.startswith(BURNT)}
+    burnt = {number: value for number, value in burnt.items() if value != "0"}  # as versions before took it back
     state = {key: value for key, value, batch in log if batch not in burnt and not key.startswith(BURNT)}
-    return Head(log[-1][2] if log else 0, frozenset(burnt), state, len(log))
+    authors = {batch: value for key, value, batch in log if key == WRITER} | burnt
+    return Head(log[-1][2] if log else 0, frozenset(burnt), state, len(log), authors)
 
 
 def read_head(con: Connection, settings: Settings) -> Head:
@@ -80,13 +93,14 @@ def read_head(con: Connection, settings: Settings) -> Head:
 
 
 def put_state(con: Connection, entries: dict[str, str], batch: int, settings: Settings) -> None:
-    """Commit a batch: one insert of one block, so that all of it is seen at once."""
+    """Decide a number: one insert of one block, so that all of it is seen at once. Where it was decided before nothing
+    happens; look who did."""
     keys = [*entries]
     con.put(
         "state_log",
         [("key", "String", keys), ("value", "String", [entries[key] for key in keys]),
          ("batch", "Int64", [batch] * len(keys))],
-        {**settings, "insert_deduplication_token": f"state:{batch}:{entries.get(WRITER, '')}"},
+        {**settings, "insert_deduplication_token": f"state:{batch}"},
     )  # fmt: skip
 
 

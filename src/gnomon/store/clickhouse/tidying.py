@@ -54,7 +54,8 @@ def _remove_burnt(con: Connection, plain: Settings, head: Head, *, embedded: boo
         for table in BATCHED:
             if con.run(f"SELECT 1 FROM {table} WHERE batch IN ({numbers}) LIMIT 1", plain).rows:
                 con.run(f"ALTER TABLE {table} DELETE WHERE batch IN ({numbers})", plain)
-    forget = [number for number in sorted(head.burnt) if embedded or number < head.committed - LATE_BATCHES]
+    past = head.committed if embedded else head.committed - LATE_BATCHES  # the last number says which one is next
+    forget = [number for number in sorted(head.burnt) if number < past]
     statement = fold_statements(head, forget)
     if statement:
         con.run(statement, plain)
