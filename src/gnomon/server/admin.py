@@ -20,7 +20,6 @@ from gnomon.server.callers import Access, needs
 from gnomon.server.keys import keys_of, make_key, revoke_key
 from gnomon.server.problems import answers, not_found
 from gnomon.timerange import from_us
-from gnomon.upkeep.retention import RetentionPolicy
 
 _SAMPLING = {"low": 10_000.0, "high": 100_000.0, "rate": 0.1}
 _RETENTION = {"raw_data_days": 90, "hourly_aggregates_days": 365, "daily_aggregates_days": None, "metric_days": 365,
@@ -59,13 +58,13 @@ class Sampling(_Strict):
 
 
 class Retention(_Strict):
-    """How many days data is kept; null: for ever."""
+    """How many days data is kept; null: for ever. What is left out stays as it is; a null ends a legal hold."""
 
     raw_data_days: int | None = Field(None, examples=[90])
     hourly_aggregates_days: int | None = Field(None, examples=[365])
     daily_aggregates_days: int | None = None
     metric_days: int | None = Field(None, examples=[365])
-    by_type: dict[str, int] = Field({}, examples=[{"heartbeat": 7}])
+    by_type: dict[str, int] = Field(default_factory=dict, examples=[{"heartbeat": 7}])
     legal_hold_until: Annotated[datetime | None, Field(strict=False)] = None
 
 
@@ -119,8 +118,8 @@ def _add_policies(routes: APIRouter) -> None:
 
     @routes.put("/admin/retention", responses=answers(_RETENTION, 422))
     def put_retention(wanted: Retention, here: Access = needs("admin")) -> Response:
-        """Set how long data is kept, all of it: what is left out is kept for ever."""
-        here.engine.set_retention_policy(RetentionPolicy(**wanted.model_dump()))
+        """Set how long data is kept; what is left out stays as it is, a legal hold as well."""
+        here.engine.set_retention_policy(**wanted.model_dump(exclude_unset=True))
         return json_answer(here.engine.get_retention_policy())
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Person
+from gnomon.catalog import check_id
 from gnomon.ingest.keptnames import forget_names
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.writer import Writer
@@ -66,14 +67,15 @@ class Keeping(Safekeeping, Alerting):
         return report
 
     def set_retention_policy(self, policy: RetentionPolicy | None = None, **days: Any) -> None:
-        """Set how long data is kept: a `RetentionPolicy`, or its fields as keywords (others stay as they are).
+        """Set how long data is kept: a `RetentionPolicy`, or its fields as keywords; those left out stay as they are.
 
         Kept durably, for every process of this store. Raises `InvalidValue` (code `bad-policy`).
         """
         from gnomon.upkeep.retention import changed, keep_policy
 
-        wanted = policy or changed(self.get_retention_policy(), days)
         with self._audited("set_retention_policy") as note:
+            self._hold.look_at_kept()  # a legal hold that was set elsewhere a moment ago
+            wanted = changed(self.get_retention_policy(), policy, days, self.clock())
             note.detail = wanted.plain()
             keep_policy(self._hold.journal, self.settings.project, wanted)
 
@@ -119,8 +121,9 @@ class Keeping(Safekeeping, Alerting):
 
         Totals stay (unless events are deleted), numbers of people shrink, and the files are written anew. A device is
         forgotten by its id where it was seen without a user. With pseudonyms on, the id finds what is kept under any of
-        the keys; a pseudonym finds what is kept as it. Raises `InvalidValue` with code `legal-hold`.
+        the keys; a pseudonym finds what is kept as it. Raises `InvalidValue` (`bad-query`; `legal-hold`).
         """
+        check_id(user_id)
         store, writer = self._owned()
         from gnomon.store.erasing import Traces
         from gnomon.upkeep.erasure import forget

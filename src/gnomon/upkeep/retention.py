@@ -25,20 +25,22 @@ from gnomon.timerange import US_DAY, from_us, to_us
 from gnomon.upkeep.rollup import roll_up
 
 _KEPT = "retention:"
+AS_IT_IS: Any = msgspec.UNSET  #: of a field that is not given
 
 
 class RetentionPolicy(msgspec.Struct, frozen=True):
     """Days that raw rows, hourly and daily rollups are kept (None: for ever), with raw <= hourly <= daily.
 
-    `by_type` holds days of raw rows for single event types; `metric_days` is for metric samples.
+    `by_type` holds days of raw rows for single event types; `metric_days` is for metric samples. What is left out stays
+    as it is when the policy is set, a legal hold as well; the policy in force has every field.
     """
 
-    raw_data_days: int | None = None
-    hourly_aggregates_days: int | None = None
-    daily_aggregates_days: int | None = None
-    metric_days: int | None = None
-    by_type: dict[str, int] = {}
-    legal_hold_until: datetime | None = None
+    raw_data_days: int | None = AS_IT_IS
+    hourly_aggregates_days: int | None = AS_IT_IS
+    daily_aggregates_days: int | None = AS_IT_IS
+    metric_days: int | None = AS_IT_IS
+    by_type: dict[str, int] = AS_IT_IS
+    legal_hold_until: datetime | None = AS_IT_IS
 
     def plain(self) -> dict[str, Any]:
         """The policy as plain values of JSON."""
@@ -47,6 +49,8 @@ class RetentionPolicy(msgspec.Struct, frozen=True):
 
     def check(self) -> None:
         """Raises `InvalidValue` (code `bad-policy`) for days below 1 or in the wrong order."""
+        if type(self.by_type) is not dict or any(type(name) is not str or not name for name in self.by_type):
+            raise _bad("by_type holds days by event type, a text that is not empty")
         days = [self.raw_data_days, self.hourly_aggregates_days, self.daily_aggregates_days]
         for value in [*days, self.metric_days, *self.by_type.values()]:
             if value is not None and (type(value) is not int or not 1 <= value <= 36_500):
@@ -54,8 +58,9 @@ class RetentionPolicy(msgspec.Struct, frozen=True):
         known = [float("inf") if value is None else value for value in days]
         if known != sorted(known) or any(value > known[1] for value in self.by_type.values()):
             raise _bad("raw rows cannot be kept longer than hourly rollups, nor those longer than daily ones")
-        if self.legal_hold_until is not None and self.legal_hold_until.tzinfo is None:
-            raise _bad("the end of a legal hold needs a time zone")
+        until = self.legal_hold_until
+        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
+            raise _bad("the end of a legal hold is a moment with a time zone")
 
 
 class PruneReport(msgspec.Struct):
@@ -75,21 +80,31 @@ def read_policy(journal: Journal, settings: Settings) -> RetentionPolicy:
     kept = journal.kept(_KEPT + settings.project)
     if kept is not None:
         return msgspec.json.decode(kept, type=RetentionPolicy)
-    return RetentionPolicy(raw_data_days=settings.event_retention_days, metric_days=settings.metrics_retention_days)
+    return RetentionPolicy(settings.event_retention_days, None, None, settings.metrics_retention_days, {}, None)
 
 
-def changed(policy: RetentionPolicy, days: dict[str, Any]) -> RetentionPolicy:
-    """The policy with some fields changed. Raises `UnknownName` for one that does not exist."""
+def changed(policy: RetentionPolicy, wanted: RetentionPolicy | None, days: dict[str, Any],
+            now: datetime) -> RetentionPolicy:  # fmt: skip
+    """The policy with the fields that are given changed, and no other.
+
+    Raises `UnknownName` for one that does not exist, `InvalidValue` for a policy that cannot be.
+    """
     known = RetentionPolicy.__struct_fields__
     for name in days:
         if name not in known:
             raise unknown_name("field of a policy", name, known)
-    return msgspec.structs.replace(policy, **days)
+    given = {} if wanted is None else {name: getattr(wanted, name) for name in known}
+    given = {name: value for name, value in {**given, **days}.items() if value is not AS_IT_IS}
+    found = msgspec.structs.replace(policy, **given)
+    found.check()
+    until = found.legal_hold_until
+    if until is not None and until != policy.legal_hold_until and until <= now:
+        raise _bad("a legal hold cannot end in the past; None lifts it")
+    return found
 
 
 def keep_policy(journal: Journal, project: str, policy: RetentionPolicy) -> None:
-    """Keep a policy for every process of this store. Raises `InvalidValue` for one that cannot be."""
-    policy.check()
+    """Keep a policy for every process of this store."""
     journal.keep(_KEPT + project, msgspec.json.encode(policy).decode())
 
 
@@ -228,4 +243,4 @@ def _hours_edge(policy: RetentionPolicy, now_us: int) -> int | None:
 
 
 def _bad(message: str) -> InvalidValue:
-    return InvalidValue(message, remedy="For example RetentionPolicy(90, 180, 730).", code="bad-policy")
+    return InvalidValue(message, remedy="For example gnomon.RetentionPolicy(90, 180, 730).", code="bad-policy")
