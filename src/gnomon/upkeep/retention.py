@@ -64,7 +64,11 @@ class RetentionPolicy(msgspec.Struct, frozen=True):
 
 
 class PruneReport(msgspec.Struct):
-    """Rows that went (or would go) by what they were, and the bytes that the store's file became smaller."""
+    """Rows that went (or would go) by what they were, and the bytes that the store became smaller.
+
+    In a dry run these are an estimate: what rows of the table take in the mean, so it is good to about a factor of two;
+    0 where the store is in memory.
+    """
 
     dry_run: bool
     raw: int = 0
@@ -110,7 +114,7 @@ def keep_policy(journal: Journal, project: str, policy: RetentionPolicy) -> None
 
 def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPolicy, now: datetime,
           dry_run: bool) -> PruneReport:  # fmt: skip
-    """Delete what the policy no longer keeps, a day at a time; with `dry_run` only count it.
+    """Delete what the policy no longer keeps, a day at a time; with `dry_run` only count it. Both roll up first.
 
     Raises `InvalidValue` with code `legal-hold` while a hold is in force.
     """
@@ -120,18 +124,21 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
         check_hold(policy, now)
         writer.part_with_journal()
     run = _Pruning(store, writer, settings.project, dry_run)
-    now_us = to_us(now)
-    before = store.describe()["bytes"]
-    if policy.raw_data_days is not None or policy.by_type:
-        if not dry_run:
-            roll_up(store, writer, settings, now_us)
-        report.raw = run.raw(policy, now_us)
+    now_us, before = to_us(now), store.disk_bytes()
+    raw = policy.raw_data_days is not None or bool(policy.by_type)
+    if raw:
+        roll_up(store, writer, settings, now_us)
+    report.raw = run.raw(policy, now_us) if raw else 0
     report.hourly = run.rolled("hour", _hours_edge(policy, now_us))
     report.daily = run.rolled("day", _edge(now_us, policy.daily_aggregates_days))
     report.samples = run.samples(_edge(now_us, policy.metric_days))
-    if not dry_run and run.changed:  # also where nothing went: what is sealed must stay so after a crash
-        writer.checkpoint(compact=bool(report.raw + report.hourly + report.daily + report.samples))
-        report.bytes_freed = max(0, before - store.describe()["bytes"])
+    went = bool(report.raw + report.hourly + report.daily + report.samples)
+    if dry_run and went:
+        writer.checkpoint()  # so that what was rolled up is in the sizes
+        report.bytes_freed = run.estimate(report, _edge(now_us, policy.daily_aggregates_days))
+    elif run.changed:  # also where nothing went: what is sealed must stay so after a crash
+        writer.checkpoint(compact=went)
+        report.bytes_freed = max(0, before - store.disk_bytes())
     report.seconds = time.monotonic() - started
     return report
 
@@ -213,6 +220,17 @@ class _Pruning:
         if rows:
             self._change([*sql.note_edge(self.project, "sample", None, edge), *sql.prune_samples(self.project, edge)])
         return int(rows)
+
+    def estimate(self, report: PruneReport, days_edge: int | None) -> int:
+        """About how many bytes would be given back."""
+        sizes = self.store.sizes()
+        gone = {"events": report.raw, "rolled": report.hourly + report.daily, "samples": report.samples}
+        gone["sightings"] = sizes.tables["sightings"][0] * report.raw // max(1, sizes.tables["events"][0])
+        if days_edge is not None:
+            gone |= zip(
+                ("activity", "active_days"), self._ask(sql.count_daily(self.project, days_edge))[0], strict=True
+            )
+        return int(sizes.spare + sum(sizes.of(table, rows) for table, rows in gone.items()))
 
     def _ask(self, statement: str) -> list[tuple[Any, ...]]:
         return self.store.ask([statement], 600.0)[0].rows

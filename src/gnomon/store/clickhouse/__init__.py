@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, GnomonError, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
-from gnomon.store import SUSPECT, Repeated, Statement, Table, Turn
+from gnomon.store import SUSPECT, Repeated, Sizes, Statement, Table, Turn
 from gnomon.store.aliveness import slack_us
 from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.clickhouse import turns
@@ -29,7 +29,7 @@ from gnomon.store.clickhouse.address import address_of
 from gnomon.store.clickhouse.carrying import Moment, columns_of
 from gnomon.store.clickhouse.changing import Changing, carry_out, drop_leftovers
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Connections, Embedded, Remote, pool_of
-from gnomon.store.clickhouse.describing import described
+from gnomon.store.clickhouse.describing import described, parts_of, size_of, sizes
 from gnomon.store.clickhouse.faults import TIMED_OUT, code_of, translated
 from gnomon.store.clickhouse.leases import UPKEEP, WRITING, Lease
 from gnomon.store.clickhouse.ledger import (
@@ -468,6 +468,17 @@ class ClickHouseStore:
         if not found["readable"] and self._mark is not None:
             self._mark.touch()
         return found
+
+    def _parts(self) -> str:
+        return parts_of(self._address.database)
+
+    def disk_bytes(self) -> int:
+        """See `Store.disk_bytes`."""
+        return size_of(self.ask, self._parts())
+
+    def sizes(self) -> Sizes:
+        """See `Store.sizes`."""
+        return sizes(self.ask, self._parts())
 
     def close(self) -> None:
         """See `Store.close`."""
