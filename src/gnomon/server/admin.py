@@ -38,6 +38,10 @@ _BACKUP = {"path": "backups/gnomon-usage-20260115T120000.000000Z.tar.zst", "byte
            "verified": True, "created_at": "2026-01-15T12:00:00+00:00", "seconds": 1.2, "paused_seconds": 0.1,
            "encrypted": False}  # fmt: skip
 
+_PRUNED = {"dry_run": True, "raw": 120_000, "hourly": 340, "daily": 0, "samples": 0, "bytes_freed": 4_500_000,
+           "seconds": 0.3}  # fmt: skip
+_FORGOTTEN = {"at": "2026-01-15T12:00:00+00:00", "deleted": False, "rows": 12, "named": 0, "samples": 0,
+              "quarantined": 1, "days": 2, "remaining": []}  # fmt: skip
 _ALERT = {"alert": "disk-full", "state": "firing", "level": "warning", "project": None, "resolved": None,
           "message": "200 MiB are free on the disk of the store", "remedy": "Free disk space.",
           "since": "2026-01-15T12:00:00+00:00"}  # fmt: skip
@@ -74,6 +78,19 @@ class Span(_Strict):
     date_range: str | list[str] | None = Field(None, examples=["7d"])
 
 
+class Pruning(_Strict):
+    """Whether only to count what would go, which is so unless `false` is sent."""
+
+    dry_run: bool = Field(True, examples=[True])
+
+
+class Forgetting(_Strict):
+    """Whom to erase, and whether their events go as well instead of staying as anonymous counts."""
+
+    user_id: str = Field(examples=["u1"], min_length=1, max_length=200)
+    delete_events: bool = False
+
+
 class NewKey(_Strict):
     """A write key to be made: what it is called, and the origins whose pages may use it (none: any)."""
 
@@ -94,6 +111,7 @@ def router() -> APIRouter:
     routes = APIRouter(tags=["admin"])
     _add_policies(routes)
     _add_upkeep(routes)
+    _add_removal(routes)
     _add_keys(routes)
     _add_types(routes)
     return routes
@@ -166,6 +184,18 @@ def _add_upkeep(routes: APIRouter) -> None:
     def books(here: Access = needs("read")) -> Response:
         """Where every event and metric sample went that was ever received."""
         return json_answer({kind: here.engine.books(kind).to_dict() for kind in ("event", "sample")})
+
+
+def _add_removal(routes: APIRouter) -> None:
+    @routes.post("/admin/prune", responses=answers(_PRUNED, 422))
+    def prune(wanted: Annotated[Pruning | None, Body()] = None, here: Access = needs("admin")) -> Response:
+        """Delete what the policy no longer keeps, and wait for it; only counted unless `dry_run` is `false`."""
+        return json_answer(here.engine.prune(dry_run=wanted is None or wanted.dry_run))
+
+    @routes.post("/admin/forget", responses=answers(_FORGOTTEN, 422))
+    def forget(wanted: Forgetting, here: Access = needs("admin")) -> Response:
+        """Erase a person, wait for it, and get the certificate; once more is no harm."""
+        return json_answer(here.engine.forget(wanted.user_id, delete_events=wanted.delete_events))
 
 
 def _add_keys(routes: APIRouter) -> None:

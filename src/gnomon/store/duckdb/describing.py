@@ -8,8 +8,8 @@ from gnomon.store import PRUNED, Sizes, Table
 
 #: Small parts of several tables may share a block: each then counts as one of those parts.
 _BLOCKS = " UNION ALL ".join(
-    f"SELECT '{table}' AS name, unnest(list_prepend(block_id, additional_block_ids)) AS block FROM pragma_storage_info('{table}') "
-    "WHERE persistent" for table in PRUNED
+    f"SELECT '{table}' AS name, unnest(list_prepend(block_id, additional_block_ids)) AS block "
+    f"FROM pragma_storage_info('{table}') WHERE persistent" for table in PRUNED
 )  # fmt: skip
 _BYTES = f"""WITH used AS ({_BLOCKS}), shared AS (SELECT block, count(*) AS n FROM used WHERE block >= 0 GROUP BY 1)
 SELECT name, sum(size / n)::BIGINT FROM used JOIN shared USING (block),
