@@ -31,9 +31,7 @@ def _prune(args: argparse.Namespace) -> int:
         return 0
     rolled = f"{report.hourly:,} hourly and {report.daily:,} daily rows"
     done = "would go; about" if report.dry_run else "went;"
-    print(
-        f"{report.raw:,} raw events, {rolled}, {report.samples:,} samples {done} {report.bytes_freed:,} bytes freed ({report.seconds:.1f} s)"
-    )
+    print(f"{report.raw:,} raw events, {rolled}, {report.samples:,} samples {done} {report.bytes_freed:,} bytes freed")
     return 0
 
 

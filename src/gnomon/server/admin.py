@@ -41,7 +41,9 @@ _BACKUP = {"path": "backups/gnomon-usage-20260115T120000.000000Z.tar.zst", "byte
 _PRUNED = {"dry_run": True, "raw": 120_000, "hourly": 340, "daily": 0, "samples": 0, "bytes_freed": 4_500_000,
            "seconds": 0.3}  # fmt: skip
 _FORGOTTEN = {"at": "2026-01-15T12:00:00+00:00", "deleted": False, "rows": 12, "named": 0, "samples": 0,
-              "quarantined": 1, "days": 2, "remaining": []}  # fmt: skip
+              "quarantined": 1, "days": 2, "remaining": [], "backups_gone": "2026-02-15T02:00:00+00:00",
+              "backups": [{"target": "/var/lib/gnomon/backups", "backups": 30, "gone": "2026-02-15T02:00:00+00:00",
+                           "reason": None}]}  # fmt: skip
 _ALERT = {"alert": "disk-full", "state": "firing", "level": "warning", "project": None, "resolved": None,
           "message": "200 MiB are free on the disk of the store", "remedy": "Free disk space.",
           "since": "2026-01-15T12:00:00+00:00"}  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -126,6 +125,7 @@ class Keeping(Safekeeping, Alerting):
         check_id(user_id)
         store, writer = self._owned()
         from gnomon.store.erasing import Traces
+        from gnomon.upkeep.aging import backups_left
         from gnomon.upkeep.erasure import forget
         from gnomon.upkeep.retention import check_hold
 
@@ -134,13 +134,11 @@ class Keeping(Safekeeping, Alerting):
             check_hold(self.get_retention_policy(), self.clock())
             self.flush()
             files = tuple(path.name for path in found_damage(self._hold.file))
-            kept = timedelta(days=self.settings.backup_days) if self._has_backups() else None
             known = self._pseudonyms
             who = Traces((user_id,)) if known is None else Traces(known.ids(user_id), known.mentions(user_id))
             forget_names(self._hold.journal, self.settings.project, {*who.ids, *who.texts})
             certificate = forget(store, writer, self._hold.journal, self.settings.project, who,
-                                 delete=delete_events, now=self.clock(), remaining=files,
-                                 backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
+                                 delete=delete_events, now=self.clock(), remaining=files)  # fmt: skip
             note.rows = certificate.rows
             self._note_again()
             self._policy.erased()
@@ -150,8 +148,4 @@ class Keeping(Safekeeping, Alerting):
         for settle in list(self._hold.before_erasing):
             settle()
         self._audit.erase(self.settings.project, user_id)
-        return certificate
-
-    def _has_backups(self) -> bool:
-        """Whether a person may still be in a backup; a store in memory has none unless it has a target."""
-        return bool((self.settings.backup_target or not self._hold.in_memory) and self.backups())
+        return certificate.with_backups(backups_left(self._hold, self.settings, self.clock()))
