@@ -137,7 +137,9 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
         writer.checkpoint()  # so that what was rolled up is in the sizes
         report.bytes_freed = run.estimate(report, _edge(now_us, policy.daily_aggregates_days))
     elif run.changed:  # also where nothing went: what is sealed must stay so after a crash
-        writer.checkpoint(compact=went)
+        writer.checkpoint()  # by itself, so that batches are stored between it and the file being written anew
+        if went:
+            writer.checkpoint(compact=True)
         report.bytes_freed = max(0, before - store.disk_bytes())
     report.seconds = time.monotonic() - started
     return report
