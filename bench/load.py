@@ -2,13 +2,15 @@
 
     python -m bench.load --port 8000 --path /api/analytics/ingest --token T --events 1000 --connections 4 --seconds 5
 
-One line of JSON comes out: calls, events, seconds, statuses, and milliseconds until the answer (p50, p99, most).
+Several ports, with commas between them, share the connections. One line of JSON comes out: calls, events, seconds,
+statuses, and milliseconds until the answer (p50, p99, most).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -41,9 +43,9 @@ class Run:
         self.took: list[float] = []
         self.statuses: dict[str, int] = {}
 
-    async def connection(self, ends: float) -> None:
+    async def connection(self, port: str, ends: float) -> None:
         """Post until the time is over, one call after the other."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.given.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
         head = (
             f"POST {self.given.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
             f"Authorization: Bearer {self.given.token}\r\nContent-Length: {len(self.template)}\r\n\r\n"
@@ -64,7 +66,8 @@ class Run:
         """Every connection side by side; the figures of all of them."""
         began = time.perf_counter()
         ends = began + self.given.seconds
-        await asyncio.gather(*(self.connection(ends) for _ in range(self.given.connections)))
+        ports = itertools.cycle(self.given.port.split(","))
+        await asyncio.gather(*(self.connection(next(ports), ends) for _ in range(self.given.connections)))
         seconds = time.perf_counter() - began
         ordered = sorted(self.took)
         good = self.statuses.get("200", 0)
@@ -87,7 +90,7 @@ async def _answer(reader: asyncio.StreamReader) -> str:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser()
-    for name, kind, usual in (("port", int, 8000), ("path", str, "/api/analytics/ingest"), ("token", str, ""),
+    for name, kind, usual in (("port", str, "8000"), ("path", str, "/api/analytics/ingest"), ("token", str, ""),
                               ("events", int, 1000), ("connections", int, 4), ("seconds", float, 5.0),
                               ("pause", float, 0.0), ("run", int, 0)):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, default=usual)

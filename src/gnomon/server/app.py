@@ -1,6 +1,7 @@
 """`create_app()`: the service as an ASGI app, to be served by `gnomon serve` or mounted in a host's own app.
 
-A new route is three lines in a module that has `router()`, which `create_app` includes under `/api/analytics`:
+A new route is three lines in a module that has `router()`, of routes of the class `Call`, which `create_app` includes
+under `/api/analytics`:
 
     @routes.get("/books", responses=problems())
     def books(here: Access = needs("read")) -> Response:

@@ -99,12 +99,12 @@ def project_wanted(request: Request) -> str | None:
 
 
 def needs(scope: str) -> Any:
-    """The dependency of a route: `here: Access = needs("read")`."""
+    """The dependency of a route of the class `Call`: `here: Access = needs("read")`."""
 
     def access(request: Request, project: Annotated[str | None, _PROJECT] = None,
                _: Any = Depends(_BEARER)) -> Iterator[Access]:  # fmt: skip
         service = service_of(request)
-        caller = service.admitted(request)
+        caller: Caller = request.state.caller  # `Call` has admitted it
         chosen = caller.chosen(project, service.settings.project)
         with service.projects.using(chosen) as engine:
             if not caller.principal.may(scope):

@@ -24,6 +24,7 @@ from gnomon.export.jobs import ExportJob
 from gnomon.export.running import ExportStream
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import Access, needs
+from gnomon.server.calls import BODY_PROBLEMS, Call
 from gnomon.server.problems import Problem, not_found, problems
 from gnomon.timerange import from_us, to_us
 
@@ -53,7 +54,7 @@ class NewExport(BaseModel):
 
 def router() -> APIRouter:
     """The routes of this module."""
-    routes = APIRouter(tags=["exports"])
+    routes = APIRouter(tags=["exports"], route_class=Call)
     _add_stream(routes)
     _add_jobs(routes)
     return routes
@@ -109,7 +110,9 @@ class Streamed(StreamingResponse):
 
 
 def _add_jobs(routes: APIRouter) -> None:
-    @routes.post("/exports", status_code=202, responses={**problems(422, 507), 202: _example(_JOB, ("id", "status"))})
+    ordered = {**problems(*BODY_PROBLEMS, 507), 202: _example(_JOB, ("id", "status"))}
+
+    @routes.post("/exports", status_code=202, responses=ordered)
     def order(wanted: NewExport, here: Access = needs("read")) -> Response:
         """Order a file; it is written in the background."""
         span, given = wanted.date_range, (wanted.fields, wanted.filters, wanted.query)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from gnomon.engine import AnalyticsEngine
@@ -20,13 +19,12 @@ from gnomon.ingest.gate import Refused
 from gnomon.ingest.intake import Rule, Sender
 from gnomon.server.answers import json_answer
 from gnomon.server.callers import Caller, project_wanted, refuse, service_of
+from gnomon.server.calls import announced, check_json, read_body
 from gnomon.server.description import INGEST, SAMPLES
 from gnomon.server.intake import Outcome, Rules
 from gnomon.server.problems import Problem, problems
 from gnomon.server.service import Service
-from gnomon.server.wire import too_large
 
-BODY_SECONDS = 15.0
 _CODES_ARE = "The codes of refusal are described in the documentation."
 _FORMS_ARE = "Send one event as an object of its fields, or several as an array of such objects."
 
@@ -100,42 +98,8 @@ def _rules(service: Service, caller: Caller) -> _Rules:
 def _check_type(request: Request, caller: Caller) -> None:
     """JSON only. A beacon, which has the key in its address, cannot say so without asking first, and sends text."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given == "application/json" or (given == "text/plain" and caller.key_id and "key" in request.query_params):
-        return
-    raise Problem(415, "the body is not JSON", remedy="Send Content-Type: application/json.", code="bad-media-type")
-
-
-def announced(request: Request, most: int) -> int:
-    """How many bytes the body will have; the most that is allowed where that is not told. Raises `Problem`."""
-    length = request.headers.getlist("content-length")
-    if "transfer-encoding" in request.headers:
-        if length:
-            raise Problem(400, "Content-Length and Transfer-Encoding exclude each other", remedy="Send one of them.",
-                          code="bad-request", headers={"Connection": "close"})  # fmt: skip
-        return most
-    if len(set(length)) != 1 or not (length[0].isascii() and length[0].isdigit() and len(length[0]) < 20):
-        raise Problem(411, "the length of the body is missing", remedy="Send Content-Length.", code="bad-request",
-                      headers={"Connection": "close"})  # fmt: skip
-    if int(length[0]) > most:
-        raise too_large(most)
-    return int(length[0])
-
-
-async def read_body(request: Request, size: int, most: int) -> bytes:
-    """The body as it was sent. Raises `Problem` (408, 413)."""
-    parts: list[bytes] = []
-    found = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                found += len(part)
-                if found > most:
-                    raise too_large(most)
-                parts.append(part)
-    except (TimeoutError, ClientDisconnect):
-        raise Problem(408, f"the body did not come within {BODY_SECONDS:.0f} s", remedy="Send it again.",
-                      code="too-slow", headers={"Connection": "close"}) from None  # fmt: skip
-    return b"".join(parts)
+    if not (given == "text/plain" and caller.key_id and "key" in request.query_params):
+        check_json(request, packed=True)
 
 
 def answer_of(outcome: Outcome) -> Response:

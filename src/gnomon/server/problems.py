@@ -7,8 +7,8 @@ its traceback goes to the log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gnomon.errors import GnomonError, StoreBusy, nearest
+from gnomon.errors import GnomonError, StoreBusy, nearest, unknown_name
 from gnomon.server.answers import json_answer
 
 log = logging.getLogger("gnomon.server")
@@ -112,14 +112,9 @@ def catch_errors(app: FastAPI) -> None:
         assert isinstance(error, GnomonError)
         return error_answer(error)
 
-    def invalid(_: Request, error: Exception) -> Response:
+    def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        unreadable = any(fault["type"] == "json_invalid" for fault in error.errors())
-        if unreadable:
-            return problem_answer(Problem(400, "the body is no JSON", remedy="Send JSON.", code="bad-json"))
-        named = sorted({_place(fault["loc"]) for fault in error.errors()})
-        return problem_answer(Problem(422, f"a parameter breaks a rule: {', '.join(named)}", code="bad-parameter",
-                                      remedy="See the description of this call under docs."))  # fmt: skip
+        return problem_answer(_of_parameters(request, error.errors()))
 
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -146,6 +141,26 @@ def unplanned(_: Exception) -> Problem:
     return Problem(500, "something went wrong", remedy="See the log of the service.", code="internal")
 
 
+def _of_parameters(request: Request, faults: Sequence[Mapping[str, Any]]) -> GnomonError:
+    """What is wrong with what a call was given."""
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return Problem(400, "the body is no JSON", remedy="Send JSON.", code="bad-json")
+    for fault in faults:
+        if fault["type"] == "extra_forbidden":
+            return unknown_name("field of the body", fault["loc"][-1], _fields(request))
+    named = sorted({_place(fault["loc"]) for fault in faults})
+    return Problem(422, f"a parameter breaks a rule: {', '.join(named)}", code="bad-parameter",
+                   remedy="See the description of this call under docs.")  # fmt: skip
+
+
+def _fields(request: Request) -> Iterable[str]:
+    """The fields that the body of a call may have."""
+    taken = getattr(request.scope.get("route"), "body_field", None)
+    kind = getattr(getattr(taken, "field_info", None), "annotation", None)
+    kinds = get_args(kind) or (kind,)
+    return [name for each in kinds for name in getattr(each, "model_fields", ())]
+
+
 def _place(loc: tuple[int | str, ...]) -> str:
-    """Where a parameter stands; of a body only the first key, as those behind it may be the sender's own."""
+    """Where a parameter stands; of a body only the first key, which is ours, as those behind it may be the sender's."""
     return ".".join(str(part) for part in loc[:2] if isinstance(part, str))

@@ -18,7 +18,6 @@ from gnomon.query.model import Query
 from gnomon.server.problems import Problem
 from gnomon.server.wire import malformed
 
-MOST_BYTES = 1024 * 1024  #: of a body
 MOST_SKIPPED = 200_000  #: rows that `offset` may pass over
 _PLACE = re.compile(r"\$[A-Za-z0-9_.\[\]]*")
 _MODES = {"previous_period": "previous", "year_over_year": "year"}

@@ -22,11 +22,11 @@ from gnomon.query.result import Result
 from gnomon.server.answers import json_answer
 from gnomon.server.caching import UNKEPT, Tag
 from gnomon.server.callers import Access, needs
+from gnomon.server.calls import BODY_PROBLEMS, MOST_BYTES, Call, announced, check_json, read_body
 from gnomon.server.examples import ANSWER_EXAMPLES, QUESTION, UNCHANGED
-from gnomon.server.ingest import announced, read_body
 from gnomon.server.listing import catalog_body
 from gnomon.server.problems import Problem, not_found, problems
-from gnomon.server.questions import MOST_BYTES, Question, read_question
+from gnomon.server.questions import Question, read_question
 from gnomon.server.results import arrow_bytes, csv_text, results_body, rows_body
 from gnomon.timerange import load_zone, resolve_range
 
@@ -43,7 +43,7 @@ _Day = Annotated[str | None, Parameter(max_length=10, description="The day; defa
 
 def router() -> APIRouter:
     """The routes of this module."""
-    routes = APIRouter(tags=["reports"])
+    routes = APIRouter(tags=["reports"], route_class=Call)
     _add_query(routes)
     for name in _ACTIVE:
         _add_active(routes, name)
@@ -55,7 +55,7 @@ def router() -> APIRouter:
 
 
 def _add_query(routes: APIRouter) -> None:
-    @routes.post("/query", responses={**problems(400, 408, 411, 413, 415, 422), **UNCHANGED}, openapi_extra=QUESTION)
+    @routes.post("/query", responses={**problems(*BODY_PROBLEMS, 411), **UNCHANGED}, openapi_extra=QUESTION)
     async def query(request: Request, here: Access = needs("read"),
                     format: Annotated[Form, Parameter(description="The form of the answer")] = "json",
                     ) -> Response:  # fmt: skip
@@ -64,9 +64,7 @@ def _add_query(routes: APIRouter) -> None:
         `json` answers `{results, meta, query}`, `rows` has flat objects, `csv` and `arrow` rows alone. Ranges are
         half-open, rates lie between 0 and 1. A question about a fixed range has an ETag.
         """
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Problem(415, "the body is not JSON", remedy="Send Content-Type: application/json.",
-                          code="bad-media-type")  # fmt: skip
+        check_json(request)
         body = await read_body(request, announced(request, MOST_BYTES), MOST_BYTES)
         return await run_in_threadpool(_answer, request, here, body, format)
 
