@@ -190,12 +190,12 @@ def _add_upkeep(routes: APIRouter) -> None:
 
 
 def _add_removal(routes: APIRouter) -> None:
-    @routes.post("/admin/prune", responses=answers(_PRUNED, 422))
+    @routes.post("/admin/prune", responses=answers(_PRUNED, *BODY_PROBLEMS))
     def prune(wanted: Annotated[Pruning | None, Body()] = None, here: Access = needs("admin")) -> Response:
         """Delete what the policy no longer keeps, and wait for it; only counted unless `dry_run` is `false`."""
         return json_answer(here.engine.prune(dry_run=wanted is None or wanted.dry_run))
 
-    @routes.post("/admin/forget", responses=answers(_FORGOTTEN, 422))
+    @routes.post("/admin/forget", responses=answers(_FORGOTTEN, *BODY_PROBLEMS))
     def forget(wanted: Forgetting, here: Access = needs("admin")) -> Response:
         """Erase a person, wait for it, and get the certificate; once more is no harm."""
         return json_answer(here.engine.forget(wanted.user_id, delete_events=wanted.delete_events))
