@@ -19,11 +19,11 @@ EVENTS = 30_000
 DAYS = 20
 
 
-@pytest.fixture(params=["duckdb", "postgresql", "chdb"])
+@pytest.fixture(params=["duckdb", "postgres", "chdb", pytest.param("cluster", marks=pytest.mark.slow)])
 def store(request, tmp_path):
     if request.param == "duckdb":
         return str(tmp_path / "s.duckdb")
-    return embedded.url() if request.param == "chdb" else request.getfixturevalue("postgres").url()
+    return embedded.url() if request.param == "chdb" else request.getfixturevalue(request.param).url()
 
 
 @pytest.fixture(scope="module")

@@ -61,14 +61,14 @@ _ROWS = "SELECT " + ", ".join(f"(SELECT count() FROM {table})" for table in PRUN
 def sizes(ask: Callable[[Sequence[str], float], list[Table]], parts: str) -> Sizes:
     """See `Store.sizes`; `parts` is where the parts of the store's tables are named."""
     rows, found = ask(
-        [_ROWS, f"SELECT table, sumIf(bytes_on_disk, active), sumIf(bytes_on_disk, NOT active) FROM {parts} "
+        [_ROWS, f"SELECT table, sum(if(active, bytes_on_disk, 0)), sum(if(active, 0, bytes_on_disk)) FROM {parts} "
                 "GROUP BY table"], 600.0,
     )  # fmt: skip
     taken: Counter[str] = Counter()
     for name, size, _ in found.rows:
-        taken[_NUMBER.sub("", name)] += int(size or 0)
+        taken[_NUMBER.sub("", name)] += int(size)
     kept = {name: (int(n), taken[name]) for name, n in zip(PRUNED, rows.rows[0], strict=True)}
-    return Sizes(kept, sum(int(spare or 0) for _, _, spare in found.rows))
+    return Sizes(kept, sum(int(spare) for _, _, spare in found.rows))
 
 
 def size_of(ask: Callable[[Sequence[str], float], list[Table]], parts: str) -> int:
