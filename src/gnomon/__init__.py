@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gnomon.server.app import create_app as create_app
     from gnomon.timerange import DateRange as DateRange
     from gnomon.timerange import Grain as Grain
+    from gnomon.upkeep.retention import RetentionPolicy as RetentionPolicy
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _HOME = {
     "Principal": "gnomon.access",
     "Query": "gnomon.query.model",
     "Result": "gnomon.query.result",
+    "RetentionPolicy": "gnomon.upkeep.retention",
     "Settings": "gnomon.config",
     "connect": "gnomon.client",
     "create_app": "gnomon.server.app",

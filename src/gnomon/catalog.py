@@ -135,3 +135,16 @@ def _key(key: str) -> str:
 def _unknown(data: Dataset, name: str) -> UnknownName:
     known = [*data.dimensions, *(f"time:{grain}" for grain in TIME_GRAINS), data.json_prefix + "<key>"]
     return unknown_name("dimension", name, known)
+
+
+def check_id(user_id: object) -> str:
+    """The id, if an event could have it. Raises `InvalidValue`."""
+    try:
+        if isinstance(user_id, str) and 0 < len(user_id.encode()) <= NAME_BYTES and "\x00" not in user_id:
+            return user_id
+    except UnicodeEncodeError:
+        pass
+    raise InvalidValue(
+        f"the id of a person is a text of 1 to {NAME_BYTES} bytes", code="bad-query",
+        remedy="Give the user_id, or the device_id, with which the events came.",
+    )  # fmt: skip

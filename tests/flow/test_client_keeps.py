@@ -17,7 +17,8 @@ from gnomon.engine import AnalyticsEngine
 from gnomon.errors import Forbidden, InvalidValue, StoreUnavailable, UnknownName
 from gnomon.ingest.thresholds import Thresholds
 from gnomon.upkeep.backup import Backup
-from gnomon.upkeep.retention import RetentionPolicy
+from gnomon.upkeep.erasure import ErasureCertificate
+from gnomon.upkeep.retention import PruneReport, RetentionPolicy
 
 DAY = ["2026-01-15T00:00:00Z", "2026-01-16T00:00:00Z"]
 START = datetime(2026, 1, 15, tzinfo=UTC)
@@ -57,7 +58,8 @@ def test_the_verbs_are_those_of_the_engine():
     local = {"trigger_backup": {"target", "on_step"}, "stream_export": {"query", "read_ahead"}}
     for name in ("export_analytics", "get_export_status", "exports", "download_export", "stream_export",
                  "set_sampling_thresholds", "sampling_thresholds", "set_retention_policy", "get_retention_policy",
-                 "set_legal_hold", "trigger_aggregation", "trigger_backup", "get_access_log"):  # fmt: skip
+                 "set_legal_hold", "prune", "forget", "trigger_aggregation", "trigger_backup",
+                 "get_access_log"):  # fmt: skip
         ours, theirs = (inspect.signature(getattr(kind, name)).parameters for kind in (Client, AnalyticsEngine))
         wanted = {key: one.default for key, one in theirs.items() if key not in local.get(name, ())}
         assert {key: one.default for key, one in ours.items()} == wanted, name
@@ -178,17 +180,37 @@ def test_policies_are_read_and_set(client, service):
 
     policy = RetentionPolicy(raw_data_days=90, by_type={"heartbeat": 7})
     client.set_retention_policy(policy)
-    assert client.get_retention_policy() == service.engine.get_retention_policy() == policy
+    whole = RetentionPolicy(90, None, None, None, {"heartbeat": 7}, None)
+    assert client.get_retention_policy() == service.engine.get_retention_policy() == whole
     client.set_retention_policy(metric_days=30)
     until = datetime(2036, 1, 1, tzinfo=UTC)
     client.set_legal_hold(until)
-    wanted = RetentionPolicy(90, metric_days=30, by_type={"heartbeat": 7}, legal_hold_until=until)
+    wanted = RetentionPolicy(90, None, None, 30, {"heartbeat": 7}, until)
     assert service.engine.get_retention_policy() == client.get_retention_policy() == wanted
+    client.set_retention_policy(RetentionPolicy(raw_data_days=80))
+    assert client.get_retention_policy().legal_hold_until == until  # what is not named stays
+    with pytest.raises(InvalidValue, match="legal-hold"):
+        client.forget("u1")
     client.set_legal_hold(None)
     for wrong, kind in (({"raw_days": 3}, UnknownName), ({"raw_data_days": -1}, InvalidValue)):
         with pytest.raises(kind):
             client.set_retention_policy(**wrong)
-    client.set_retention_policy(RetentionPolicy())
+    client.set_retention_policy(RetentionPolicy(None, None, None, None, {}, None))
+
+
+def test_what_is_removed(tmp_path):
+    with served(tmp_path / "store.duckdb") as service, connect(service.port) as client:
+        for n in range(100):
+            service.engine.track("t", user_id=f"u{n % 2}", ts=START + timedelta(seconds=n))
+        service.engine.flush()
+        client.set_retention_policy(raw_data_days=1)
+        counted = client.prune(dry_run=True)
+        assert (type(counted) is PruneReport, counted.dry_run, counted.raw) == (True, True, 100)
+        told = client.forget("u1")
+        assert type(told) is ErasureCertificate and told.rows == 50 and told.backups == ()
+        assert client.active_users(DAY)[0]["people"] == 1
+        assert (client.prune().raw, client.prune().raw) == (100, 0)
+        assert client.query(["events"], date_range=DAY).rows == [{"events": 100}]
 
 
 def test_rollups_and_backups(client, service):

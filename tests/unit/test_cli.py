@@ -18,7 +18,7 @@ import gnomon
 from gnomon import cli
 from gnomon.cli import asking, demo, main, tables
 
-COMMANDS = ["demo", "import", "query", "backup", "restore", "migrate", "doctor", "audit"]
+COMMANDS = ["demo", "import", "query", "backup", "restore", "prune", "rollup", "migrate", "doctor", "audit"]
 EVENTS = [
     {
         "type": "request",
@@ -289,7 +289,7 @@ def test_a_wrong_question_ends_with_2_and_a_remedy(store, capsys, words, hint):
     assert err.startswith("gnomon: ") and hint in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["query", "doctor"])
+@pytest.mark.parametrize("command", ["query", "doctor", "prune", "rollup"])
 def test_a_missing_store_is_not_made(place, capsys, command):
     code, out, err = run(capsys, command, "--store", "missing.duckdb")
     assert (code, out) == (2, "") and "no-store" in err and "--store" in err
@@ -377,6 +377,37 @@ def test_an_import_that_cannot_be_done_ends_with_2(place, capsys, words):
     (place / "x.csv").write_text("ts,type\n2026-01-01T00:00:00Z,t\n")
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "") and err.startswith("gnomon: ")
+
+
+# -- prune, rollup ----------------------------------------------------------------------------------------------------
+
+
+def test_prune_tells_what_goes_and_removes_it(place, capsys, monkeypatch):
+    monkeypatch.setenv("GNOMON_EVENT_RETENTION_DAYS", "2")
+    (place / "old.ndjson").write_text("\n".join(json.dumps(event) for event in EVENTS))
+    assert run(capsys, "import", "old.ndjson")[0] == 0
+    code, out, _ = run(capsys, "prune", "--dry-run", "--format", "json")
+    would = json.loads(out)
+    assert (code, would["dry_run"], would["raw"]) == (0, True, 4) and "bytes_freed" in would
+    code, out, _ = run(capsys, "prune", "--dry-run")
+    assert code == 0 and out.startswith("4 raw events, 0 hourly and 0 daily rows, 0 samples would go; about ")
+    code, out, _ = run(capsys, "prune")
+    assert code == 0 and out.startswith("4 raw events, ") and " went; " in out
+    assert json.loads(run(capsys, "prune", "--format", "json")[1])["raw"] == 0
+    assert json.loads(run(capsys, "query", "--metrics", "events", "--date-range", "all", "--format", "json")[1]) == [
+        {"events": 4}
+    ]
+
+
+def test_rollup_rolls_up_once(place, capsys):
+    (place / "old.ndjson").write_text("\n".join(json.dumps(event) for event in EVENTS))
+    assert run(capsys, "import", "old.ndjson")[0] == 0
+    code, out, _ = run(capsys, "rollup", "--date-range", "2026-01-01,2026-01-02", "--format", "json")
+    told = json.loads(out)
+    assert (code, told["events"], told["until"]) == (0, 2, "2026-01-02T00:00:00+00:00")
+    code, out, _ = run(capsys, "rollup")
+    assert code == 0 and out.startswith("2 events rolled up, 0 of them late, up to ")
+    assert run(capsys, "rollup")[1].startswith("0 events")
 
 
 # -- doctor -----------------------------------------------------------------------------------------------------------

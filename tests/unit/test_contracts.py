@@ -23,6 +23,7 @@ PUBLIC = {
     "Principal",
     "Query",
     "Result",
+    "RetentionPolicy",
     "Settings",
     "metric",
     "open",

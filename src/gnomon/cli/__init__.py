@@ -14,6 +14,7 @@ from gnomon.cli.copying import add_copy
 from gnomon.cli.demo import add_demo
 from gnomon.cli.exporting import add_export
 from gnomon.cli.importing import add_import
+from gnomon.cli.keeping import add_prune, add_rollup
 from gnomon.cli.migrating import add_migrate
 from gnomon.cli.safekeeping import add_backup, add_restore
 from gnomon.cli.serving import add_serve, add_token
@@ -54,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_backup(commands)
     add_restore(commands)
+    add_prune(commands)
+    add_rollup(commands)
     add_migrate(commands)
     add_copy(commands)
     add_doctor(commands)

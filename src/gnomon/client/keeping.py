@@ -17,7 +17,8 @@ from gnomon.timerange import to_us
 if TYPE_CHECKING:
     from gnomon.ingest.thresholds import Thresholds
     from gnomon.upkeep.backup import Backup
-    from gnomon.upkeep.retention import RetentionPolicy
+    from gnomon.upkeep.erasure import ErasureCertificate
+    from gnomon.upkeep.retention import PruneReport, RetentionPolicy
     from gnomon.upkeep.rollup import RollupReport
     from gnomon.upkeep.verify import AuditEntry
 
@@ -41,10 +42,8 @@ class Keeping(Asking):
 
     def set_retention_policy(self, policy: RetentionPolicy | None = None, **days: Any) -> None:
         """Set how long data is kept: a `RetentionPolicy`, or its fields as keywords (others stay as they are)."""
-        from gnomon.upkeep.retention import changed
-
-        wanted = policy or changed(self.get_retention_policy(), days)
-        self._call("PUT", "admin/retention", content=json_of(wanted))
+        given = {} if policy is None else msgspec.to_builtins(policy)  # without the fields that are as they are
+        self._call("PUT", "admin/retention", content=json_of({**given, **days}))
 
     def get_retention_policy(self) -> RetentionPolicy:
         """How long data is kept."""
@@ -55,6 +54,22 @@ class Keeping(Asking):
     def set_legal_hold(self, until: datetime | None) -> None:
         """Refuse every deletion until a moment (with a zone); None lifts the hold."""
         self.set_retention_policy(legal_hold_until=until)
+
+    def prune(self, dry_run: bool = False) -> PruneReport:
+        """Delete what the policy no longer keeps, and wait for it; with `dry_run` only count it."""
+        from gnomon.upkeep.retention import PruneReport
+
+        told = self._call("POST", "admin/prune", content=json_of({"dry_run": dry_run}), timeout=PATIENT_SECONDS)
+        return msgspec.convert(told, PruneReport)
+
+    def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
+        """Erase a person, as `AnalyticsEngine.forget`, and wait for the certificate."""
+        from gnomon.upkeep.erasure import ErasureCertificate
+
+        body = json_of({"user_id": user_id, "delete_events": delete_events})
+        return msgspec.convert(
+            self._call("POST", "admin/forget", content=body, timeout=PATIENT_SECONDS), ErasureCertificate
+        )
 
     def trigger_aggregation(self, time_range: Any = None) -> RollupReport:
         """Bring the rollups up to now, or up to the end of `time_range`, and wait for it."""

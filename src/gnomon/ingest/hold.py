@@ -186,7 +186,7 @@ class Hold:
         """While no other thread, and of a store on a server no other process, does upkeep on it: two that roll up the
         same rows at the same time would count them twice."""
         with self._changing, self.store.alone() if isinstance(self.store, Served) else nullcontext():
-            self._take_kept()  # a legal hold that was set elsewhere a moment ago
+            self.look_at_kept()  # a legal hold that was set elsewhere a moment ago
             yield
 
     def _share(self, key: str, value: str) -> None:
@@ -194,7 +194,8 @@ class Hold:
         assert isinstance(store, Served)
         store.keep(key, value)
 
-    def _take_kept(self) -> None:
+    def look_at_kept(self) -> None:
+        """Keep here what was set in another process for every one of this store."""
         store: object = self.store
         if isinstance(store, Served):
             take_kept(store, self.journal)
@@ -221,7 +222,7 @@ class Hold:
         if self.served and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
             try:
-                self._take_kept()
+                self.look_at_kept()
             except GnomonError as error:
                 log.debug("what was kept elsewhere could not be looked at: %s", error.code)
         if time.monotonic() < self._next_beat:

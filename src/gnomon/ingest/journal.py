@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS batch (
 
 #: Begins of the kept values that are meant for every process of a store: write keys, thresholds of sampling, erasures,
 #: rules of types, retention. The others are about this journal.
-SHARED = ("key:", "sampling:", "erased:", "types:", "retention:")
+TARGETS = "backup-target:"  #: of the kept values that name a place to which backups went
+SHARED = ("key:", "sampling:", "erased:", "types:", "retention:", TARGETS)
 RESTORED = "restored"  #: the kept value that names the restore whose kept values the journal has
 
 Sealed: TypeAlias = tuple[int, bytes, bytes]  #: checksum, summary, body

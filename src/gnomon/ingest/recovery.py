@@ -18,7 +18,7 @@ from gnomon.config import Settings
 from gnomon.errors import StoreDamaged
 from gnomon.ingest import journal as journals
 from gnomon.ingest import wal
-from gnomon.ingest.journal import RESTORED, Journal
+from gnomon.ingest.journal import RESTORED, TARGETS, Journal
 from gnomon.store import SUSPECT, Mending, Store, open_store, restored_note, salvage_store
 
 log = logging.getLogger("gnomon.recovery")
@@ -172,4 +172,5 @@ def settle_restore(store: Store, journal: Journal) -> None:
     if note is not None:
         found = msgspec.json.decode(note)
         if journal.kept(RESTORED) != found["id"]:
-            journal.keep_only({**found["kept"], RESTORED: found["id"]})
+            targets = {key: value for key, value in journal.all_kept().items() if key.startswith(TARGETS)}
+            journal.keep_only({**found["kept"], **targets, RESTORED: found["id"]})

@@ -46,6 +46,8 @@ class Writer:
         self._lately: OrderedDict[int, Counter[str]] = OrderedDict()  #: as `left_out`, of the batches written last
         self._changed = threading.Condition()
         self._work = threading.RLock()  # held while a transaction runs
+        self._turn = threading.Lock()  # held by the one thread that waits for _work
+        self._worker = 0  #: the thread that has _work
         self._rest = threading.Lock()  # held while the store's file must not change; taken behind _work
         self._position = store.position(journal.id)
         self._reached = self._position
@@ -157,7 +159,7 @@ class Writer:
 
     def drain(self) -> bool:
         """Write the next batches in one transaction; False when there were none."""
-        with self._work:
+        with self.paused():
             self._follow_journal()
             work = self._next_work()
             if not work:
@@ -175,9 +177,22 @@ class Writer:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep the store to the caller: nothing is written meanwhile, recording and questions go on."""
-        with self._work:
+        """Keep the store to the caller: nothing is written meanwhile, recording and questions go on.
+
+        Who has just left it and enters again comes behind those who wait: upkeep in many small steps lets batches be
+        stored between them. A lock alone goes to whoever runs, which is the one that let it go.
+        """
+        if self._worker == threading.get_ident():
             yield
+            return
+        with self._turn:
+            self._work.acquire()
+        self._worker = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._worker = 0
+            self._work.release()
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -208,7 +223,7 @@ class Writer:
 
         With `compact` the file is written anew, so that nothing that was deleted is left in it.
         """
-        with self._work, self._rest:
+        with self.paused(), self._rest:
             self._follow_journal()
             self._checkpointed = time.monotonic()
             self._since_checkpoint, self._only_beats = 0, False  # also when it fails: the next try is when it is due

@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 
 from gnomon.access import Note
 from gnomon.errors import InvalidValue
-from gnomon.event import NAME_BYTES
 from gnomon.insight.summary import finite
 from gnomon.pseudonyms import Pseudonyms
 from gnomon.query.inquiry import Inquiry
@@ -53,17 +52,6 @@ class UserReport:
             "recent": [{**event, "ts": event["ts"].isoformat()} for event in self.recent],
             "meta": {"exact": self.exact, "detail_since": _iso(self.detail_since)},
         }
-
-
-def check_id(user_id: object) -> str:
-    """The id, if an event could have it. Raises `InvalidValue`."""
-    try:
-        if isinstance(user_id, str) and 0 < len(user_id.encode()) <= NAME_BYTES and "\x00" not in user_id:
-            return user_id
-    except UnicodeEncodeError:
-        pass
-    raise InvalidValue(f"the id of a person is a text of 1 to {NAME_BYTES} bytes", code="bad-query",
-                       remedy="Give the id as it was recorded.")  # fmt: skip
 
 
 def user_report(inquiry: Inquiry, store: Store, note: Note, pseudonyms: Pseudonyms | None, user_id: str, recent: int,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Note, Person
+from gnomon.catalog import check_id
 from gnomon.config import Settings
 from gnomon.store import Store
 from gnomon.timerange import Clock, load_zone
@@ -90,7 +91,7 @@ class Reporting:
         """
         with self._audited("user") as note:
             store = self._own_or_refuse()
-            from gnomon.insight.person import check_id, user_report
+            from gnomon.insight.person import user_report
 
             note.detail = {"people": [Person(check_id(user_id))]}
             return user_report(self._inquiry(), store, note, self._pseudonyms, user_id, recent, self.zone)

@@ -21,7 +21,6 @@ from gnomon.server.calls import BODY_PROBLEMS, Call
 from gnomon.server.keys import keys_of, make_key, revoke_key
 from gnomon.server.problems import answers, not_found
 from gnomon.timerange import from_us
-from gnomon.upkeep.retention import RetentionPolicy
 
 _SAMPLING = {"low": 10_000.0, "high": 100_000.0, "rate": 0.1}
 _RETENTION = {"raw_data_days": 90, "hourly_aggregates_days": 365, "daily_aggregates_days": None, "metric_days": 365,
@@ -40,6 +39,12 @@ _BACKUP = {"path": "backups/gnomon-usage-20260115T120000.000000Z.tar.zst", "byte
            "verified": True, "created_at": "2026-01-15T12:00:00+00:00", "seconds": 1.2, "paused_seconds": 0.1,
            "encrypted": False}  # fmt: skip
 
+_PRUNED = {"dry_run": True, "raw": 120_000, "hourly": 340, "daily": 0, "samples": 0, "bytes_freed": 4_500_000,
+           "seconds": 0.3}  # fmt: skip
+_FORGOTTEN = {"at": "2026-01-15T12:00:00+00:00", "deleted": False, "rows": 12, "named": 0, "samples": 0,
+              "quarantined": 1, "days": 2, "remaining": [], "backups_gone": "2026-02-15T02:00:00+00:00",
+              "backups": [{"target": "/var/lib/gnomon/backups", "backups": 30, "gone": "2026-02-15T02:00:00+00:00",
+                           "reason": None}]}  # fmt: skip
 _ALERT = {"alert": "disk-full", "state": "firing", "level": "warning", "project": None, "resolved": None,
           "message": "200 MiB are free on the disk of the store", "remedy": "Free disk space.",
           "since": "2026-01-15T12:00:00+00:00"}  # fmt: skip
@@ -60,13 +65,13 @@ class Sampling(_Strict):
 
 
 class Retention(_Strict):
-    """How many days data is kept; null: for ever."""
+    """How many days data is kept; null: for ever. What is left out stays as it is; a null ends a legal hold."""
 
     raw_data_days: int | None = Field(None, examples=[90])
     hourly_aggregates_days: int | None = Field(None, examples=[365])
     daily_aggregates_days: int | None = None
     metric_days: int | None = Field(None, examples=[365])
-    by_type: dict[str, int] = Field({}, examples=[{"heartbeat": 7}])
+    by_type: dict[str, int] = Field(default_factory=dict, examples=[{"heartbeat": 7}])
     legal_hold_until: Annotated[datetime | None, Field(strict=False)] = None
 
 
@@ -74,6 +79,19 @@ class Span(_Strict):
     """Up to when to roll up; now when it is left out."""
 
     date_range: str | list[str] | None = Field(None, examples=["7d"])
+
+
+class Pruning(_Strict):
+    """Whether only to count what would go, which is so unless `false` is sent."""
+
+    dry_run: bool = Field(True, examples=[True])
+
+
+class Forgetting(_Strict):
+    """Whom to erase, and whether their events go as well instead of staying as anonymous counts."""
+
+    user_id: str = Field(examples=["u1"], min_length=1, max_length=200)
+    delete_events: bool = False
 
 
 class NewKey(_Strict):
@@ -96,6 +114,7 @@ def router() -> APIRouter:
     routes = APIRouter(tags=["admin"], route_class=Call)
     _add_policies(routes)
     _add_upkeep(routes)
+    _add_removal(routes)
     _add_keys(routes)
     _add_types(routes)
     return routes
@@ -120,8 +139,8 @@ def _add_policies(routes: APIRouter) -> None:
 
     @routes.put("/admin/retention", responses=answers(_RETENTION, *BODY_PROBLEMS))
     def put_retention(wanted: Retention, here: Access = needs("admin")) -> Response:
-        """Set how long data is kept, all of it: what is left out is kept for ever."""
-        here.engine.set_retention_policy(RetentionPolicy(**wanted.model_dump()))
+        """Set how long data is kept; what is left out stays as it is, a legal hold as well."""
+        here.engine.set_retention_policy(**wanted.model_dump(exclude_unset=True))
         return json_answer(here.engine.get_retention_policy())
 
 
@@ -168,6 +187,18 @@ def _add_upkeep(routes: APIRouter) -> None:
     def books(here: Access = needs("read")) -> Response:
         """Where every event and metric sample went that was ever received."""
         return json_answer({kind: here.engine.books(kind).to_dict() for kind in ("event", "sample")})
+
+
+def _add_removal(routes: APIRouter) -> None:
+    @routes.post("/admin/prune", responses=answers(_PRUNED, *BODY_PROBLEMS))
+    def prune(wanted: Annotated[Pruning | None, Body()] = None, here: Access = needs("admin")) -> Response:
+        """Delete what the policy no longer keeps, and wait for it; only counted unless `dry_run` is `false`."""
+        return json_answer(here.engine.prune(dry_run=wanted is None or wanted.dry_run))
+
+    @routes.post("/admin/forget", responses=answers(_FORGOTTEN, *BODY_PROBLEMS))
+    def forget(wanted: Forgetting, here: Access = needs("admin")) -> Response:
+        """Erase a person, wait for it, and get the certificate; once more is no harm."""
+        return json_answer(here.engine.forget(wanted.user_id, delete_events=wanted.delete_events))
 
 
 def _add_keys(routes: APIRouter) -> None:

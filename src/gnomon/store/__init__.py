@@ -59,6 +59,30 @@ class Contents:
     known_schema: int
 
 
+PRUNED = (
+    "events",
+    "sightings",
+    "samples",
+    "rolled",
+    "activity",
+    "active_days",
+)  #: tables from which pruning takes rows
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the tables of `PRUNED` take on disk, of all projects: `(rows, bytes)` of each; and the bytes that writing
+    the files anew would give back anyhow."""
+
+    tables: dict[str, tuple[int, int]]
+    spare: int = 0
+
+    def of(self, table: str, rows: int) -> float:
+        """The bytes of so many rows of a table, were all of them alike."""
+        held, size = self.tables.get(table, (0, 0))
+        return size * rows / held if held else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Entering:
     """What a copy has to know where it takes the place of other content: that it holds everything of the journal up
@@ -241,6 +265,12 @@ class Store(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Versions, sizes and row counts, for the doctor."""
+
+    def disk_bytes(self) -> int:
+        """What the store takes on disk; 0 in memory."""
+
+    def sizes(self) -> Sizes:
+        """What tables take on disk, as of the last checkpoint; 0 in memory."""
 
     def close(self) -> None:
         """Let go of the files."""

@@ -67,6 +67,12 @@ def count_rolled(project: str, before_us: int, tier: str) -> str:
     )
 
 
+def count_daily(project: str, before_us: int) -> str:
+    """How many rows of each table of who was active lie before a day."""
+    before = f"project = {quoted(project)} AND day < {before_us // US_DAY}"
+    return "SELECT " + ", ".join(f"(SELECT count(*) FROM {table} WHERE {before})" for table in _DAILY)
+
+
 def prune_samples(project: str, before_us: int) -> list[str]:
     """Delete metric samples before a moment, and book them."""
     where = f"project = {quoted(project)} AND ts < make_timestamp({before_us})"

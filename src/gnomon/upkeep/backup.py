@@ -84,10 +84,12 @@ def make_backup(hold: Hold, store: Store, order: Order) -> Backup:
     if hold.writer is None:
         raise hold.busy()
     with nullcontext() if isinstance(store, Copying) else hold.alone(), one_at_a_time(hold) as scratch:
-        target = targets.open_target(target_url(hold, order.url, settings), label, scratch)
+        url = target_url(hold, order.url, settings)
+        target = targets.open_target(url, label, scratch)
         if target.published and keys is None:
             raise key_missing()
         target.clean()
+        targets.remember(hold.journal, url)
         step("copying the store")
         taken = take(hold, store, scratch) if isinstance(store, Copying) else _take_rows(hold, store, scratch, order)
         codec = best()

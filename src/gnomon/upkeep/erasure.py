@@ -7,7 +7,7 @@ were are made again, so that rollup = recount still holds. Afterwards the files 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gnomon.ingest.journal import Journal
@@ -20,6 +20,7 @@ from gnomon.store.dialect import quoted
 from gnomon.store.erasing import Traces
 from gnomon.store.pruning import edges
 from gnomon.timerange import US_DAY, Grain, load_zone, period_number, period_start_us
+from gnomon.upkeep.aging import BackupsLeft, last_gone
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,10 @@ class ErasureCertificate:
     """What was erased, where and when. Neither the id nor anything about the person is in it.
 
     `rows`: their events; `named`: events of others, and `samples`, that named them; `days`: UTC days whose rollups were
-    made again; `deleted`: whether the rows went or stayed as anonymous counts; `remaining`: files that may still hold
-    traces and are not ours to change, damaged ones that were set aside; `backups_gone`: when the last backup ages out.
+    made again; `deleted`: whether the rows went or stayed as anonymous counts; `remaining`: what may still hold traces
+    and is not ours to change: damaged files that were set aside, targets of backups that could not be looked at;
+    `backups`: what each target holds and until when; `backups_gone`: when the last backup is gone, None where there is
+    none or where some do not go by themselves.
     """
 
     at: datetime
@@ -40,10 +43,16 @@ class ErasureCertificate:
     days: int
     remaining: tuple[str, ...]
     backups_gone: datetime | None = None
+    backups: tuple[BackupsLeft, ...] = ()
+
+    def with_backups(self, left: tuple[BackupsLeft, ...]) -> ErasureCertificate:
+        """The same, saying where backups are left."""
+        unseen = tuple(one.target for one in left if one.backups is None)
+        return replace(self, remaining=self.remaining + unseen, backups=left, backups_gone=last_gone(left))
 
 
 def forget(store: Store, writer: Writer, journal: Journal, project: str, who: Traces, *, delete: bool,
-           now: datetime, remaining: tuple[str, ...], backups_gone: datetime | None) -> ErasureCertificate:  # fmt: skip
+           now: datetime, remaining: tuple[str, ...]) -> ErasureCertificate:  # fmt: skip
     """Erase one person from a project. Everything recorded before the call must be durable already (`flush`)."""
     with writer.paused():
         writer.catch_up()
@@ -57,9 +66,7 @@ def forget(store: Store, writer: Writer, journal: Journal, project: str, who: Tr
             store.change(statements)
         writer.checkpoint(compact=True)
         journal.purge()
-    return ErasureCertificate(
-        now, delete, own, named, samples, quarantined, len(touched), remaining, backups_gone
-    )  # fmt: skip
+    return ErasureCertificate(now, delete, own, named, samples, quarantined, len(touched), remaining)
 
 
 def _rebuilds(store: Store, project: str, days: list[int]) -> Iterator[list[str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from gnomon.access import Person
+from gnomon.catalog import check_id
 from gnomon.ingest.keptnames import forget_names
 from gnomon.ingest.recovery import found_damage
 from gnomon.ingest.writer import Writer
@@ -66,14 +66,15 @@ class Keeping(Safekeeping, Alerting):
         return report
 
     def set_retention_policy(self, policy: RetentionPolicy | None = None, **days: Any) -> None:
-        """Set how long data is kept: a `RetentionPolicy`, or its fields as keywords (others stay as they are).
+        """Set how long data is kept: a `RetentionPolicy`, or its fields as keywords; those left out stay as they are.
 
         Kept durably, for every process of this store. Raises `InvalidValue` (code `bad-policy`).
         """
         from gnomon.upkeep.retention import changed, keep_policy
 
-        wanted = policy or changed(self.get_retention_policy(), days)
         with self._audited("set_retention_policy") as note:
+            self._hold.look_at_kept()  # a legal hold that was set elsewhere a moment ago
+            wanted = changed(self.get_retention_policy(), policy, days, self.clock())
             note.detail = wanted.plain()
             keep_policy(self._hold.journal, self.settings.project, wanted)
 
@@ -119,10 +120,12 @@ class Keeping(Safekeeping, Alerting):
 
         Totals stay (unless events are deleted), numbers of people shrink, and the files are written anew. A device is
         forgotten by its id where it was seen without a user. With pseudonyms on, the id finds what is kept under any of
-        the keys; a pseudonym finds what is kept as it. Raises `InvalidValue` with code `legal-hold`.
+        the keys; a pseudonym finds what is kept as it. Raises `InvalidValue` (`bad-query`; `legal-hold`).
         """
+        check_id(user_id)
         store, writer = self._owned()
         from gnomon.store.erasing import Traces
+        from gnomon.upkeep.aging import backups_left
         from gnomon.upkeep.erasure import forget
         from gnomon.upkeep.retention import check_hold
 
@@ -131,13 +134,11 @@ class Keeping(Safekeeping, Alerting):
             check_hold(self.get_retention_policy(), self.clock())
             self.flush()
             files = tuple(path.name for path in found_damage(self._hold.file))
-            kept = timedelta(days=self.settings.backup_days) if self._has_backups() else None
             known = self._pseudonyms
             who = Traces((user_id,)) if known is None else Traces(known.ids(user_id), known.mentions(user_id))
             forget_names(self._hold.journal, self.settings.project, {*who.ids, *who.texts})
             certificate = forget(store, writer, self._hold.journal, self.settings.project, who,
-                                 delete=delete_events, now=self.clock(), remaining=files,
-                                 backups_gone=None if kept is None else self.clock() + kept)  # fmt: skip
+                                 delete=delete_events, now=self.clock(), remaining=files)  # fmt: skip
             note.rows = certificate.rows
             self._note_again()
             self._policy.erased()
@@ -147,8 +148,4 @@ class Keeping(Safekeeping, Alerting):
         for settle in list(self._hold.before_erasing):
             settle()
         self._audit.erase(self.settings.project, user_id)
-        return certificate
-
-    def _has_backups(self) -> bool:
-        """Whether a person may still be in a backup; a store in memory has none unless it has a target."""
-        return bool((self.settings.backup_target or not self._hold.in_memory) and self.backups())
+        return certificate.with_backups(backups_left(self._hold, self.settings, self.clock()))

@@ -25,20 +25,22 @@ from gnomon.timerange import US_DAY, from_us, to_us
 from gnomon.upkeep.rollup import roll_up
 
 _KEPT = "retention:"
+AS_IT_IS: Any = msgspec.UNSET  #: of a field that is not given
 
 
 class RetentionPolicy(msgspec.Struct, frozen=True):
     """Days that raw rows, hourly and daily rollups are kept (None: for ever), with raw <= hourly <= daily.
 
-    `by_type` holds days of raw rows for single event types; `metric_days` is for metric samples.
+    `by_type` holds days of raw rows for single event types; `metric_days` is for metric samples. What is left out stays
+    as it is when the policy is set, a legal hold as well; the policy in force has every field.
     """
 
-    raw_data_days: int | None = None
-    hourly_aggregates_days: int | None = None
-    daily_aggregates_days: int | None = None
-    metric_days: int | None = None
-    by_type: dict[str, int] = {}
-    legal_hold_until: datetime | None = None
+    raw_data_days: int | None = AS_IT_IS
+    hourly_aggregates_days: int | None = AS_IT_IS
+    daily_aggregates_days: int | None = AS_IT_IS
+    metric_days: int | None = AS_IT_IS
+    by_type: dict[str, int] = AS_IT_IS
+    legal_hold_until: datetime | None = AS_IT_IS
 
     def plain(self) -> dict[str, Any]:
         """The policy as plain values of JSON."""
@@ -47,6 +49,8 @@ class RetentionPolicy(msgspec.Struct, frozen=True):
 
     def check(self) -> None:
         """Raises `InvalidValue` (code `bad-policy`) for days below 1 or in the wrong order."""
+        if type(self.by_type) is not dict or any(type(name) is not str or not name for name in self.by_type):
+            raise _bad("by_type holds days by event type, a text that is not empty")
         days = [self.raw_data_days, self.hourly_aggregates_days, self.daily_aggregates_days]
         for value in [*days, self.metric_days, *self.by_type.values()]:
             if value is not None and (type(value) is not int or not 1 <= value <= 36_500):
@@ -54,12 +58,17 @@ class RetentionPolicy(msgspec.Struct, frozen=True):
         known = [float("inf") if value is None else value for value in days]
         if known != sorted(known) or any(value > known[1] for value in self.by_type.values()):
             raise _bad("raw rows cannot be kept longer than hourly rollups, nor those longer than daily ones")
-        if self.legal_hold_until is not None and self.legal_hold_until.tzinfo is None:
-            raise _bad("the end of a legal hold needs a time zone")
+        until = self.legal_hold_until
+        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
+            raise _bad("the end of a legal hold is a moment with a time zone")
 
 
 class PruneReport(msgspec.Struct):
-    """Rows that went (or would go) by what they were, and the bytes that the store's file became smaller."""
+    """Rows that went (or would go) by what they were, and the bytes that the store became smaller.
+
+    In a dry run these are an estimate: what rows of the table take in the mean, so it is good to about a factor of two;
+    0 where the store is in memory.
+    """
 
     dry_run: bool
     raw: int = 0
@@ -75,27 +84,37 @@ def read_policy(journal: Journal, settings: Settings) -> RetentionPolicy:
     kept = journal.kept(_KEPT + settings.project)
     if kept is not None:
         return msgspec.json.decode(kept, type=RetentionPolicy)
-    return RetentionPolicy(raw_data_days=settings.event_retention_days, metric_days=settings.metrics_retention_days)
+    return RetentionPolicy(settings.event_retention_days, None, None, settings.metrics_retention_days, {}, None)
 
 
-def changed(policy: RetentionPolicy, days: dict[str, Any]) -> RetentionPolicy:
-    """The policy with some fields changed. Raises `UnknownName` for one that does not exist."""
+def changed(policy: RetentionPolicy, wanted: RetentionPolicy | None, days: dict[str, Any],
+            now: datetime) -> RetentionPolicy:  # fmt: skip
+    """The policy with the fields that are given changed, and no other.
+
+    Raises `UnknownName` for one that does not exist, `InvalidValue` for a policy that cannot be.
+    """
     known = RetentionPolicy.__struct_fields__
     for name in days:
         if name not in known:
             raise unknown_name("field of a policy", name, known)
-    return msgspec.structs.replace(policy, **days)
+    given = {} if wanted is None else {name: getattr(wanted, name) for name in known}
+    given = {name: value for name, value in {**given, **days}.items() if value is not AS_IT_IS}
+    found = msgspec.structs.replace(policy, **given)
+    found.check()
+    until = found.legal_hold_until
+    if until is not None and until != policy.legal_hold_until and until <= now:
+        raise _bad("a legal hold cannot end in the past; None lifts it")
+    return found
 
 
 def keep_policy(journal: Journal, project: str, policy: RetentionPolicy) -> None:
-    """Keep a policy for every process of this store. Raises `InvalidValue` for one that cannot be."""
-    policy.check()
+    """Keep a policy for every process of this store."""
     journal.keep(_KEPT + project, msgspec.json.encode(policy).decode())
 
 
 def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPolicy, now: datetime,
           dry_run: bool) -> PruneReport:  # fmt: skip
-    """Delete what the policy no longer keeps, a day at a time; with `dry_run` only count it.
+    """Delete what the policy no longer keeps, a day at a time; with `dry_run` only count it. Both roll up first.
 
     Raises `InvalidValue` with code `legal-hold` while a hold is in force.
     """
@@ -105,18 +124,23 @@ def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPol
         check_hold(policy, now)
         writer.part_with_journal()
     run = _Pruning(store, writer, settings.project, dry_run)
-    now_us = to_us(now)
-    before = store.describe()["bytes"]
-    if policy.raw_data_days is not None or policy.by_type:
-        if not dry_run:
-            roll_up(store, writer, settings, now_us)
-        report.raw = run.raw(policy, now_us)
+    now_us, before = to_us(now), store.disk_bytes()
+    raw = policy.raw_data_days is not None or bool(policy.by_type)
+    if raw:
+        roll_up(store, writer, settings, now_us)
+    report.raw = run.raw(policy, now_us) if raw else 0
     report.hourly = run.rolled("hour", _hours_edge(policy, now_us))
     report.daily = run.rolled("day", _edge(now_us, policy.daily_aggregates_days))
     report.samples = run.samples(_edge(now_us, policy.metric_days))
-    if not dry_run and run.changed:  # also where nothing went: what is sealed must stay so after a crash
-        writer.checkpoint(compact=bool(report.raw + report.hourly + report.daily + report.samples))
-        report.bytes_freed = max(0, before - store.describe()["bytes"])
+    went = bool(report.raw + report.hourly + report.daily + report.samples)
+    if dry_run and went:
+        writer.checkpoint()  # so that what was rolled up is in the sizes
+        report.bytes_freed = run.estimate(report, _edge(now_us, policy.daily_aggregates_days))
+    elif run.changed:  # also where nothing went: what is sealed must stay so after a crash
+        writer.checkpoint()  # by itself, so that batches are stored between it and the file being written anew
+        if went:
+            writer.checkpoint(compact=True)
+        report.bytes_freed = max(0, before - store.disk_bytes())
     report.seconds = time.monotonic() - started
     return report
 
@@ -199,6 +223,17 @@ class _Pruning:
             self._change([*sql.note_edge(self.project, "sample", None, edge), *sql.prune_samples(self.project, edge)])
         return int(rows)
 
+    def estimate(self, report: PruneReport, days_edge: int | None) -> int:
+        """About how many bytes would be given back."""
+        sizes = self.store.sizes()
+        gone = {"events": report.raw, "rolled": report.hourly + report.daily, "samples": report.samples}
+        gone["sightings"] = sizes.tables["sightings"][0] * report.raw // max(1, sizes.tables["events"][0])
+        if days_edge is not None:
+            gone |= zip(
+                ("activity", "active_days"), self._ask(sql.count_daily(self.project, days_edge))[0], strict=True
+            )
+        return int(sizes.spare + sum(sizes.of(table, rows) for table, rows in gone.items()))
+
     def _ask(self, statement: str) -> list[tuple[Any, ...]]:
         return self.store.ask([statement], 600.0)[0].rows
 
@@ -228,4 +263,4 @@ def _hours_edge(policy: RetentionPolicy, now_us: int) -> int | None:
 
 
 def _bad(message: str) -> InvalidValue:
-    return InvalidValue(message, remedy="For example RetentionPolicy(90, 180, 730).", code="bad-policy")
+    return InvalidValue(message, remedy="For example gnomon.RetentionPolicy(90, 180, 730).", code="bad-policy")

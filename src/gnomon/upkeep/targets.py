@@ -7,6 +7,7 @@ has such a name, and is removed by the next one.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from gnomon.errors import DiskFull, InvalidValue, StoreUnavailable
+from gnomon.ingest.journal import TARGETS, Journal
 
 PARTIAL = ".partial"
 _NAME = re.compile(r"gnomon-(?P<store>.+)-(?P<at>\d{8}T\d{6}\.\d{6}Z)\.tar\.(gz|zst)(\.age)?")
@@ -86,6 +88,24 @@ def open_target(url: str, store: str, scratch: Path) -> Target:
 
         return Dataset(parts.netloc + parts.path, store, scratch)
     raise bad_target("the backup target has a scheme that this version does not know")
+
+
+def remember(journal: Journal, url: str) -> None:
+    """Remember that a backup went to a target."""
+    plain = without_secrets(url)
+    key = TARGETS + hashlib.sha256(plain.encode()).hexdigest()[:16]
+    if journal.kept(key) != plain:
+        journal.keep(key, plain)
+
+
+def without_secrets(url: str) -> str:
+    """A target as it may be kept and told: an absolute path, or a URL without what could be a token."""
+    parts = urlsplit(url)
+    if "://" not in url or parts.scheme == "file":
+        return str(Path(url if "://" not in url else parts.path).absolute())
+    if parts.scheme == "git+https":  # a token may stand where a user's name does
+        return f"git+https://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return url
 
 
 def archive_name(store: str, at: datetime, ending: str) -> str:

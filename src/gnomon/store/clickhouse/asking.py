@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from gnomon.errors import QueryTimeout, StoreUnavailable
-from gnomon.store import Repeated, Statement, Table
+from gnomon.store import Repeated, Sizes, Statement, Table
 from gnomon.store.clickhouse.carrying import Moment
 from gnomon.store.clickhouse.connecting import FAILED, Connection
 from gnomon.store.clickhouse.deciding import Deciding
-from gnomon.store.clickhouse.describing import described
+from gnomon.store.clickhouse.describing import described, parts_of, size_of, sizes
 from gnomon.store.clickhouse.faults import TIMED_OUT, code_of, translated
 from gnomon.store.clickhouse.ledger import (
     Head,
@@ -98,6 +98,17 @@ class Asking(Deciding):
         if not found["readable"] and self._mark is not None:
             self._mark.touch()
         return found
+
+    def _parts(self) -> str:
+        return parts_of(self._address.database)
+
+    def disk_bytes(self) -> int:
+        """See `Store.disk_bytes`."""
+        return size_of(self.ask, self._parts())
+
+    def sizes(self) -> Sizes:
+        """See `Store.sizes`."""
+        return sizes(self.ask, self._parts())
 
 
 def _plain_text(statement: Statement) -> str:

@@ -314,11 +314,18 @@ class ClusteredClickHouse(ServedClickHouse):
         """See `Store.describe`; every row of events and samples is read once, of one replica of each shard."""
         return described(self.ask, self._cluster, self._found.schema)
 
+    def _parts(self) -> str:
+        return _parts_of(self._cluster)
+
+
+def _parts_of(cluster: Cluster) -> str:
+    return f"clusterAllReplicas({quoted(cluster.name)}, system.parts) WHERE database = {quoted(cluster.database)}"
+
 
 def described(ask: Any, cluster: Cluster, schema: int) -> dict[str, Any]:
     """See `Store.describe`."""
     name, me = quoted(cluster.name), quoted(cluster.database)
-    parts = f"clusterAllReplicas({name}, system.parts) WHERE database = {me}"
+    parts = _parts_of(cluster)
     detached = f"clusterAllReplicas({name}, system.detached_parts) WHERE database = {me}"
     counts, server, span = ask(
         [

@@ -23,12 +23,13 @@ from gnomon.config import Settings
 from gnomon.errors import EngineClosed, GnomonError, MissingExtra, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.event import Batch
 from gnomon.files import sync_folder
-from gnomon.store import Repeated, Statement, Table
+from gnomon.store import Repeated, Sizes, Statement, Table
 from gnomon.store.aliveness import Change, slack_us
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import DUCKDB, quoted
 from gnomon.store.duckdb.carrying import Moment, append
 from gnomon.store.duckdb.copying import Snapshot, fill_from, put_in_place
+from gnomon.store.duckdb.describing import sizes
 from gnomon.store.duckdb.faults import REOPEN, suspect_mark, translated
 from gnomon.store.duckdb.filling import check_filled
 from gnomon.store.duckdb.opening import COMPACTED, SCHEMA, connect, migrate, remove
@@ -445,7 +446,6 @@ class DuckDBStore:
             ],
             60.0,
         )
-        files = [Path(self.path)] if self.path != ":memory:" else []
         return {
             "readable": self._readable(),
             "store": "duckdb",
@@ -457,8 +457,17 @@ class DuckDBStore:
             "first_ts_us": first_last.rows[0][0],
             "last_ts_us": first_last.rows[0][1],
             "first_received_us": first_last.rows[0][2],
-            "bytes": sum(file.stat().st_size for file in files if file.exists()),
+            "bytes": self.disk_bytes(),
         }
+
+    def disk_bytes(self) -> int:
+        """See `Store.disk_bytes`."""
+        file = Path(self.path)
+        return file.stat().st_size if self.path != ":memory:" and file.exists() else 0
+
+    def sizes(self) -> Sizes:
+        """See `Store.sizes`."""
+        return sizes(self.ask)
 
     def _readable(self) -> bool:
         """Read every block of every column, so that damage which nobody has met yet is found."""

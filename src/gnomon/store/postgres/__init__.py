@@ -25,7 +25,7 @@ from psycopg import sql
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, QueryTimeout, StoreUnavailable
 from gnomon.event import AT, Batch
-from gnomon.store import Repeated, Statement, Table, Turn
+from gnomon.store import Repeated, Sizes, Statement, Table, Turn
 from gnomon.store.aliveness import slack_us
 from gnomon.store.carrying import TABLES
 from gnomon.store.deadline import Deadlines
@@ -34,7 +34,7 @@ from gnomon.store.postgres.address import address_of
 from gnomon.store.postgres.carrying import Moment, append, moments_of, note_months
 from gnomon.store.postgres.compacting import compact_touched, note_touched
 from gnomon.store.postgres.connections import Connections, close, cut
-from gnomon.store.postgres.describing import described
+from gnomon.store.postgres.describing import described, size_of, sizes
 from gnomon.store.postgres.faults import MET, translated
 from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
@@ -335,6 +335,14 @@ class PostgresStore:
     def describe(self) -> dict[str, Any]:
         """See `Store.describe`."""
         return described(self.ask, self._found.schema)
+
+    def disk_bytes(self) -> int:
+        """See `Store.disk_bytes`."""
+        return size_of(self.ask)
+
+    def sizes(self) -> Sizes:
+        """See `Store.sizes`."""
+        return sizes(self.ask)
 
     def close(self) -> None:
         """See `Store.close`."""
