@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import gnomon
-from gnomon.errors import StoreUnavailable
+from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.ingest.journal import TARGETS
 from gnomon.testing import ManualClock
 from gnomon.upkeep import aging, targets
@@ -141,7 +141,18 @@ def test_some_places_keep_what_was_removed(engine, monkeypatch, url, reason):
     [
         ("git+https://TOKEN@git.example/backups.git?access=TOKEN", "git+https://git.example/backups.git"),
         ("git+ssh://git@git.example/backups.git", "git+ssh://git@git.example/backups.git"),
+        ("git+ssh://TOKEN@git.example:22/backups.git#TOKEN", "git+ssh://git.example:22/backups.git"),
         ("s3://bucket/p?region=eu-central-1", "s3://bucket/p?region=eu-central-1"),
+        (
+            "s3://b/p?region=x&endpoint=https://u:TOKEN@minio:9000/s?t=TOKEN%23TOKEN",
+            "s3://b/p?endpoint=https://minio:9000/s&region=x",
+        ),
+        ("s3://TOKEN@b/p", "s3://b/p"),
+        ("s3://TOKEN:@b/p", "s3://b/p"),
+        ("gs://b/p?key=TOKEN", "gs://b/p"),
+        ("az://c/p#sig=TOKEN", "az://c/p"),
+        ("kaggle://o/d?key=TOKEN", "kaggle://o/d"),
+        ("file:///mnt/b?x=TOKEN", "/mnt/b"),
         ("file:///mnt/backups", "/mnt/backups"),
     ],
 )
@@ -149,3 +160,89 @@ def test_no_secret_is_remembered(engine, url, kept):
     targets.remember(engine._hold.journal, url)
     assert without_secrets(url) == kept
     assert [value for key, value in engine._hold.journal.all_kept().items() if key.startswith(TARGETS)] == [kept]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://b/p?endpoint=https://user:TOKEN@minio", "s3://b/p?endpoint=https://TOKEN@minio&endpoint=https://minio",
+     "s3://b/p?secret=TOKEN", "s3://b/p?secret=", "kaggle://o/d?key=TOKEN", "git+https://h/r?access=TOKEN",
+     "git+ssh://h/r?region=TOKEN", "file:///mnt/b?x=TOKEN", "s3://TOKEN:@b/p", "s3://b/p?endpoint=http://[TOKEN"],
+)  # fmt: skip
+def test_a_target_with_what_may_be_a_secret_is_refused_and_kept_nowhere(tmp_path, url):
+    with gnomon.open(tmp_path / "s.duckdb", backup_target=url) as engine:
+        engine.track("a", user_id="u1")
+        with pytest.raises(InvalidValue) as refused:
+            engine.trigger_backup()
+        certificate = engine.forget("u1")
+    assert refused.value.code == "bad-target" and "TOKEN" not in str(refused.value)
+    assert "TOKEN" not in str(certificate) and certificate.backups[0].backups is None
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"TOKEN" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("url", ["s3://[x/y", "s3://b/p?endpoint=http://[x"])
+def test_a_setting_that_is_no_url_costs_no_certificate(tmp_path, url):
+    with gnomon.open(tmp_path / "s.duckdb", backup_target=url) as engine:
+        engine.track("a", user_id="u1")
+        certificate = engine.forget("u1")
+        assert certificate.rows == 1 and len(certificate.remaining) == 1 and certificate.backups_gone is None
+        assert certificate.backups[0].reason in ("target-unavailable", "bad-target")
+
+
+def test_whatever_a_target_does_costs_no_certificate(engine, tmp_path, monkeypatch):
+    engine.trigger_backup(tmp_path / "elsewhere")
+    for failing in ("open_target", "target_url", "remembered"):
+        with monkeypatch.context() as broken:
+            broken.setattr(aging, failing, lambda *_: 1 / 0)
+            engine.track("a", user_id=failing)
+            certificate = engine.forget(failing)
+            assert certificate.rows == 1 and certificate.backups_gone is None
+            assert (None, "target-unavailable") in [(one.backups, one.reason) for one in certificate.backups]
+
+
+def test_backups_from_before_there_was_a_data_dir_are_told(tmp_path, clock):
+    with gnomon.open(tmp_path / "s.duckdb", clock=clock) as engine:
+        engine.trigger_backup()
+        for key in engine._hold.journal.all_kept():  # made by a version that did not remember targets
+            if key.startswith(TARGETS):
+                engine._hold.journal.keep_only({})
+    more = {"clock": clock, "scheduler": True, "data_dir": str(tmp_path / "data")}
+    with gnomon.open(tmp_path / "s.duckdb", **more) as engine:
+        engine.track("a", user_id="u1")
+        engine.run_jobs()
+        clock.advance(hours=5)
+        certificate = engine.forget("u1")
+    before, since = told(certificate)
+    assert before == (str(tmp_path / "backups"), 1, None, "no-schedule") and certificate.backups_gone is None
+    assert since == (str(tmp_path / "data" / "backups"), 1, NOW + timedelta(days=31), None)
+    clock.advance(hours=1)
+    with gnomon.open(tmp_path / "s.duckdb", **more, backup_target=str(tmp_path / "new")) as engine:
+        assert [one[:2] for one in told(engine.forget("u1"))] == [before[:2], since[:2]]
+
+
+def folder_of_two_hosts(postgres, tmp_path):
+    """One host backs up into a folder; another one, on which that folder is empty or is its own, forgets."""
+    url, place = postgres.url(), tmp_path / "backups"
+    first, second = (gnomon.open(url, data_dir=str(tmp_path / f"data{n}"), sampling=False, scheduler=True,
+                                 backup_daily=True, backup_target=str(place)) for n in range(2))  # fmt: skip
+    with first, second:
+        second.track("a", user_id="u1")
+        second.flush()
+        first.trigger_backup()
+        shutil.rmtree(place)
+        place.mkdir()
+        empty = second.forget("u1")
+        second.trigger_backup()
+        own = second.forget("u1")
+        return str(place), empty, own
+
+
+def test_a_folder_that_another_host_used_is_not_taken_for_the_own_one(postgres, tmp_path):
+    place, empty, own = folder_of_two_hosts(postgres, tmp_path)
+    assert told(empty) == [(place, None, None, "elsewhere")] and empty.remaining == (place,)
+    assert [(one.backups, one.reason) for one in own.backups] == [(1, None), (None, "elsewhere")]
+    assert own.backups_gone is None and own.remaining == (place,)
+
+
+def test_a_folder_without_its_host_is_found(postgres, tmp_path, monkeypatch):
+    monkeypatch.setattr(targets, "_local", lambda _: False)
+    assert told(folder_of_two_hosts(postgres, tmp_path)[1]) == []

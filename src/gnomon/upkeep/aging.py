@@ -6,19 +6,18 @@ backups there removes old ones, and git and Kaggle keep what was removed; so a d
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError
-from gnomon.ingest.journal import TARGETS
 from gnomon.upkeep.alerts import watch_of
 from gnomon.upkeep.backup import one_at_a_time, target_url
 from gnomon.upkeep.jobs import backs_up
-from gnomon.upkeep.targets import open_target, store_label, unavailable, without_secrets
+from gnomon.upkeep.targets import open_target, remembered, store_label, unavailable, without_secrets
 
 if TYPE_CHECKING:
     from gnomon.ingest.hold import Hold
@@ -33,7 +32,7 @@ _KEEPING = {"kaggle": "keeps-versions", "git+ssh": "keeps-history", "git+https":
 class BackupsLeft:
     """Backups at one target that may hold the person: how many are listed (None: it could not be looked at), and when
     the last is gone. Where none goes by itself `gone` is None, and `reason` says why: `no-schedule`, `keeps-versions`,
-    `keeps-history`, or the code of the error."""
+    `keeps-history`, `elsewhere` (a folder that another host used), or the code of the error."""
 
     target: str
     backups: int | None
@@ -42,17 +41,31 @@ class BackupsLeft:
 
 
 def backups_left(hold: Hold, settings: Settings, now: datetime) -> tuple[BackupsLeft, ...]:
-    """What is left at every target that was ever used, and at the one of the settings. Raises nothing of theirs."""
-    urls = {value: value for key, value in hold.journal.all_kept().items() if key.startswith(TARGETS)}
-    used, usual = set(urls), None
-    if settings.backup_target or not hold.in_memory:
-        url = target_url(hold, None, settings)
-        usual = without_secrets(url)
-        urls[usual] = url
+    """What is left at every target that was ever used, at that of the settings and in the folders without one.
+
+    The person is erased by now, so nothing is raised: what cannot be looked at is told.
+    """
+    try:
+        used, elsewhere = remembered(hold.journal)
+    except Exception as error:  # noqa: BLE001  the certificate must not be lost
+        return (BackupsLeft("every target that was ever used", None, None, _code(error)),)
+    urls, left = {plain: plain for plain in used}, [BackupsLeft(place, None, None, "elsewhere") for place in elsewhere]
+    usual = None
+    try:
+        if settings.backup_target or not hold.in_memory:
+            url = target_url(hold, None, settings)
+            usual = without_secrets(url)
+            urls[usual] = url
+            folders = {hold.file.parent, Path(settings.data_dir or hold.file.parent)} if not hold.in_memory else ()
+            for place in (str(Path(os.path.realpath(folder)) / "backups") for folder in folders):
+                urls.setdefault(place, place)  # there before data_dir or backup_target was set
+    except Exception as error:  # noqa: BLE001  as above; what the setting says may be a secret
+        left.append(BackupsLeft("backup_target", None, None, _code(error)))
     scheduled = watch_of(hold).scheduled and backs_up(settings) and bool(settings.backup_target or not hold.served)
-    left = [_left(hold, url, plain, settings.backup_days if scheduled and plain == usual else None, plain in used)
-            for plain, url in sorted(urls.items())]  # fmt: skip
-    return tuple(one for one in left if one is not None)
+    for plain, url in urls.items():
+        found = _left(hold, url, plain, settings.backup_days if scheduled and plain == usual else None, plain in used)
+        left += [] if found is None else [found]
+    return tuple(sorted(left, key=lambda one: (one.target, one.backups is None)))
 
 
 def last_gone(left: tuple[BackupsLeft, ...]) -> datetime | None:
@@ -68,11 +81,16 @@ def _left(hold: Hold, url: str, plain: str, days: int | None, used: bool) -> Bac
             raise unavailable("the folder is not there", "It may be on another host or disk.")
         with one_at_a_time(hold) as scratch:
             found = open_target(url, store_label(hold.file), scratch).entries()
-    except (GnomonError, OSError) as error:
-        return BackupsLeft(plain, None, None, error.code if isinstance(error, GnomonError) else "target-unavailable")
-    kept = _KEEPING.get(urlsplit(plain).scheme) if "://" in plain else None
+        gone = found[-1].created_at + timedelta(days=days) + PERIOD if found and days is not None else None
+    except Exception as error:  # noqa: BLE001  as above
+        return BackupsLeft(plain, None, None, _code(error))
+    kept = _KEEPING.get(plain.partition("://")[0]) if "://" in plain else None
     if not found and not (used and kept):
         return None
     if kept or days is None:
         return BackupsLeft(plain, len(found), None, kept or "no-schedule")
-    return BackupsLeft(plain, len(found), found[-1].created_at + timedelta(days=days) + PERIOD)
+    return BackupsLeft(plain, len(found), gone)
+
+
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, GnomonError) else "target-unavailable"

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from gnomon.errors import DiskFull, InvalidValue, StoreUnavailable
 from gnomon.ingest.journal import TARGETS, Journal
 
 PARTIAL = ".partial"
 _NAME = re.compile(r"gnomon-(?P<store>.+)-(?P<at>\d{8}T\d{6}\.\d{6}Z)\.tar\.(gz|zst)(\.age)?")
+_BUCKETS = ("s3", "gs", "az")
+_ASKED = {"endpoint", "region"}  #: parameters of buckets
+_OWNED = re.compile(r"(?P<by>[0-9a-f]{32}):(?P<plain>.*)", re.DOTALL)  #: a place that only hosts of a journal reach
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 
 
@@ -68,14 +71,12 @@ def open_target(url: str, store: str, scratch: Path) -> Target:
     """
     try:
         parts = urlsplit(url)
-        private = parts.password is not None
+        _check(parts, url)
     except ValueError as error:
         raise bad_target("the backup target is no URL") from error
-    if private:
-        raise bad_target("the backup target holds a password", "Leave it to the environment of the client.")
     if "://" not in url or parts.scheme == "file":
         return Folder(Path(url if "://" not in url else parts.path), store)
-    if parts.scheme in ("s3", "gs", "az"):
+    if parts.scheme in _BUCKETS:
         from gnomon.upkeep.buckets import Bucket
 
         return Bucket(url, store)
@@ -90,22 +91,62 @@ def open_target(url: str, store: str, scratch: Path) -> Target:
     raise bad_target("the backup target has a scheme that this version does not know")
 
 
+def _check(parts: SplitResult, url: str) -> None:
+    """Raises `InvalidValue` for what may be a secret, or is for nobody; `ValueError` for what is no URL."""
+    asked = parse_qsl(parts.query, keep_blank_values=True) if "://" in url else []
+    if parts.password is not None or any(name == "endpoint" and "@" in urlsplit(end).netloc for name, end in asked):
+        raise bad_target("the backup target holds a password", "Leave it to the environment of the client.")
+    if {name for name, _ in asked} - (_ASKED if parts.scheme in _BUCKETS else set()):
+        raise bad_target("the backup target has a parameter that nobody knows")
+
+
 def remember(journal: Journal, url: str) -> None:
-    """Remember that a backup went to a target."""
+    """Remember that a backup went to a target; one of this host by the journal, where a store has several."""
     plain = without_secrets(url)
-    key = TARGETS + hashlib.sha256(plain.encode()).hexdigest()[:16]
-    if journal.kept(key) != plain:
-        journal.keep(key, plain)
+    value = f"{journal.id}:{plain}" if journal.share is not None and _local(plain) else plain
+    key = TARGETS + hashlib.sha256(value.encode()).hexdigest()[:16]
+    if journal.kept(key) != value:
+        journal.keep(key, value)
+
+
+def remembered(journal: Journal) -> tuple[set[str], set[str]]:
+    """The targets to which backups went: those that can be looked at from here, and folders of other hosts."""
+    here: set[str] = set()
+    elsewhere: set[str] = set()
+    for key, value in journal.all_kept().items():
+        if key.startswith(TARGETS):
+            found = _OWNED.fullmatch(value)
+            by, plain = (found["by"], found["plain"]) if found else (None, value)
+            other = journal.share is not None and by != journal.id and _local(plain)
+            (elsewhere if other else here).add(without_secrets(plain))
+    return here, elsewhere
 
 
 def without_secrets(url: str) -> str:
-    """A target as it may be kept and told: an absolute path, or a URL without what could be a token."""
+    """A target as it may be kept and told: an absolute path, or of a URL only the parts that are no secret.
+
+    Raises `ValueError` for what is no URL.
+    """
     parts = urlsplit(url)
     if "://" not in url or parts.scheme == "file":
         return str(Path(url if "://" not in url else parts.path).absolute())
-    if parts.scheme == "git+https":  # a token may stand where a user's name does
-        return f"git+https://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return url
+    where = _host(parts)
+    if parts.scheme == "git+ssh" and parts.username == "git":
+        where = f"git@{where}"
+    asked = dict(parse_qsl(parts.query)) if parts.scheme in _BUCKETS else {}
+    told: dict[str, str] = {name: asked[name] for name in sorted(_ASKED) if name in asked}
+    if "endpoint" in told:
+        end = urlsplit(told["endpoint"])
+        told["endpoint"] = f"{end.scheme}://{_host(end)}{end.path}"
+    return f"{parts.scheme}://{where}{parts.path}" + ("?" + urlencode(told, safe=":/") if told else "")
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]
+
+
+def _local(plain: str) -> bool:
+    return "://" not in plain or plain.startswith("git+file:")
 
 
 def archive_name(store: str, at: datetime, ending: str) -> str:
