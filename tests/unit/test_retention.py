@@ -105,6 +105,14 @@ def test_a_hold_that_has_ended_may_be_sent_back_as_it_was(engine, clock):
     assert engine.get_retention_policy().raw_data_days == 5
 
 
+def test_a_kept_policy_of_another_version_is_completed(engine):
+    engine._hold.journal.keep(retention.key_of("default"), '{"raw_data_days":9,"further":1}')
+    assert engine.get_retention_policy() == gnomon.RetentionPolicy(9, None, None, None, {}, None)
+    assert engine.prune().raw == 0
+    engine.set_retention_policy(metric_days=3)
+    assert engine.get_retention_policy() == gnomon.RetentionPolicy(9, None, None, 3, {}, None)
+
+
 @pytest.mark.parametrize("user_id", [None, 5, "", "x" * 201, b"u1", "a\x00b", "\ud800", ["u1"]])
 def test_an_id_that_no_event_can_have_is_refused(engine, user_id):
     with pytest.raises(InvalidValue) as refused:

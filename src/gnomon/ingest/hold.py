@@ -189,10 +189,33 @@ class Hold:
             self.look_at_kept()  # a legal hold that was set elsewhere a moment ago
             yield
 
-    def _share(self, key: str, value: str) -> None:
+    def _shared(self) -> Served:
         store = self.own()
         assert isinstance(store, Served)
-        store.keep(key, value)
+        return store
+
+    def _share(self, key: str, value: str) -> None:
+        self._shared().keep(key, value)
+
+    def kept_now(self, key: str) -> str | None:
+        """A kept value as it is now for every process of the store, whatever this one has seen of it so far."""
+        found = self._shared().all_kept().get(key) if self.served else None
+        return self.journal.kept(key) if found is None else found
+
+    def change_kept(self, key: str, change: Callable[[str | None], str]) -> None:
+        """Keep what `change` makes of a value, again where another thread or process changed that meanwhile."""
+        kept = False
+        while not kept:
+            if self.served:
+                before = self._shared().all_kept().get(key)
+                value = change(self.journal.kept(key) if before is None else before)
+                kept = self._shared().keep_instead(key, before, value)
+            else:
+                before = self.journal.kept(key)
+                value = change(before)
+                kept = self.journal.keep_instead(key, before, value)
+        if self.served:
+            self.journal.keep_here(key, value)
 
     def look_at_kept(self) -> None:
         """Keep here what was set in another process for every one of this store."""

@@ -144,6 +144,9 @@ class Served(Protocol):
     def keep(self, key: str, value: str) -> None:
         """Keep a small value for every process that uses the store."""
 
+    def keep_instead(self, key: str, before: str | None, value: str) -> bool:
+        """Keep a value in the place of `before` (None: of nothing); False where another one is kept by now."""
+
     def all_kept(self) -> dict[str, str]:
         """Every kept value."""
 

@@ -70,19 +70,28 @@ class Keeping(Safekeeping, Alerting):
 
         Kept durably, for every process of this store. Raises `InvalidValue` (code `bad-policy`).
         """
-        from gnomon.upkeep.retention import changed, keep_policy
+        from gnomon.upkeep.retention import changed, key_of, policy_text, read_policy
 
         with self._audited("set_retention_policy") as note:
-            self._hold.look_at_kept()  # a legal hold that was set elsewhere a moment ago
-            wanted = changed(self.get_retention_policy(), policy, days, self.clock())
-            note.detail = wanted.plain()
-            keep_policy(self._hold.journal, self.settings.project, wanted)
+
+            def merged(kept: str | None) -> str:
+                wanted = changed(read_policy(kept, self.settings), policy, days, self.clock())
+                note.detail = wanted.plain()
+                return policy_text(wanted)
+
+            self._hold.change_kept(key_of(self.settings.project), merged)
 
     def get_retention_policy(self) -> RetentionPolicy:
         """How long data is kept."""
-        from gnomon.upkeep.retention import read_policy
+        from gnomon.upkeep.retention import key_of, read_policy
 
-        return read_policy(self._hold.journal, self.settings)
+        return read_policy(self._hold.journal.kept(key_of(self.settings.project)), self.settings)
+
+    def _policy_now(self) -> RetentionPolicy:
+        """The policy with what was set elsewhere a moment ago, a legal hold say."""
+        from gnomon.upkeep.retention import key_of, read_policy
+
+        return read_policy(self._hold.kept_now(key_of(self.settings.project)), self.settings)
 
     def set_legal_hold(self, until: datetime | None) -> None:
         """Refuse every deletion until a moment (with a zone); None lifts the hold."""
@@ -98,7 +107,7 @@ class Keeping(Safekeeping, Alerting):
 
         with self._audited("prune") as note, self._hold.alone():
             note.detail = {"dry_run": dry_run}
-            report = prune(store, writer, self.settings, self.get_retention_policy(), self.clock(), dry_run)
+            report = prune(store, writer, self.settings, self._policy_now(), self.clock(), dry_run)
             note.rows = report.raw + report.hourly + report.daily + report.samples
         return report
 
@@ -131,7 +140,7 @@ class Keeping(Safekeeping, Alerting):
 
         with self._audited("forget") as note, self._hold.alone():
             note.detail = {"people": [Person(user_id)], "delete_events": delete_events}
-            check_hold(self.get_retention_policy(), self.clock())
+            check_hold(self._policy_now(), self.clock())
             self.flush()
             files = tuple(path.name for path in found_damage(self._hold.file))
             known = self._pseudonyms

@@ -15,7 +15,6 @@ import msgspec
 
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue, StoreUnavailable, unknown_name
-from gnomon.ingest.journal import Journal
 from gnomon.ingest.writer import Writer
 from gnomon.store import Store
 from gnomon.store import pruning as sql
@@ -79,11 +78,15 @@ class PruneReport(msgspec.Struct):
     seconds: float = 0.0
 
 
-def read_policy(journal: Journal, settings: Settings) -> RetentionPolicy:
-    """The project's policy: the one that was set, else what the settings say."""
-    kept = journal.kept(_KEPT + settings.project)
+def key_of(project: str) -> str:
+    """Under which key the policy of a project is kept."""
+    return _KEPT + project
+
+
+def read_policy(kept: str | None, settings: Settings) -> RetentionPolicy:
+    """The project's policy: the kept one, else what the settings say."""
     if kept is not None:
-        return msgspec.json.decode(kept, type=RetentionPolicy)
+        return whole(msgspec.json.decode(kept, type=RetentionPolicy))
     return RetentionPolicy(settings.event_retention_days, None, None, settings.metrics_retention_days, {}, None)
 
 
@@ -97,9 +100,8 @@ def changed(policy: RetentionPolicy, wanted: RetentionPolicy | None, days: dict[
     for name in days:
         if name not in known:
             raise unknown_name("field of a policy", name, known)
-    given = {} if wanted is None else {name: getattr(wanted, name) for name in known}
-    given = {name: value for name, value in {**given, **days}.items() if value is not AS_IT_IS}
-    found = msgspec.structs.replace(policy, **given)
+    given = {**({} if wanted is None else _given(wanted)), **days}
+    found = msgspec.structs.replace(policy, **{name: value for name, value in given.items() if value is not AS_IT_IS})
     found.check()
     until = found.legal_hold_until
     if until is not None and until != policy.legal_hold_until and until <= now:
@@ -107,9 +109,14 @@ def changed(policy: RetentionPolicy, wanted: RetentionPolicy | None, days: dict[
     return found
 
 
-def keep_policy(journal: Journal, project: str, policy: RetentionPolicy) -> None:
-    """Keep a policy for every process of this store."""
-    journal.keep(_KEPT + project, msgspec.json.encode(policy).decode())
+def whole(policy: RetentionPolicy) -> RetentionPolicy:
+    """A policy with every field, as it is where nothing else was ever set: of another version, or of a service."""
+    return msgspec.structs.replace(RetentionPolicy(None, None, None, None, {}, None), **_given(policy))
+
+
+def policy_text(policy: RetentionPolicy) -> str:
+    """A policy as it is kept."""
+    return msgspec.json.encode(policy).decode()
 
 
 def prune(store: Store, writer: Writer, settings: Settings, policy: RetentionPolicy, now: datetime,
@@ -260,6 +267,11 @@ def _hours_edge(policy: RetentionPolicy, now_us: int) -> int | None:
         if days is not None and edges[0] is not None:
             edges.append((now_us // US_DAY - days - 2) * US_DAY)
     return None if edges[0] is None else min(edge for edge in edges if edge is not None)
+
+
+def _given(policy: RetentionPolicy) -> dict[str, Any]:
+    found = {name: getattr(policy, name) for name in policy.__struct_fields__}
+    return {name: value for name, value in found.items() if value is not AS_IT_IS}
 
 
 def _bad(message: str) -> InvalidValue:

@@ -48,6 +48,18 @@ class ServedClickHouse(ClickHouseStore):
 
         self._changed(put, WRITE_SECONDS)
 
+    def keep_instead(self, key: str, before: str | None, value: str) -> bool:
+        """See `Served.keep_instead`."""
+
+        def put(con: Connection, head: Head) -> bool:
+            if self._newest(con).state.get(KEPT + key) != before:
+                return False
+            with self._or_burn(head.committed + 1):
+                self._commit(con, head.committed + 1, {KEPT + key: value})
+            return True
+
+        return self._changed(put, WRITE_SECONDS)
+
     def all_kept(self) -> dict[str, str]:
         """See `Served.all_kept`."""
         with self._asked_for_state() as con:

@@ -40,7 +40,7 @@ from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
 from gnomon.store.postgres.turns import PATIENT, PREFIX, due, taken
-from gnomon.store.postgres.writing import SET_STATE, SET_VERSION, Writing
+from gnomon.store.postgres.writing import KEEP_FIRST, KEEP_INSTEAD, SET_STATE, SET_VERSION, Writing
 from gnomon.store.work import Work
 
 log = logging.getLogger("gnomon.store.postgres")
@@ -88,6 +88,19 @@ class PostgresStore:
             con.execute("COMMIT")
 
         self._changed(put, LOCK_SECONDS)
+
+    def keep_instead(self, key: str, before: str | None, value: str) -> bool:
+        """See `Served.keep_instead`."""
+
+        def put(con: Connection) -> bool:
+            if before is None:
+                found = con.execute(KEEP_FIRST, [KEPT + key, value])
+            else:
+                found = con.execute(KEEP_INSTEAD, [value, KEPT + key, before])
+            con.execute("COMMIT")
+            return found.rowcount > 0
+
+        return self._changed(put, LOCK_SECONDS)
 
     def all_kept(self) -> dict[str, str]:
         """See `Served.all_kept`."""

@@ -57,6 +57,8 @@ NOTE_MONTHS = """INSERT INTO months VALUES (%s, %s) ON CONFLICT (month)
 DO UPDATE SET last_received = greatest(months.last_received, excluded.last_received)"""
 SET_STATE = "INSERT INTO state VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 #: The version with its mark, see `gnomon.store.Marked`.
+KEEP_FIRST = "INSERT INTO state VALUES (%s, %s) ON CONFLICT (key) DO NOTHING"
+KEEP_INSTEAD = "UPDATE state SET value = %s WHERE key = %s AND value = %s"
 SET_VERSION = SET_STATE.replace("(%s, %s)", "('version', %s), ('mark', %s)")
 FOLD_BOOKS = """WITH several AS (SELECT project, kind, source, outcome, reason FROM books
 GROUP BY project, kind, source, outcome, reason HAVING count(*) > 1),
