@@ -198,6 +198,12 @@ def test_policies_are_read_and_set(client, service):
     client.set_retention_policy(RetentionPolicy(None, None, None, None, {}, None))
 
 
+def test_a_policy_of_another_version_of_the_service_is_completed(client, service):
+    with FaultyProxy(service.port, share=0.0) as proxy, connect(proxy.port) as far:
+        proxy.instead.append(answer(200, '{"raw_data_days":9}', Content_Type="application/json"))
+        assert far.get_retention_policy() == RetentionPolicy(9, None, None, None, {}, None)
+
+
 def test_what_is_removed(tmp_path):
     with served(tmp_path / "store.duckdb") as service, connect(service.port) as client:
         for n in range(100):
@@ -254,6 +260,13 @@ def test_what_may_not_be_done_twice_is_sent_once(client, service):
                 far.export_analytics(DAY)
             assert len(proxy.instead) == 1 and jobs() == before + 1
             proxy.instead.clear()
+        for work in (far.prune, lambda: far.forget("u1"), far.trigger_aggregation, far.trigger_backup):
+            proxy.instead += [
+                answer(504)
+            ]  # of a proxy that does not wait for it: the next answer would tell of nothing
+            with pytest.raises(StoreUnavailable):
+                work()
+            assert not proxy.instead
         proxy.instead += [answer(502), b""]
         far.set_sampling_thresholds(10_000, 100_000, 0.1)  # the same again
         assert not proxy.instead

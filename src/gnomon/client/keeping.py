@@ -1,7 +1,7 @@
 """The verbs of upkeep over HTTP: policies, rollups, backups and the audit, with the values that the engine returns.
 
-Setting a value can be repeated, so it is tried again like a question. What is work of the service is sent once, and
-waited for as long as an hour.
+Setting a value can be repeated, so it is tried again like a question. What is work of the service is sent once, as the
+answer to a second one would not tell what the first has done, and waited for as long as an hour.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Keeping(Asking):
 
     def get_retention_policy(self) -> RetentionPolicy:
         """How long data is kept."""
-        from gnomon.upkeep.retention import RetentionPolicy
+        from gnomon.upkeep.retention import RetentionPolicy, whole
 
-        return msgspec.convert(self._call("GET", "admin/retention"), RetentionPolicy)
+        return whole(msgspec.convert(self._call("GET", "admin/retention"), RetentionPolicy))
 
     def set_legal_hold(self, until: datetime | None) -> None:
         """Refuse every deletion until a moment (with a zone); None lifts the hold."""
@@ -59,24 +59,20 @@ class Keeping(Asking):
         """Delete what the policy no longer keeps, and wait for it; with `dry_run` only count it."""
         from gnomon.upkeep.retention import PruneReport
 
-        told = self._call("POST", "admin/prune", content=json_of({"dry_run": dry_run}), timeout=PATIENT_SECONDS)
-        return msgspec.convert(told, PruneReport)
+        return msgspec.convert(self._work("admin/prune", json_of({"dry_run": dry_run})), PruneReport)
 
     def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
         """Erase a person, as `AnalyticsEngine.forget`, and wait for the certificate."""
         from gnomon.upkeep.erasure import ErasureCertificate
 
         body = json_of({"user_id": user_id, "delete_events": delete_events})
-        return msgspec.convert(
-            self._call("POST", "admin/forget", content=body, timeout=PATIENT_SECONDS), ErasureCertificate
-        )
+        return msgspec.convert(self._work("admin/forget", body), ErasureCertificate)
 
     def trigger_aggregation(self, time_range: Any = None) -> RollupReport:
         """Bring the rollups up to now, or up to the end of `time_range`, and wait for it."""
         from gnomon.upkeep.rollup import RollupReport
 
-        body = json_of({"date_range": range_of(time_range)})
-        told = self._call("POST", "aggregate", content=body, timeout=PATIENT_SECONDS)  # again, it changes nothing
+        told = self._work("aggregate", json_of({"date_range": range_of(time_range)}))
         until_us = to_us(datetime.fromisoformat(told.pop("until")))
         return msgspec.convert({**told, "until_us": until_us}, RollupReport)
 
@@ -84,7 +80,7 @@ class Keeping(Asking):
         """Make a backup of the service's store at its own target, and wait until it was restored and compared."""
         from gnomon.upkeep.backup import Backup
 
-        return msgspec.convert(self._call("POST", "admin/backup", repeat=False, timeout=PATIENT_SECONDS), Backup)
+        return msgspec.convert(self._work("admin/backup"), Backup)
 
     def get_access_log(self, time_range: Any = "all", user_filter: str | None = None,
                        limit: int = 10_000) -> list[AuditEntry]:  # fmt: skip
@@ -93,6 +89,9 @@ class Keeping(Asking):
 
         asked = given(date_range=_as_text(time_range), user=user_filter, limit=limit)
         return msgspec.convert(self._call("GET", "admin/audit", params=asked)["entries"], list[AuditEntry])
+
+    def _work(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+        return self._call("POST", path, repeat=False, content=body, timeout=PATIENT_SECONDS)
 
 
 def _as_text(time_range: Any) -> str:
