@@ -165,11 +165,18 @@ def _is(who: Traces, column: str) -> str:
 
 
 def _names(who: Traces, column: str) -> str:
-    texts = {
-        form for text in (*who.ids, *who.texts) for form in (json.dumps(text), json.dumps(text, ensure_ascii=False))
-    }
+    texts = {form for text in (*who.ids, *who.texts) for form in _json(text)}
     found = " OR ".join(f"strpos({column}, {quoted(text)}) > 0" for text in sorted(texts))
     return f"coalesce({found}, false)"
+
+
+def _json(text: str) -> tuple[str, str]:
+    return json.dumps(text), json.dumps(text, ensure_ascii=False)
+
+
+def _shown(text: str) -> set[str]:
+    """A text as it stands in what the quarantine shows: as it is, as JSON, as Python writes it, in a line of CSV."""
+    return {text, *(form[1:-1] for form in (*_json(text), ascii(text))), text.replace('"', '""')}
 
 
 def _segment(who: Traces, column: str) -> str:
@@ -216,5 +223,6 @@ def _sample_id(who: Traces) -> str:
 
 
 def _quarantine(project: str, who: Traces) -> str:
-    found = " OR ".join(f"strpos(event, {quoted(text)}) > 0" for text in (*who.ids, *who.texts))
+    texts = {form for text in (*who.ids, *who.texts) for form in _shown(text)}
+    found = " OR ".join(f"strpos(event, {quoted(text)}) > 0" for text in sorted(texts))
     return f"project = {quoted(project)} AND ({_called(who, ('id', 'source'))} OR coalesce({found}, false))"
