@@ -192,7 +192,10 @@ def _add_upkeep(routes: APIRouter) -> None:
 def _add_removal(routes: APIRouter) -> None:
     @routes.post("/admin/prune", responses=answers(_PRUNED, *BODY_PROBLEMS))
     def prune(wanted: Annotated[Pruning | None, Body()] = None, here: Access = needs("admin")) -> Response:
-        """Delete what the policy no longer keeps, and wait for it; only counted unless `dry_run` is `false`."""
+        """Delete what the policy no longer keeps, and wait for it; only counted unless `dry_run` is `false`.
+
+        Both bring the rollups up to date first, which changes no number but may take long.
+        """
         return json_answer(here.engine.prune(dry_run=wanted is None or wanted.dry_run))
 
     @routes.post("/admin/forget", responses=answers(_FORGOTTEN, *BODY_PROBLEMS))
