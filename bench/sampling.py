@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from bench.cpu import BURST, PEER_US, of_peer
 from bench.figures import Figure, Size
 from bench.recording import NAMES, REQUEST, work_of
 from bench.timing import Loop, median
+
+if TYPE_CHECKING:
+    from gnomon.event import Rows
 
 TITLE = "Sampling: microseconds an event, processor time"
 ROWS = 5_000  #: what the collector puts into one batch
@@ -61,7 +65,7 @@ def _decision(pace: int, rounds: int, given: bool, actors: bool) -> float:
     for turn in range(rounds):
         rows, at = _rows(turn, now, gap, actors)
         now += ROWS * gap
-        batch = Batch("bench", rows=rows, encoded=b"[]", checked_ids=given)
+        batch = Batch("bench", rows=rows, checked_ids=given)
         before = time.thread_time_ns()
         sampler.thin(batch, at, thresholds)
         took.append((time.thread_time_ns() - before) / ROWS / 1_000)
@@ -69,8 +73,9 @@ def _decision(pace: int, rounds: int, given: bool, actors: bool) -> float:
     return median(sorted(took[2:])[: rounds // 3])
 
 
-def _rows(turn: int, now: int, gap: int, actors: bool) -> tuple[list[tuple[object, ...]], Callable[[int], int]]:
-    from gnomon.event import ROW
+def _rows(turn: int, now: int, gap: int, actors: bool) -> tuple[Rows, Callable[[int], int]]:
+    """As the gate's proof hands them on, in columns."""
+    from gnomon.event import ROW, Rows
 
     rows, users, sources = [], [f"u{n}" for n in range(700)], [f"source-{n}" for n in range(20)]
     for n in range(ROWS):
@@ -80,7 +85,8 @@ def _rows(turn: int, now: int, gap: int, actors: bool) -> tuple[list[tuple[objec
                  "application": "crawler", "status_code": 503 if n % 50 == 0 else 200, "duration_ms": 12.5,
                  "success": n % 50 > 0, "weight": 1.0}  # fmt: skip
         rows.append(tuple(given.get(name) for name in ROW))
-    return rows, lambda place: now + place * gap
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return Rows([None if not any(column) else column for column in columns], ROWS), lambda place: now + place * gap
 
 
 def _whole_way(work: list[tuple[object, ...]], on: bool) -> float:

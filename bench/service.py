@@ -113,6 +113,7 @@ def _allowed() -> tuple[dict[str, str], str]:
         **os.environ,
         "JWT_SECRET_KEY": secrets.token_hex(32),
         "RATE_LIMIT_PER_MINUTE": "0",
+        "GNOMON_SAMPLING": "0",  # every event is to be stored
         "LOG_LEVEL": "WARNING",
     }
     words = [_GNOMON, "token", "--scope", "ingest:any read admin", "--sub", "bench"]
@@ -163,8 +164,9 @@ def _wait_for(address: str) -> None:
 
 
 def _call(port: int, token: str, path: str, content: Any) -> Any:
+    """What a call answers; with content it is a POST of that."""
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(content).encode(), headers)
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content and json.dumps(content).encode(), headers)
     with urllib.request.urlopen(asked, timeout=60) as answer:
         return json.loads(answer.read())
 
@@ -194,11 +196,13 @@ def _counted(answer: Any) -> int:
 def _check(port: int, token: str, acknowledged: int) -> None:
     """Everything that was acknowledged is there, and counted once."""
     for _ in range(600):
-        found = _counted(_call(port, token, QUERY, {"metrics": ["events"], "date_range": "24h"}))
-        if found >= acknowledged:
-            return
+        books = _call(port, token, "/api/analytics/admin/books", None)["event"]
+        if books["closes"] and books["stored"] == books["received"] >= acknowledged:
+            found = _counted(_call(port, token, QUERY, {"metrics": ["events"], "date_range": "24h"}))
+            if found == books["stored"]:
+                return
         time.sleep(0.1)
-    raise RuntimeError(f"{acknowledged} events were acknowledged, {found} are there")
+    raise RuntimeError(f"{acknowledged} events were acknowledged, the books are {books}")
 
 
 def _resident(pid: int) -> float:

@@ -200,9 +200,12 @@ class Batch(msgspec.Struct, array_like=True):
 
 
 def row_text(row: Row) -> str:
-    """A row as the JSON that the quarantine shows of an event, of at most 2,000 characters."""
-    told = {name: value for name, value in zip(ROW, row, strict=False) if value is not None}
-    for name in ("ts", "received_at"):
-        told[name] = from_us(told[name])
-    told["properties"] = msgspec.Raw(told.get("properties", "null").encode())
-    return msgspec.json.encode(told, enc_hook=repr).decode()[:2_000]
+    """A row as the JSON that the quarantine shows of an event, of at most 2,000 characters; raises for no row."""
+    try:
+        told = {name: value for name, value in zip(ROW, row, strict=False) if value is not None}
+        for name in ("ts", "received_at"):
+            told[name] = from_us(told[name])
+        told["properties"] = msgspec.Raw(told.get("properties", "null").encode())
+        return msgspec.json.encode(told, enc_hook=repr).decode()[:2_000]
+    except Exception:  # noqa: BLE001  it tells of rows that should not have come so far: whatever is wrong with them
+        return repr(row)[:2_000]

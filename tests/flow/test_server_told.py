@@ -59,6 +59,24 @@ def test_a_key_on_a_foreign_page_is_audited(service):
     assert {(entry.project, entry.operation) for entry in found} == {("default", "ingest"), ("default", "summary")}
 
 
+def test_repeated_refusals_are_one_more_entry(service):
+    """A write key is public: a page of somebody else could fill the audit with the calls of its visitors."""
+    made = service.post("/admin/keys", {"name": "twice", "origins": [PAGE]}, claims={"scope": "admin"}).json()
+    service.app_keys().forget()
+    for _ in range(30):
+        foreign = service.post("/ingest", {"type": "x"}, headers={KEY: made["key"], "Origin": "https://evil.example"})
+        assert foreign.status_code == 403
+
+    def entries():
+        return [entry for entry in service.engine.get_access_log() if made["id"] in entry.who]
+
+    assert [(entry.outcome, entry.detail) for entry in entries()] == [("foreign-origin", {})]
+    service.app.state.service.refusals.write(all=True)
+    assert [(entry.outcome, entry.detail) for entry in entries()][0] == ("foreign-origin", {"calls": 29})
+    service.app.state.service.refusals.write(all=True)
+    assert len(entries()) == 2
+
+
 def line_of(caplog, service, method, path, json=None, headers=None, **named):
     """What the log says of a call."""
     caplog.clear()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from gnomon.config import Settings
 from gnomon.errors import GnomonError, StoreDamaged, StoreUnavailable
@@ -22,7 +22,7 @@ from gnomon.store import Mending, Store
 
 log = logging.getLogger("gnomon.writer")
 
-MOST_ROWS = 20_000  #: rows in one store transaction
+MOST_ROWS = 20_000  #: rows in one store transaction; times `Store.bulk`, as the next two
 MOST_BATCHES = 256
 POLL_SECONDS = 0.1  #: how long a batch of another process may wait unnoticed
 GATHER_SECONDS = 0.1  #: small batches wait this long for others, as a transaction costs milliseconds of its own
@@ -37,7 +37,7 @@ class Writer:
                  took: Callable[[float], None] = lambda _: None) -> None:  # fmt: skip
         """`beat` is called at every turn of the thread, `took` with the seconds of a transaction; neither may raise."""
         self._beat, self._took = beat, took
-        self._store = store
+        self._store, self._bulk = store, store.bulk
         self._journal = journal
         self._settings = settings
         self._in_hand: OrderedDict[int, Batch] = OrderedDict()
@@ -125,11 +125,11 @@ class Writer:
         """Let small batches come together, unless somebody waits for them."""
         with self._changed:
             if self._in_hand and not self._hurried:
-                self._changed.wait_for(self._is_urgent, GATHER_SECONDS)
+                self._changed.wait_for(self._is_urgent, GATHER_SECONDS * self._bulk)
             self._hurried = False
 
     def _is_urgent(self) -> bool:
-        return self._hurried or self._stopping or self._rows_in_hand >= MOST_ROWS
+        return self._hurried or self._stopping or self._rows_in_hand >= MOST_ROWS * self._bulk
 
     def _run(self) -> None:
         wait = POLL_SECONDS
@@ -185,14 +185,12 @@ class Writer:
         if self._worker == threading.get_ident():
             yield
             return
-        with self._turn:
-            self._work.acquire()
-        self._worker = threading.get_ident()
-        try:
+        with ExitStack() as held:
+            with self._turn:
+                held.enter_context(self._work)
+            held.callback(setattr, self, "_worker", 0)
+            self._worker = threading.get_ident()
             yield
-        finally:
-            self._worker = 0
-            self._work.release()
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -274,14 +272,14 @@ class Writer:
         self._rows_in_hand = 0
 
     def _next_work(self) -> list[tuple[int, Batch]]:
-        waiting = self._journal.positions(self._position, MOST_BATCHES)
+        waiting = self._journal.positions(self._position, MOST_BATCHES * self._bulk)
         work: list[tuple[int, Batch]] = []
         rows = 0
         for position in waiting:
             batch = self._take(position)
             work.append((position, batch))
             rows += len(batch.rows) + len(batch.sightings)
-            if rows >= MOST_ROWS:
+            if rows >= MOST_ROWS * self._bulk:
                 break
         return work
 
@@ -336,7 +334,7 @@ class Writer:
             for position in self._watched.keys() & {position for position, _ in work}:
                 self._watched[position] = left_out.get(position, Counter())
             self._lately.update(left_out)
-            while len(self._lately) > MOST_BATCHES:
+            while len(self._lately) > MOST_BATCHES * self._bulk:
                 self._lately.popitem(last=False)
             while self._in_hand and next(iter(self._in_hand)) <= self._position:
                 self._rows_in_hand -= len(self._in_hand.popitem(last=False)[1].rows)

@@ -127,7 +127,5 @@ def needs(scope: str) -> Any:
 def refuse(service: Service, caller: Caller, request: Request, wanted: str | None, error: Forbidden) -> NoReturn:
     """Raise what a call is refused with; the audit of the caller's project has it then."""
     name = getattr(request.scope.get("route"), "name", "http")
-    project = caller.chosen(wanted, service.settings.project)
-    with service.projects.using(project) as engine, speaking_as(caller.principal):
-        engine._audit.refused(project, name, error)
+    service.refusals.add(caller.chosen(wanted, service.settings.project), caller.principal, name, error)
     raise error

@@ -70,12 +70,15 @@ def _query_names(part: Dependant) -> Iterator[str]:
 
 async def json_body(request: Request) -> bytes:
     """The body of a call, empty where it has none. Raises `Problem` (400, 408, 411, 413, 415)."""
-    if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
-        return b""
-    size = announced(request, MOST_BYTES)
-    if size:
+    size = MOST_BYTES
+    if request.scope["http_version"].startswith("1."):  # later ones can have a body of which no header tells
+        if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
+            return b""
+        size = announced(request, MOST_BYTES)
+    body = await read_body(request, size, MOST_BYTES)
+    if body:
         check_json(request)
-    return await read_body(request, size, MOST_BYTES)
+    return body
 
 
 def check_json(request: Request, *, packed: bool = False) -> None:

@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from gnomon.engine import AnalyticsEngine
 from gnomon.errors import GnomonError
@@ -94,7 +95,8 @@ class Figures:
 
     def stop(self) -> None:
         """End the thread."""
-        self._home._hold.timing.remove(self._timed)
+        with suppress(ValueError):  # in a child of the process that began there are others
+            self._home._hold.timing.remove(self._timed)
         self._ending.set()
         if self._thread is not None:
             self._thread.join()

@@ -25,7 +25,7 @@ from gnomon.server.keys import WriteKeys, looks_like_key
 from gnomon.server.limits import Limiter
 from gnomon.server.names import KnownNames
 from gnomon.server.projects import Projects
-from gnomon.server.sums import IngestSums
+from gnomon.server.sums import IngestSums, Refusals
 from gnomon.upkeep.alerts import Condition, Found, Sight
 from gnomon.upkeep.jobs import run_due
 from gnomon.upkeep.workers import left_to_workers
@@ -47,7 +47,7 @@ class Service:
         self.keys = WriteKeys(engine._hold.journal)
         self.limiter = Limiter(engine.settings)
         self.intake = Intake(self.projects, engine.settings.max_in_flight_bytes)
-        self.sums = IngestSums(engine)
+        self.sums, self.refusals = IngestSums(engine), Refusals(engine)
         self.figures = Figures(engine, self.intake)
         self._rules: OrderedDict[str, tuple[RuleBook, KnownNames]] = OrderedDict()
         self._rules_lock = threading.Lock()
@@ -58,7 +58,6 @@ class Service:
         self._closed = False
         self._refused_before = 0
         engine._before_close.append(self.close)  # nor when it ends
-        self._write_sums = partial(self.sums.write, all=True)
         engine._hold.before_erasing.append(self._write_sums)
         self._refusing = Condition("calls-refused", "the service answered 503 or 507", True, self._refused)
         self._watch = engine._watch()
@@ -172,10 +171,15 @@ class Service:
         except Exception as error:  # noqa: BLE001  as below
             log.warning("the names in the store are looked at later: %s", type(error).__name__)
 
+    def _write_sums(self, *, all: bool = True) -> None:
+        self.sums.write(all=all)
+        self.refusals.write(all=all)
+
     def _settle(self, *, all: bool = False) -> None:
         with self._rules_lock:
             known = [names for _, names in self._rules.values()]
-        for keep in [partial(self.sums.write, all=all), *(partial(names.save, now=all) for names in known)]:
+        saves = [partial(names.save, now=all) for names in known]
+        for keep in [partial(self._write_sums, all=all), *saves]:
             try:
                 keep()
             except Exception as error:  # noqa: BLE001  the thread must live on; what could not be kept is tried again

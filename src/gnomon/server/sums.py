@@ -1,4 +1,4 @@
-"""The audit of what comes in, in sums: one entry for each principal and minute, with how much and from where."""
+"""The audit of what comes in, and of what is refused, in sums: an entry for each principal and minute."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from gnomon.access import Note, Principal, speaking_as
 from gnomon.engine import AnalyticsEngine
+from gnomon.errors import GnomonError
 
 PERIOD_SECONDS = 60.0
 MOST_OPEN = 10_000  #: sums that wait for their minute to end; with more all are written
@@ -70,3 +71,35 @@ class IngestSums:
                     found.rejected += since.rejected
                     found.addresses = {*sorted(found.addresses | since.addresses)[:MOST_ADDRESSES]}
                 self._sums[key] = found
+
+
+class Refusals:
+    """Calls that their caller has no right to. The first one of a minute is in the audit at once; those that repeat it
+    are one more entry, as a write key is public and any page may have all of its visitors send with it."""
+
+    def __init__(self, home: AnalyticsEngine) -> None:
+        self._home = home
+        self._open: dict[tuple[str, str, str, str], tuple[float, int]] = {}  #: since when, and how many repeats
+        self._lock = threading.Lock()
+
+    def add(self, project: str, principal: Principal, name: str, error: GnomonError) -> None:
+        """Note a refused call."""
+        key = (project, principal.name, name, error.code)
+        with self._lock:
+            began, repeats = self._open.get(key, (time.monotonic(), -1))
+            self._open[key] = (began, repeats + 1)
+        if repeats < 0:
+            with speaking_as(principal):
+                self._home._audit.refused(project, name, error)
+
+    def write(self, *, all: bool = False) -> None:
+        """Leave the entries of minutes that are over."""
+        now = time.monotonic()
+        with self._lock:
+            all = all or len(self._open) > MOST_OPEN
+            due = [key for key, (began, _) in self._open.items() if all or now - began >= PERIOD_SECONDS]
+            gone = [(key, self._open.pop(key)[1]) for key in due]
+        for (project, principal, name, code), repeats in gone:
+            if repeats:
+                with speaking_as(Principal(principal)):
+                    self._home._audit.audited(project, Note(name, detail={"calls": repeats})).leave(code)

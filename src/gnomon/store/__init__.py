@@ -236,6 +236,7 @@ class Store(Protocol):
     the writer's lock only."""
 
     dialect: Dialect
+    bulk: int  #: how many times as large its transactions are, and waited for, as those of a file
 
     def position(self, journal_id: str) -> int:
         """The position in that journal up to which this store has everything; 0 for a journal it has not seen."""

@@ -41,6 +41,7 @@ class ClickHouseStore(Asking):
     """See `gnomon.store.Store`. `url` is `chdb://path?database=gnomon`, or `clickhouse://user:password@host/database`."""
 
     dialect = CLICKHOUSE
+    bulk = 3  # each write makes parts, which are merged later
 
     def __init__(self, url: str, settings: Settings) -> None:
         super().__init__(url, settings)

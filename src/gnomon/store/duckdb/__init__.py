@@ -46,6 +46,7 @@ class DuckDBStore:
     """See `gnomon.store.Store`. `path` is a file or `:memory:`."""
 
     dialect = DUCKDB
+    bulk = 1
 
     def __init__(self, path: str, settings: Settings, *, above: int = 0, content: Path | None = None,
                  reading: int | None = None) -> None:  # fmt: skip

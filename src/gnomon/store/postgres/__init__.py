@@ -60,6 +60,7 @@ class PostgresStore:
     """See `gnomon.store.Store`. `url` is `postgresql://user:password@host:port/database?schema=gnomon`."""
 
     dialect = POSTGRES
+    bulk = 1
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._address = address_of(url)
