@@ -62,7 +62,7 @@ def _worker(args: argparse.Namespace) -> int:
 
 
 def _asked_to_end() -> list[str]:
-    """The signals that asked the worker to end, as they come. Celery gives one that got SIGINT the exit code of a crash."""
+    """The signals that asked the worker to end, as they come. After SIGINT Celery has the exit code of a crash."""
     from celery import signals
 
     asked: list[str] = []
