@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import chdb
 import pytest
 
@@ -87,7 +90,14 @@ def test_a_folder_that_is_not_there_is_not_made(place, capsys):
     assert "no-store" in capsys.readouterr().err and not list(place.iterdir())
 
 
-def test_what_cannot_be_reached_says_so(place, capsys):
-    """Whether there is a store nobody knows, so that the command tells what it would have told."""
-    assert main(["query", "--store", "postgresql://127.0.0.1:9/x"]) == 2
-    assert "no-store" not in capsys.readouterr().err
+@pytest.mark.parametrize("scheme", ["postgresql", "clickhouse"])
+def test_what_cannot_be_reached_says_so_in_our_words(scheme, place):
+    """Whether there is a store nobody knows, so that the command tells what it would have told; and no driver speaks
+    before it, which only a process without logging of its own shows."""
+    run = "import sys; from gnomon.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", run, "query", "--store", f"{scheme}://127.0.0.1:9/x"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and not ended.stdout
+    told = ended.stderr.splitlines()
+    assert told[-1].startswith("gnomon: the database cannot be reached (store-unavailable)")
+    assert all("the database cannot be reached (store-unavailable)" in line for line in told)
