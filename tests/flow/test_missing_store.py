@@ -101,3 +101,13 @@ def test_what_cannot_be_reached_says_so_in_our_words(scheme, place):
     told = ended.stderr.splitlines()
     assert told[-1].startswith("gnomon: the database cannot be reached (store-unavailable)")
     assert all("the database cannot be reached (store-unavailable)" in line for line in told)
+
+
+@pytest.mark.slow
+def test_a_missing_store_of_a_cluster_is_told(cluster, place, capsys):
+    url = cluster.url()
+    assert main(["doctor", "--store", url]) == 2 and "no-store" in capsys.readouterr().err
+    with gnomon.open(url, scheduler=False):
+        pass
+    assert main(["query", "--store", url]) == 0 and main(["copy", url, url]) == 2
+    assert "destination-used" in capsys.readouterr().err
