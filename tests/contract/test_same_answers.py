@@ -127,7 +127,6 @@ def test_rollups_answer_alike(engines):
             assert told(answers["clickhouse"][name]) == told(raw[name]), name
 
 
-@pytest.mark.slow
 def test_who_is_forgotten_leaves_the_same_behind(engines):
     for engine in engines.values():
         engine.forget("\\u3'")

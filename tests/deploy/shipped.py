@@ -20,6 +20,9 @@ from gnomon.server.app import create_app
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 KNOWN = {PREFIX + name.upper() for name in Settings.__dataclass_fields__} | set(PLAIN_ALIASES) | NOT_SETTINGS
+#: What the object stores of backups take.
+CREDENTIALS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY",
+               "GOOGLE_SERVICE_ACCOUNT_KEY"}  # fmt: skip
 #: What holds a secret, by its name.
 SECRET = re.compile(r"SECRET|PASSWORD|DATABASE_URL|BROKER_URL|RESULT_BACKEND|LIMIT_URL|CACHE_URL|PSEUDONYM_KEYS|TOKEN")
 
@@ -45,7 +48,7 @@ def extras() -> dict[str, list[str]]:
 def unknown_names(names: Iterator[str] | list[str]) -> list[str]:
     """Names in the environment of a Gnomon process that no setting has."""
     foreign = {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "TMPDIR"}
-    return sorted(name for name in names if name not in KNOWN | foreign)
+    return sorted(name for name in names if name not in KNOWN | foreign | CREDENTIALS)
 
 
 def pinned(image: str) -> bool:

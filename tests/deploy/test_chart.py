@@ -7,9 +7,10 @@ import re
 
 import kubernetes_validate
 import pytest
-from shipped import DEPLOY, command_faults, paths_of, read_yaml, unknown_names
+from shipped import CREDENTIALS, DEPLOY, command_faults, paths_of, read_yaml, unknown_names
 
 import gnomon
+from gnomon.config import PLAIN_ALIASES, PREFIX, SECRETS
 
 helm = pytest.importorskip("helm_python", reason="Helm has no package for this machine: the chart was not rendered")
 
@@ -30,8 +31,15 @@ FULL = {
     },
     "image": {"pullSecrets": [{"name": "pull"}]},
 }
+#: Files of keys, settings and certificates, which nobody but the owner of the release can name.
+MOUNTED = {
+    **FULL,
+    "settings": {"JWT_JWKS_FILE": "/keys/jwks.json", "GNOMON_BACKUP_KEY_FILE": "/keys/backup.txt"},
+    "extraVolumes": [{"name": "keys", "secret": {"secretName": "gnomon-keys", "defaultMode": 0o440}}],
+    "extraVolumeMounts": [{"name": "keys", "mountPath": "/keys", "readOnly": True}],
+}
 LOSSY = {**FULL, "store": "clickhouse", "persistence": {"enabled": False, "acceptLoss": True}}
-VARIANTS = {"plain": PLAIN, "served": SERVED, "full": FULL, "lossy": LOSSY}
+VARIANTS = {"plain": PLAIN, "served": SERVED, "full": FULL, "lossy": LOSSY, "mounted": MOUNTED}
 #: The oldest that Chart.yaml allows, and the newest whose schemas there are.
 RELEASES = ("1.29", "1.36")
 
@@ -123,11 +131,52 @@ def test_no_secret_is_in_what_the_chart_makes(chart):
     documents = rendered(chart, FULL)
     assert "Secret" not in kinds(documents)
     held = [env for _, pod in pods(documents) for box in pod["containers"] for env in box["env"] if "valueFrom" in env]
-    assert {env["name"] for env in held} == {
-        "JWT_SECRET_KEY", "GNOMON_DATABASE_URL", "GNOMON_RATE_LIMIT_URL", "GNOMON_CACHE_URL",
-        "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND",
-    }  # fmt: skip
+    assert {env["name"] for env in held} == {name_of(secret) for secret in SECRETS} | {NEEDED_URL} | CREDENTIALS
     assert all(env["valueFrom"]["secretKeyRef"]["name"] == "gnomon" for env in held)
+
+
+NEEDED_URL = "GNOMON_DATABASE_URL"
+
+
+def name_of(secret: str) -> str:
+    """The name in the environment by which the chart takes a secret setting."""
+    plain = {setting: name for name, setting in PLAIN_ALIASES.items()}
+    return PREFIX + "DATABASE_URL" if secret == "database_url" else plain.get(secret, PREFIX + secret.upper())
+
+
+def taken(documents: list[dict], name: str) -> dict[str, bool]:
+    """The keys of the Secret that the pods of a workload take, and whether they have to be there."""
+    (pod,) = [pod for one, pod in pods(documents) if one["metadata"]["name"] == name]
+    found = [env["valueFrom"]["secretKeyRef"] for env in pod["containers"][0]["env"] if "valueFrom" in env]
+    return {key["key"]: not key.get("optional", False) for key in found}
+
+
+def test_every_secret_can_be_given_to_services_and_workers(chart):
+    optional = {name_of(secret) for secret in SECRETS if "celery" not in secret and "jwt" not in secret} | CREDENTIALS
+    needed = {NEEDED_URL, "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"}
+    documents = rendered(chart, FULL)
+    worker = dict.fromkeys(optional, False) | dict.fromkeys(needed, True)
+    assert taken(documents, "demo-gnomon-worker") == worker
+    assert taken(documents, "demo-gnomon") == worker | {"JWT_SECRET_KEY": True}
+    assert taken(documents, "demo-gnomon-migrate") == {NEEDED_URL: True}
+    assert taken(documents, "demo-gnomon-beat") == dict.fromkeys(needed, True)
+
+
+def test_what_stands_in_a_mounted_file_needs_no_key_of_the_secret(chart):
+    documents = rendered(chart, MOUNTED)
+    assert not taken(documents, "demo-gnomon")["JWT_SECRET_KEY"] and taken(documents, "demo-gnomon")[NEEDED_URL]
+    kept = rendered(chart, {**MOUNTED, "settings": {"GNOMON_CONFIG": "/keys/gnomon.toml"}})
+    for one, pod in pods(kept):
+        assert not any(taken(kept, one["metadata"]["name"]).values())
+        assert {"name": "keys", "mountPath": "/keys", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+
+
+def test_no_secret_stands_in_the_settings(chart):
+    names = {PREFIX + secret.upper() for secret in (*SECRETS, "database_url")}
+    names |= {name for name, setting in PLAIN_ALIASES.items() if setting in (*SECRETS, "database_url")} | CREDENTIALS
+    for name in names:
+        with pytest.raises(helm.HelmError, match=f"invalid propertyName '{name}'"):
+            chart.render({**PLAIN, "settings": {name: "x"}}, name="demo")
 
 
 def test_selectors_tell_the_parts_of_a_release_apart(chart):
@@ -168,6 +217,8 @@ def test_the_pod_outlives_the_drain_of_the_service(chart):
         ({**PLAIN, "replicas": 2}, "additional properties 'replicas' not allowed"),
         ({**PLAIN, "settings": {"JWT_SECRET_KEY": "x"}}, "invalid propertyName 'JWT_SECRET_KEY'"),
         ({**PLAIN, "service": {"replicas": "two"}}, "/service/replicas"),
+        ({**MOUNTED, "extraVolumes": []}, "extraVolumeMounts names the volume keys"),
+        ({**PLAIN, "extraVolumes": [{"name": "data", "emptyDir": {}}]}, "/extraVolumes/0/name"),
     ],
 )
 def test_values_that_cannot_work_are_refused_with_the_reason(chart, values, told):

@@ -130,6 +130,15 @@ def test_the_lock_file_has_what_the_extras_ask_for():
     assert {"hatchling", "uv"} <= set(locked("build.lock"))
 
 
+def test_the_lock_file_is_made_of_the_extras_of_the_image_and_nothing_else():
+    """What stood in a file of its own beside them had fallen behind."""
+    (image,) = [rest[7:] for word, rest in lines_of(DOCKERFILE) if word == "ARG" and rest.startswith("EXTRAS=")]
+    page = (ROOT / "docs" / "deployment.md").read_text("utf-8").replace("\\\n", " ")
+    (command,) = re.findall(r"^uv pip compile (pyproject.toml .*) -o deploy/requirements.lock$", page, re.MULTILINE)
+    assert re.findall(r"--extra (\w+)", command) == image.split(",") and ".in" not in command
+    assert "-r deploy" not in (DEPLOY / "requirements.lock").read_text("utf-8")
+
+
 def check(port: int) -> int:
     return subprocess.run([sys.executable, "-I", str(HEALTHCHECK), str(port)], timeout=30).returncode
 

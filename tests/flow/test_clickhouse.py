@@ -325,7 +325,7 @@ def erased(folder, **how):
     return holding(folder)
 
 
-@pytest.mark.parametrize("how", [{}, pytest.param({"delete_events": True}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", [{}, {"delete_events": True}])
 def test_no_byte_of_a_person_who_is_forgotten_is_left(tmp_path, how):
     assert erased(tmp_path, **how) == set()
 

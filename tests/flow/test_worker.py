@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,36 @@ def test_a_worker_runs_the_jobs_and_writes_exports(postgres, valkey, tmp_path):
         wait_for(lambda: len(ends(ledger)) == 2, log=log)
     assert sorted(ends(ledger)) == ["end default", "end shop"]
     assert not orders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kill", "sent"),
+    [
+        (os.kill, signal.SIGINT),
+        pytest.param(os.killpg, signal.SIGINT, marks=pytest.mark.slow),
+        (os.killpg, signal.SIGTERM),
+    ],
+)
+def test_a_worker_that_is_asked_to_end_does(postgres, valkey, tmp_path, kill, sent):
+    """Ctrl-C in a terminal, and what systemd sends to all processes of a service; beat hears of it as well."""
+    log, ledger = tmp_path / "worker.log", str(tmp_path / "ledger")
+    plan = {"jobs": [{"name": "long", "period": 3_600, "seconds": 2, "ledger": ledger}], "look": 0.05, "again": 0.5}
+    with worker(plan, postgres.url(), tmp_path, valkey.url(), ends=False) as process:
+        wait_for(lambda: lines(ledger), log=log)
+        mine = children(process)
+        kill(process.pid, sent)
+        assert process.wait(20) == 0
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine))
+    assert not re.search("by itself|beat ended", log.read_text()), log.read_text()
+    assert len(ends(ledger)) == 1 or (kill, sent) == (os.killpg, signal.SIGTERM)  # which ends what runs the job, too
+
+
+def test_a_worker_that_fails_is_started_again(postgres, valkey, tmp_path):
+    log, ledger = tmp_path / "worker.log", str(tmp_path / "ledger")
+    plan = {"jobs": [{"name": "tick", "period": 1, "ledger": ledger}], "crash": str(tmp_path / "crash"), "again": 0.5}
+    with worker(plan, postgres.url(), tmp_path, valkey.url()):
+        wait_for(lambda: ends(ledger), log=log)
+    assert log.read_text().count("the worker ended by itself and is started again") == 1
 
 
 @pytest.mark.slow

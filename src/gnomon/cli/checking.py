@@ -56,12 +56,12 @@ def add_audit(commands: Any) -> None:
 def _audit(args: argparse.Namespace) -> int:
     """Reads the files only, so it works while a process has the store open, and when the store is damaged."""
     from gnomon.ingest.places import file_of
-    from gnomon.store import served
+    from gnomon.store import served, store_there
     from gnomon.upkeep import verify
 
     settings = settings_of(args)
     file = file_of(settings)
-    if file is None or not (file.exists() or served(settings.database_url)):
+    if file is None or not (served(settings.database_url) or store_there(settings.database_url) is not None):
         raise no_store()
     audit = file.with_name(f"{file.name}.audit")
     if args.what == "head":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.config import Settings, read_settings
@@ -41,19 +40,19 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def opened(args: argparse.Namespace, *, must_exist: bool = False) -> AnalyticsEngine:
     from gnomon.engine import AnalyticsEngine
-    from gnomon.store import store_path
+    from gnomon.store import store_there
 
     settings = settings_of(args)
-    path = store_path(settings.database_url)
-    if must_exist and path is not None and "://" not in path and not Path(path).exists():
+    if must_exist and store_there(settings.database_url) is None:
         raise no_store()
     return AnalyticsEngine(settings)
 
 
 def no_store() -> InvalidValue:
     return InvalidValue(
-        "there is no store at that path", remedy="Check --store, or import something first.", code="no-store"
-    )
+        "there is no store at that path or URL", code="no-store",
+        remedy="Check --store (SRC of copy), also the schema or database in a URL, or import something first.",
+    )  # fmt: skip
 
 
 def console_of(**options: Any) -> Console:

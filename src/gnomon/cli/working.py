@@ -52,21 +52,36 @@ def _worker(args: argparse.Namespace) -> int:
         hostname=f"gnomon-{os.getpid()}@{socket.gethostname()}", pool_cls="prefork", concurrency=args.processes,
         beat=not args.no_beat, scheduler=SCHEDULER, quiet=True, without_gossip=True, without_mingle=True,
     )  # fmt: skip
+    asked = _asked_to_end()
     if not args.no_beat:
-        _keep_beating(worker)
+        _keep_beating(worker, asked)
     worker.start()
-    if worker.exitcode:
-        _begin_again()
+    if worker.exitcode and not asked:
+        _begin_again(asked)
     return 0
 
 
-def _keep_beating(worker: Any) -> None:
-    """Beat is a process beside those of the pool; Celery starts it once, and does not notice its end."""
+def _asked_to_end() -> list[str]:
+    """The signals that asked the worker to end, as they come. After SIGINT Celery has the exit code of a crash."""
+    from celery import signals
+
+    asked: list[str] = []
+
+    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+    def noted(sig: str, **_said: Any) -> None:
+        asked.append(sig)
+
+    return asked
+
+
+def _keep_beating(worker: Any, asked: list[str]) -> None:
+    """Beat is a process beside those of the pool; Celery starts it once, and does not notice its end. One that was
+    asked to end together with its worker stays away."""
     from celery import signals
     from celery.beat import EmbeddedService
 
     def look() -> None:
-        if not worker.beat.is_alive():
+        if not worker.beat.is_alive() and not asked:
             log.error("the process of beat ended, and is started again")
             worker.beat = EmbeddedService(worker.app, scheduler_cls=SCHEDULER)
             worker.beat.start()
@@ -76,14 +91,18 @@ def _keep_beating(worker: Any) -> None:
         sender.timer.call_repeatedly(BEAT_SECONDS, look)
 
 
-def _begin_again() -> None:
+def _begin_again(asked: list[str]) -> None:
     """Take the place of a worker that gave up: a broker that ends while a task is at work can end kombu's loop, too."""
     from billiard import active_children
 
     for child in active_children():
         child.terminate()
     log.error("the worker ended by itself and is started again in %.0f s", AGAIN_SECONDS)
-    time.sleep(AGAIN_SECONDS)
+    until = time.monotonic() + AGAIN_SECONDS
+    while time.monotonic() < until:
+        if asked:
+            return
+        time.sleep(0.1)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

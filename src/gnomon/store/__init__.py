@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import parse_qsl
 
-from gnomon.errors import InvalidValue, MissingExtra
+from gnomon.errors import InvalidValue, MissingExtra, StoreUnavailable
 from gnomon.event import Batch
 
 if TYPE_CHECKING:
@@ -379,6 +379,35 @@ def embedded_folder(url: str) -> Path | None:
     from gnomon.store.clickhouse.address import address_of
 
     return address_of(url).file
+
+
+def store_there(url: str) -> str | None:
+    """What tells the store at `url` from every other one, None where there is none; empty where it is embedded, or
+    where its server does not tell. Makes nothing. Raises `InvalidValue` for a URL that cannot be read, or content of
+    others."""
+    path = store_path(url)
+    if path is None or not served(path):
+        return "" if path is None or _embedded_there(path) else None
+    _need(url)
+    try:
+        if url.startswith("clickhouse://"):
+            from gnomon.store.clickhouse.opening import identity as of_clickhouse
+
+            return of_clickhouse(url)
+        from gnomon.store.postgres.opening import identity
+
+        return identity(url)
+    except StoreUnavailable:  # so says whatever comes next, and why
+        return ""
+
+
+def _embedded_there(path: str) -> bool:
+    if not path.startswith("chdb://"):
+        return "://" in path or Path(path).exists()
+    from gnomon.store.clickhouse.address import address_of
+
+    address = address_of(path)
+    return Path(str(address.path), "metadata", f"{address.database}.sql").exists()
 
 
 def store_path(url: str) -> str | None:

@@ -22,7 +22,7 @@ from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.places import checked, file_of, made
 from gnomon.ingest.recovery import SCRATCH, open_journal
 from gnomon.ingest.replica import KEPT_STORE
-from gnomon.store import Carrying, Served, Store, open_store, served, store_path
+from gnomon.store import Carrying, Served, Store, open_store, served, store_path, store_there
 from gnomon.store.carrying import NOTE, CopyNote, journals_of, kept_version, note_of, put_note, rows_of
 from gnomon.timerange import to_us
 from gnomon.upkeep.archive import AUDIT
@@ -103,11 +103,14 @@ def open_destination(
     if path is None:
         raise InvalidValue("a store in memory cannot be a destination", remedy="Give a file or a database.",
                            code="bad-store")  # fmt: skip
+    there = store_there(path)
+    if must_exist and there is None:
+        raise InvalidValue("there is no store at the destination", remedy="Check its path or URL.", code="no-store")
+    if there and isinstance(source, Served) and source.store_id == there:
+        raise _same()
     file = made(file_of(settings)) if served(path) else checked(path)
     if not served(path) and file == source_file:
         raise _same()
-    if must_exist and not served(path) and not file.exists():
-        raise InvalidValue("there is no store at the destination", remedy="Check the path.", code="no-store")
     with ExitStack() as held:
         lock = OwnerLock(file.with_name(f"{file.name}.owner"))
         if not lock.acquire():
@@ -119,8 +122,6 @@ def open_destination(
         if fresh and source_file is not None and file.is_file() and source_file.is_file():
             shutil.copymode(source_file, file)  # whoever may read the one may read the other, and nobody else
         if isinstance(store, Served):
-            if isinstance(source, Served) and source.store_id == store.store_id:
-                raise _same()
             held.enter_context(store.alone())
         if not isinstance(store, Carrying):
             raise InvalidValue("this kind of store takes in no copy", remedy="Give a file or PostgreSQL.",

@@ -1,7 +1,14 @@
 {{/* Values that cannot work together; every template that makes a workload includes this. */}}
 {{- define "gnomon.checks" -}}
 {{- if not .Values.existingSecret -}}
-{{- fail "existingSecret is empty: make a Secret with JWT_SECRET_KEY (and GNOMON_DATABASE_URL where the store is a server) and name it" -}}
+{{- fail "existingSecret is empty: make a Secret with JWT_SECRET_KEY, or mount a file of public keys (and with GNOMON_DATABASE_URL where the store is a server) and name it" -}}
+{{- end -}}
+{{- $volumes := list -}}
+{{- range .Values.extraVolumes -}}{{- $volumes = append $volumes .name -}}{{- end -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- if not (has .name $volumes) -}}
+{{- fail (printf "extraVolumeMounts names the volume %s, which is not one of extraVolumes" .name) -}}
+{{- end -}}
 {{- end -}}
 {{- if eq .Values.store "duckdb" -}}
 {{- if gt (int .Values.service.replicas) 1 -}}

@@ -23,9 +23,17 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Settings and secrets. Call with (list . (list "KEY" ...)): the keys of the Secret that are needed. */}}
+{{/*
+Settings and secrets. Call with (list . (list "KEY" ...) (list "KEY" ...)): the keys of the Secret that are needed, and those that
+may be there. With GNOMON_CONFIG any of them may stand in that file; with a file of public keys nobody needs JWT_SECRET_KEY.
+*/}}
 {{- define "gnomon.env" -}}
 {{- $root := index . 0 -}}
+{{- $file := hasKey $root.Values.settings "GNOMON_CONFIG" -}}
+{{- $public := false -}}
+{{- range list "JWT_PUBLIC_KEY_FILE" "GNOMON_JWT_PUBLIC_KEY_FILE" "JWT_JWKS_FILE" "GNOMON_JWT_JWKS_FILE" -}}
+{{- $public = or $public (hasKey $root.Values.settings .) -}}
+{{- end -}}
 {{- range $name, $value := $root.Values.settings }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
@@ -36,13 +44,35 @@ securityContext:
 {{- end }}
 {{- range $key := index . 1 }}
 - name: {{ $key }}
-  valueFrom: {secretKeyRef: {name: {{ $root.Values.existingSecret }}, key: {{ $key }}}}
+  valueFrom: {secretKeyRef: {name: {{ $root.Values.existingSecret }}, key: {{ $key }}{{ if or $file (and $public (eq $key "JWT_SECRET_KEY")) }}, optional: true{{ end }}}}
+{{- end }}
+{{- range $key := index . 2 }}
+- name: {{ $key }}
+  valueFrom: {secretKeyRef: {name: {{ $root.Values.existingSecret }}, key: {{ $key }}, optional: true}}
 {{- end }}
 {{- end -}}
 
 {{/* The secrets of a process that opens the store. */}}
 {{- define "gnomon.storeKeys" -}}
 {{- if ne .Values.store "duckdb" }}GNOMON_DATABASE_URL{{ end -}}
+{{- end -}}
+
+{{/* The secrets that a process which does the work may have: of services and workers alike. */}}
+{{- define "gnomon.optionalKeys" -}}
+GNOMON_RATE_LIMIT_URL GNOMON_CACHE_URL GNOMON_PSEUDONYM_KEYS GNOMON_ALERT_WEBHOOK GNOMON_ALERT_WEBHOOK_SECRET AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AZURE_STORAGE_ACCOUNT_KEY GOOGLE_SERVICE_ACCOUNT_KEY
+{{- end -}}
+
+{{/* What was mounted by hand: files of keys, settings, certificates. */}}
+{{- define "gnomon.extraMounts" -}}
+{{- with .Values.extraVolumeMounts -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "gnomon.extraVolumes" -}}
+{{- with .Values.extraVolumes -}}
+{{- toYaml . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The folder of exports, where services and workers share one. */}}
@@ -95,17 +125,9 @@ spec:
         - --workers={{ int .Values.service.workers }}
         {{- end }}
       env:
-        {{- include "gnomon.env" (list . (compact (list "JWT_SECRET_KEY" (include "gnomon.storeKeys" .)))) | nindent 8 }}
-        {{- range $key := list "GNOMON_RATE_LIMIT_URL" "GNOMON_CACHE_URL" }}
-        - name: {{ $key }}
-          valueFrom: {secretKeyRef: {name: {{ $.Values.existingSecret }}, key: {{ $key }}, optional: true}}
-        {{- end }}
-        {{- if .Values.worker.enabled }}
-        - name: CELERY_BROKER_URL
-          valueFrom: {secretKeyRef: {name: {{ .Values.existingSecret }}, key: CELERY_BROKER_URL}}
-        - name: CELERY_RESULT_BACKEND
-          valueFrom: {secretKeyRef: {name: {{ .Values.existingSecret }}, key: CELERY_RESULT_BACKEND}}
-        {{- end }}
+        {{- $broker := .Values.worker.enabled | ternary (list "CELERY_BROKER_URL" "CELERY_RESULT_BACKEND") list }}
+        {{- $keys := concat (compact (list "JWT_SECRET_KEY" (include "gnomon.storeKeys" .))) $broker }}
+        {{- include "gnomon.env" (list . $keys (splitList " " (include "gnomon.optionalKeys" .))) | nindent 8 }}
       ports:
         - {name: http, containerPort: 8000}
       # A start may replay a long journal: half an hour. Afterwards: not ready while no events can be taken; started
@@ -131,8 +153,10 @@ spec:
         - {name: data, mountPath: /data}
         - {name: tmp, mountPath: /tmp}
         {{- include "gnomon.exportsMount" . | nindent 8 }}
+        {{- include "gnomon.extraMounts" . | nindent 8 }}
   volumes:
     {{- include "gnomon.exportsVolume" . | nindent 4 }}
+    {{- include "gnomon.extraVolumes" . | nindent 4 }}
     - name: tmp
       emptyDir: {sizeLimit: 1Gi}
     {{- if not .Values.persistence.enabled }}

@@ -7,6 +7,7 @@ its own clean-up would wait for threads that exist in the parent only: a child e
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 import weakref
@@ -49,6 +50,8 @@ class Connection(Protocol):
 
 #: What the driver and the engine raise.
 FAILED = (ClickHouseError, RuntimeError, OSError)
+#: What the driver says of its own, bare and before our words, where a host set up no logging.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 _PLAIN = QueryContext()
 _Buffer: Any = RespBuffCls
 

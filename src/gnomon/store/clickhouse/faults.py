@@ -6,6 +6,7 @@ What a batch is to blame for is told from what the database is: only the first m
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreBusy, StoreDamaged, StoreUnavailable
 
@@ -23,6 +24,8 @@ _PATTERN = (427,)
 #: what a quorum took, all stale or lost, Keeper.
 _CLUSTER = (209, 210, 254, 279, 285, 286, 289, 319, 341, 369, 415, 999)
 _DAMAGED = (40, 228, 246, 271, 432, 740)  #: checksums, sizes, a part or a block that does not unpack
+#: Of urllib3, beneath an error of the driver: no connection came about.
+_NOT_REACHED = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError")
 _ENGINE_HELD = "Error initializing EmbeddedServer"
 _OTHER_PATH = "EmbeddedServer already initialized with path"
 #: What a value or a statement is to blame for.
@@ -71,7 +74,18 @@ def translated(error: Exception, *, writing: bool = False) -> GnomonError:
             "the database refuses the user or the password", code="store-login",
             remedy="Check the user and password in the store's URL.",
         )  # fmt: skip
+    if code is None and any(type(cause).__name__ in _NOT_REACHED for cause in _causes(error)):
+        return StoreUnavailable(
+            "the database cannot be reached",
+            remedy="Check that it runs and can be reached; it is tried again by itself.",
+        )
     return _rarer(code, writing=writing, name=type(error).__name__)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _rarer(code: int | None, *, writing: bool, name: str) -> GnomonError:

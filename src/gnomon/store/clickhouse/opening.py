@@ -10,8 +10,8 @@ from typing import Any
 
 from gnomon.config import Settings as Options
 from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
-from gnomon.store.clickhouse.address import Address
-from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
+from gnomon.store.clickhouse.address import Address, address_of
+from gnomon.store.clickhouse.connecting import FAILED, Connection, Remote, Settings, pool_of
 from gnomon.store.clickhouse.faults import translated
 from gnomon.store.clickhouse.leases import LOCKS
 from gnomon.store.clickhouse.ledger import Head, head_of, put_state
@@ -65,8 +65,7 @@ def opened(con: Connection, address: Address, settings: Settings) -> Found:
     try:
         check_server(con)
         con.run(f"CREATE DATABASE IF NOT EXISTS {address.database}", {"database": "default"})
-        names = con.run(_TABLES.format(quoted(address.database)), settings).rows
-        there = {str(name) for (name,) in names if not str(name).startswith(LOCKS)}
+        there = tables_there(con, address, settings)
         if "state_log_1" in there:
             raise InvalidValue(
                 "the store is spread over a cluster", remedy="Add ?cluster=name to its URL.", code="foreign-file"
@@ -82,9 +81,6 @@ def opened(con: Connection, address: Address, settings: Settings) -> Found:
         raise translated(error, writing=True) from error
 
 
-_TABLES = "SELECT name FROM system.tables WHERE database = {}"
-
-
 def check_server(con: Connection) -> None:
     """Raises `StoreUnavailable` with code `store-too-old`."""
     ((version,),) = con.run("SELECT version()", {"database": "default"}).rows
@@ -94,6 +90,28 @@ def check_server(con: Connection) -> None:
             f"the database is ClickHouse {version}, and Gnomon needs {OLDEST_SERVER[0]}.{OLDEST_SERVER[1]} or newer",
             remedy="Upgrade the database.", code="store-too-old",
         )  # fmt: skip
+
+
+def identity(url: str) -> str | None:
+    """What tells the store at the URL of a server from others, None where there is none; nothing is made. Raises
+    `StoreUnavailable`."""
+    address = address_of(url)
+    con, name, plain = Remote(address, pool_of(address)), address.database, {"database": "default"}
+    try:
+        there = tables_there(con, address, plain)
+        if "state_log" not in there:  # on a cluster it may be another server that has it
+            return "" if there else None
+        return head_of(con.run(f"SELECT key, value, batch FROM {name}.state_log", plain).rows).state.get("store_id", "")
+    except FAILED as error:
+        raise translated(error, writing=True) from error
+    finally:
+        con.close()
+
+
+def tables_there(con: Connection, address: Address, settings: Settings) -> set[str]:
+    """The tables of the database but for its locks."""
+    asked = f"SELECT name FROM system.tables WHERE database = {quoted(address.database)}"
+    return {str(name) for (name,) in con.run(asked, settings).rows if not str(name).startswith(LOCKS)}
 
 
 def look(con: Connection, there: set[str], settings: Settings) -> Head | None:

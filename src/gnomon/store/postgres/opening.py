@@ -16,7 +16,7 @@ from psycopg import errors, sql
 from psycopg.types.numeric import NumericBinaryLoader
 
 from gnomon.errors import InvalidValue, StoreUnavailable
-from gnomon.store.postgres.address import Address
+from gnomon.store.postgres.address import Address, address_of
 from gnomon.store.postgres.faults import of_connecting, translated
 
 KNOWN = 2  #: the newest schema that this version knows
@@ -86,6 +86,17 @@ def migrate(address: Address) -> Found:
         except psycopg.Error as error:
             raise translated(error, writing=True) from error
     return checked(found)
+
+
+def identity(url: str) -> str | None:
+    """What tells the store at a URL from others, None where there is none; nothing is made. Raises as `migrate`."""
+    address = address_of(url)
+    with connect(address) as con:
+        try:
+            found = look(con, address)
+        except psycopg.Error as error:
+            raise translated(error) from error
+    return None if found is None else found.store_id
 
 
 def checked(found: Found) -> Found:
