@@ -27,6 +27,7 @@ log = logging.getLogger("gnomon.store.clickhouse")
 BURNT = "burnt:"
 CHANGE, CHANGES, VERSION, WRITER, MARK = "change", "changes", "version", "writer", "mark"
 KEPT_NUMBERS = 300  #: superseded values younger than so many batches stay, for questions that began before
+FAR = 1_000  #: burnt numbers further apart than that are told apart
 READ = "SELECT key, value, batch FROM state_log"
 
 
@@ -64,10 +65,35 @@ class Head:
         """The setting of a question that sees this moment; also of tables that are `copied` in the database `copy`."""
         seen = f"batch <= {self.committed}"
         if self.burnt:
-            seen += f" AND batch NOT IN ({', '.join(map(str, sorted(self.burnt)))})"
+            seen += f" AND {without(sorted(self.burnt))}"
         tables = [f"{database}.{table}" for table in (*BATCHED, "state_log")] + [f"{copy}.{table}" for table in copied]
         named = ", ".join(f"'{table}': '{seen}'" for table in tables)
         return {"additional_table_filters": f"{{{named}}}"}
+
+
+def without(burnt: Sequence[int]) -> str:
+    """The condition of rows of other batches than the `burnt` ones, in order. It goes into the URL of each question,
+    once for each table, so it is made of maps of bits where that is shorter than a list: of processes that write in
+    turns every second number of 10,000 may be burnt."""
+    runs: list[list[int]] = []
+    for number in burnt:
+        if not runs or number - runs[-1][-1] > FAR:
+            runs.append([])
+        runs[-1].append(number)
+    return min(_listed(burnt), " AND ".join(min(_listed(run), _mapped(run), key=len) for run in runs), key=len)
+
+
+def _listed(burnt: Sequence[int]) -> str:
+    return f"batch NOT IN ({','.join(map(str, burnt))})"
+
+
+def _mapped(burnt: Sequence[int]) -> str:
+    first = burnt[0]
+    words = [0] * ((burnt[-1] - first) // 64 + 1)
+    for number in burnt:
+        words[(number - first) // 64] |= 1 << (number - first) % 64
+    word = f"toUInt64([{','.join(map(str, words))}][intDiv(batch - {first}, 64) + 1])"  # 0 beyond the end
+    return f"(batch < {first} OR NOT bitTest({word}, bitAnd(batch - {first}, 63)))"
 
 
 def head_of(rows: Iterable[tuple[Any, ...]]) -> Head:
