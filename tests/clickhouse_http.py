@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import embedded
 
+URI_BYTES = 1 << 20  #: `http_max_uri_size`
 USER, PASSWORD = "gnomon", "pass word"
 _OURS = ("database", "query", "query_id", "session_id", "compress", "decompress", "wait_end_of_query", "role",
          "quota_key", "client_protocol_version", "enable_http_compression", "http_headers_progress_interval_ms",
@@ -46,13 +47,23 @@ class Server:
                 if self.engine is not None:
                     self.engine.close()
 
+            def handle_one_request(self):
+                """As it is, but for the length of a URI that is refused."""
+                self.raw_requestline = self.rfile.readline(URI_BYTES + 1)
+                if len(self.raw_requestline) > URI_BYTES:
+                    self.requestline = self.request_version = self.command = ""
+                    self.send_error(400, "HTTP request URI invalid or too long")
+                elif not self.raw_requestline:
+                    self.close_connection = True
+                elif self.parse_request():
+                    self.do_POST()
+                    self.wfile.flush()
+
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if (self.headers.get("Transfer-Encoding") or "").lower() == "chunked":
                     body = b"".join(self._chunks())
                 owner._serve(self, body)
-
-            do_GET = do_POST
 
             def _chunks(self):
                 while size := int(self.rfile.readline(), 16):
@@ -92,7 +103,10 @@ class Server:
         if not self._may(request, given):
             return _answer(request, 516, b"Code: 516. DB::Exception: Authentication failed. (AUTHENTICATION_FAILED)")
         text = given.get("query", "").encode() + (b"\n" if "query" in given and body else b"") + body
-        engine = request.engine = request.engine or chdb.connect(embedded.folder())
+        if request.engine is None:
+            request.engine = chdb.connect(embedded.folder())
+            request.engine.query("SET max_query_size = 268435456")  # of our SET below; parameters have no such limit
+        engine = request.engine
         try:
             self.statements.append(text[:2_000])
             self.before(text)

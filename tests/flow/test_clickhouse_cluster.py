@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -342,6 +342,22 @@ def test_a_cluster_that_is_not_there_is_refused(place):
     with pytest.raises(InvalidValue) as raised:
         open_store(place.replace("cluster=two", "cluster=three"), Settings())
     assert raised.value.code == "cluster-setup"
+
+
+@pytest.mark.parametrize(
+    "setting, refused", [("max_compress_block_size", False), pytest.param("fsync_after_insert", True, id="durable")]
+)
+def test_tables_of_a_version_before_are_taken_and_those_that_are_not_durable_refused(
+    place, monkeypatch, setting, refused
+):
+    store = open_store(place, Settings())
+    store._connect().run(f"ALTER TABLE {store._address.database}__1.events_1 RESET SETTING {setting}", {})
+    store.close()
+    of_a_shard = """SELECT name, 'ReplicatedMergeTree', create_table_query FROM clusterAllReplicas({}, system.tables)
+WHERE database = concat({}, '__1')"""
+    monkeypatch.setattr(cluster, "TABLES_THERE", of_a_shard)
+    with pytest.raises(InvalidValue, match=setting) if refused else nullcontext():
+        open_store(place, Settings()).close()
 
 
 @pytest.mark.slow

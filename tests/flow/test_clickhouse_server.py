@@ -291,3 +291,20 @@ def test_recording_goes_on_while_the_server_is_away_and_is_there_once_it_is_back
         engine.flush(timeout=30)
         assert engine.query(["events"])[0]["events"] == 6
         assert engine.books().closes()
+
+
+@pytest.mark.parametrize("work", ["_settle", "_burn"])
+def test_a_number_that_another_one_decides_while_the_store_is_opened_is_no_error(url, tmp_path, monkeypatch, work):
+    honest, left = getattr(deciding.Deciding, work), [1]
+
+    def overtaken(self, con, *told):
+        if left:
+            left.pop()
+            raise deciding.overtaken()
+        return honest(self, con, *told)
+
+    monkeypatch.setattr(deciding.Deciding, work, overtaken)
+    with gnomon.open(url, data_dir=str(tmp_path), sampling=False) as engine:
+        engine.track("t")
+        engine.flush(timeout=30)
+        assert engine.query(["events"])[0]["events"] == 1 and not left

@@ -31,7 +31,7 @@ from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.places import checked, file_of, made
 from gnomon.ingest.recovery import open_journal, open_or_rebuild, put_back, settle_restore, sweep
-from gnomon.ingest.replica import Waiting, check_finished, check_same, take_kept
+from gnomon.ingest.replica import Unopened, Waiting, check_finished, check_same, take_kept
 from gnomon.ingest.writer import Writer
 from gnomon.store import Served, Store, embedded_folder, open_store, served, store_path
 
@@ -43,6 +43,7 @@ log = logging.getLogger("gnomon.hold")
 #: How often a process that only records looks whether the owner is gone.
 TAKE_OVER_SECONDS = 2.0
 LOOK_SECONDS = 1.0  #: how often a process looks what was kept elsewhere for all processes of a store on a server
+MOVED = "store-moved"  #: the code of a number that another process decided meanwhile
 POLL_SECONDS = 0.05  #: how often a process that does not drain looks whether its own events have arrived
 
 _HELD: dict[Path, Hold] = {}
@@ -94,7 +95,7 @@ class Hold:
         self.watch: Any = None  #: of upkeep.alerts, once somebody looks for alerts
         self._inherited = False  #: forked from an owner: DuckDB cannot be used again in such a process
         self._asking: Store | None = None  #: for questions only, where another process drains
-        self._waiting: Waiting | None = None  #: for a server that could not be reached yet
+        self._waiting: Unopened | None = None  #: in the place of a store that could not be opened
         self._lock = OwnerLock(self.file.with_name(self.file.name + ".owner"))
         journal_file = self.file.with_name(self.file.name + ".journal")
         fresh = not journal_file.exists()
@@ -295,14 +296,24 @@ class Hold:
                 self._start()
             except StoreDamaged:  # in a block that only the replay has read: the store noted it, now it is rebuilt
                 self._start()
-            except StoreUnavailable as error:
-                if not self.served or error.code != StoreUnavailable.code:
-                    raise
-                log.warning("recording goes on into the journal: %s", error)
-                self._waiting = Waiting(self._start_late, error)
+        except (StoreDamaged, StoreUnavailable) as error:
+            self._waiting = self._left_closed(error)
+            if self._waiting is None:
+                self._lock.release()
+                raise
+            log.warning("recording goes on into the journal: %s", error)
         except BaseException:
             self._lock.release()
             raise
+
+    def _left_closed(self, error: GnomonError) -> Unopened | None:
+        """What stands for a store that cannot be opened, where recording goes on without it: a server that is away, a
+        number that another one decided, and a folder that no opening mends."""
+        if error.code == MOVED or (self.served and error.code == StoreUnavailable.code):
+            return Waiting(self._start_late, error)
+        if self._by_url and not self.served and isinstance(error, StoreDamaged):
+            return Unopened(error)
+        return None
 
     def _start_late(self) -> None:
         with self._taking:

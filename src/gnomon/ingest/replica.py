@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
+from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.ingest.journal import SHARED, Journal
 from gnomon.store import Served, Store
 from gnomon.store.carrying import note_of, unfinished_copy
@@ -18,11 +18,26 @@ log = logging.getLogger("gnomon.hold")
 KEPT_STORE = "store"  #: the kept value of a journal that names the database it belongs to
 
 
-class Waiting:
+class Unopened:
+    """A store that is not opened any more in this process, while recording goes on into the journal."""
+
+    def __init__(self, error: GnomonError) -> None:
+        self._error = error
+
+    def refusal(self) -> GnomonError:
+        """Why it could not be opened when it was last tried."""
+        kind = StoreDamaged if isinstance(self._error, StoreDamaged) else StoreUnavailable
+        return kind(self._error.message, remedy=self._error.remedy, code=self._error.code)
+
+    def stop(self) -> None:
+        """Nothing goes on."""
+
+
+class Waiting(Unopened):
     """A thread that tries to open a store until it can be reached."""
 
     def __init__(self, open_it: Callable[[], None], error: GnomonError) -> None:
-        self._error = error
+        super().__init__(error)
         self._open_it = open_it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gnomon-waiting", daemon=True)
@@ -38,10 +53,6 @@ class Waiting:
                 if error.code != self._error.code:
                     log.error("the store cannot be opened, recording goes on into the journal: %s", error)
                 self._error, wait = error, min(5.0, wait * 2)
-
-    def refusal(self) -> StoreUnavailable:
-        """Why it could not be opened when it was last tried."""
-        return StoreUnavailable(self._error.message, remedy=self._error.remedy, code=self._error.code)
 
     def stop(self) -> None:
         """End the thread."""

@@ -15,7 +15,7 @@ from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
 from gnomon.store.clickhouse.faults import code_of
 from gnomon.store.clickhouse.opening import KNOWN, statements
-from gnomon.store.clickhouse.tables import BATCHED, DURABLE
+from gnomon.store.clickhouse.tables import BATCHED, BLOCKS, DURABLE
 from gnomon.store.texts import quoted
 
 FIRST = 1  #: the number of the tables that a new store begins with
@@ -95,7 +95,7 @@ class Cluster:
     def __post_init__(self) -> None:
         words = {
             "merge_tree": "ReplicatedMergeTree('/clickhouse/tables/{uuid}/{shard}', '{replica}')",
-            "durable": ", ".join(f"{name} = {value}" for name, value in (DURABLE | REPLICATED).items()),
+            "durable": ", ".join(f"{name} = {value}" for name, value in (DURABLE | BLOCKS | REPLICATED).items()),
         }
         for number in range(1, KNOWN + 1):
             for statement in statements(number, words):
@@ -219,7 +219,8 @@ def _check_settings(con: Connection, settings: Settings) -> None:
 
 
 def check_tables(con: Connection, cluster: Cluster, settings: Settings) -> None:
-    """On every server the tables are durable and tell repeats; a new replica has been given them."""
+    """On every server the tables are durable and tell repeats; a new replica has been given them. Tables of versions
+    before have other blocks, until a change makes them anew."""
     wanted = DURABLE | REPLICATED
     for name, engine, made in con.run(
         TABLES_THERE.format(quoted(cluster.name), quoted(cluster.database)), settings

@@ -32,8 +32,7 @@ from gnomon.store.clickhouse.cluster import (
     without_filters,
 )
 from gnomon.store.clickhouse.connecting import Connection, Settings
-from gnomon.store.clickhouse.deciding import overtaken
-from gnomon.store.clickhouse.ledger import WRITER, Head, head_of, put_state, read_head
+from gnomon.store.clickhouse.ledger import Head, head_of, put_state, read_head
 from gnomon.store.clickhouse.opening import Found, check_server, kinds_of, look, made_state
 from gnomon.store.clickhouse.served import ServedClickHouse
 from gnomon.store.clickhouse.tables import BATCHED
@@ -264,9 +263,7 @@ class ClusteredClickHouse(ServedClickHouse):
             raise self._led_elsewhere(head)
         if head.state.get(COORDINATOR) != me:
             head = self._burn(con, head.committed + 1)  # whoever wrote over there may have put rows under it
-            put_state(con, {COORDINATOR: me, WRITER: self._me}, head.committed + 1, self._plain())
-            if read_head(con, self._plain()).author != self._me:
-                raise overtaken()
+            self._commit(con, head.committed + 1, {COORDINATOR: me})
 
     def _led_elsewhere(self, head: Head) -> StoreUnavailable:
         return StoreUnavailable(

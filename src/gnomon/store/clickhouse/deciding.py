@@ -28,6 +28,7 @@ from gnomon.store.clickhouse.ledger import (
     VERSION,
     WRITER,
     Head,
+    burn_lost,
     put_state,
     read_head,
 )
@@ -167,7 +168,14 @@ class Deciding:
         """Make sure that rows of a number are never seen, also those that land later; unless it was committed."""
         self._check_alone(con)
         put_state(con, {f"{BURNT}{number}": self._me}, number, self._session)
-        self._head = head = read_head(con, self._session)
+        head = read_head(con, self._session)
+        if head.committed < number:
+            self._check_alone(con)
+            burn_lost(con, head, number, self._me, self._session)
+            head = read_head(con, self._session)
+            if head.committed < number:
+                raise overtaken()
+        self._head = head
         return head
 
     @contextmanager
@@ -183,12 +191,8 @@ class Deciding:
         entries = {**entries, WRITER: self._me}
         if VERSION in entries:
             entries[MARK] = secrets.token_hex(8)
-        known = self._head
         self._check_alone(con)
         put_state(con, entries, batch, self._limited(WRITE_SECONDS))
-        if known is not None and self._address.path is not None:  # nobody else writes
-            self._head = known.followed_by(batch, entries)
-            return
         head = read_head(con, self._session)
         if head.authors.get(batch) != self._me or batch in head.burnt:
             raise overtaken()
@@ -196,12 +200,14 @@ class Deciding:
 
     def _settle(self, con: Connection, head: Head) -> Head:
         """Carry out a change that was committed, also one whose maker is gone, and remove what others left."""
-        if head.pending:
+        while head.pending:
             self._head = head
             self._carry_out(con, head)
             done = head.committed + 1  # which its maker, if it is still there, would decide in the same way
             put_state(con, {CHANGE: "", CHANGES: str(done), WRITER: self._me}, done, self._session)
             head = read_head(con, self._session)
+            if head.committed < done:
+                head = self._burn(con, done)  # so the next one says it
         self._head = head
         self._drop_leftovers(con, head)
         return head

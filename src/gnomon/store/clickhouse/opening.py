@@ -15,7 +15,7 @@ from gnomon.store.clickhouse.connecting import FAILED, Connection, Remote, Setti
 from gnomon.store.clickhouse.faults import translated
 from gnomon.store.clickhouse.leases import LOCKS
 from gnomon.store.clickhouse.ledger import Head, head_of, put_state
-from gnomon.store.clickhouse.tables import BATCHED, DURABLE, SESSION
+from gnomon.store.clickhouse.tables import BATCHED, BLOCKS, DURABLE, SESSION
 from gnomon.store.dialect_clickhouse import SETTINGS
 from gnomon.store.texts import quoted
 
@@ -145,7 +145,8 @@ def statements(number: int, words: dict[str, str]) -> list[str]:
 
 def words() -> dict[str, str]:
     """What the files leave open."""
-    return {"merge_tree": MERGE_TREE, "durable": ", ".join(f"{name} = {value}" for name, value in DURABLE.items())}
+    settings = DURABLE | BLOCKS
+    return {"merge_tree": MERGE_TREE, "durable": ", ".join(f"{name} = {value}" for name, value in settings.items())}
 
 
 def _make(con: Connection, there: set[str], settings: Settings) -> None:
@@ -173,7 +174,8 @@ def _check_durable(con: Connection, address: Address, settings: Settings) -> Non
     """Whatever a server's configuration says, what is committed must be on the disk."""
     asked = f"SELECT name, create_table_query FROM system.tables WHERE database = {quoted(address.database)}"
     for name, made in con.run(asked, settings).rows:
-        lacking = [f"{key} = {value}" for key, value in DURABLE.items() if not re.search(rf"{key} = {value}\b", made)]
+        wanted = DURABLE | BLOCKS
+        lacking = [f"{key} = {value}" for key, value in wanted.items() if not re.search(rf"{key} = {value}\b", made)]
         if "ENGINE = " in made and lacking and name in (*BATCHED, "state_log"):
             con.run(f"ALTER TABLE {name} MODIFY SETTING {', '.join(lacking)}", settings)
     ((asynchronous,),) = con.run("SELECT toString(getSetting('async_insert'))", settings).rows

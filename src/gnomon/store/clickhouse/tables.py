@@ -7,9 +7,7 @@ BATCHED = ("events", "samples", "books", "quarantine", "weighted", "rolled", "pe
            "sightings", "rolled_up", "pruned", "alive")  #: see migrations/clickhouse_0001.sql  # fmt: skip
 
 #: Of every table. A part is on the disk when its insert, or the merge that made it, returns; parts that were merged
-#: away are removed at once, so what was deleted does not linger. Of a damaged block ClickHouse tries every single bit,
-#: which no time-out ends and which takes the square of its size: 2 s for 64 KiB, seven minutes for the usual 1 MiB. The
-#: limit holds for parts that have a file for each column; in small ones a block is a column of 8,192 rows.
+#: away are removed at once, so what was deleted does not linger.
 DURABLE = {
     "fsync_after_insert": 1,
     "fsync_part_directory": 1,
@@ -19,8 +17,12 @@ DURABLE = {
     "old_parts_lifetime": 1,
     "merge_tree_clear_old_parts_interval_seconds": 1,
     "finished_mutations_to_keep": 0,
-    "max_compress_block_size": 65_536,
 }
+
+#: Of every table as well, though nothing is lost without it. Of a damaged block ClickHouse tries every single bit,
+#: which no time-out ends and which takes the square of its size: 2 s for 64 KiB, seven minutes for the usual 1 MiB. The
+#: limit holds for parts that have a file for each column; in small ones a block is a column of 8,192 rows.
+BLOCKS = {"max_compress_block_size": 65_536}
 
 #: Of the statements of a change: the same row added twice is two rows.
 EVERY_ROW: dict[str, str | int | float] = {"insert_deduplicate": 0, "deduplicate_insert": "disable"}
