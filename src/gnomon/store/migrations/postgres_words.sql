@@ -1,6 +1,6 @@
 -- Words that DuckDB has and PostgreSQL has not, as functions with simple bodies, which PostgreSQL writes into the plan
--- of a statement (so none is STRICT, and those that read JSON are STABLE, as its own reading of JSON is). Executed at
--- every migration; each may be replaced by a better one at any time.
+-- of a statement (so none is STRICT, and those that read JSON are STABLE, as its own reading of JSON is). Executed where a
+-- store has older ones; each may be replaced by a better one at any time, with the next number of `WORDS` in opening.py.
 
 -- Exact: a double holds every microsecond of those years, and the cast rounds to the nearest. It takes half the time.
 CREATE OR REPLACE FUNCTION epoch_us(timestamp) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -35,3 +35,44 @@ CREATE OR REPLACE FUNCTION json_key(text, text) RETURNS text LANGUAGE sql STABLE
 -- The keys of a JSON object that is kept as text.
 CREATE OR REPLACE FUNCTION json_keys(text) RETURNS text[] LANGUAGE sql STABLE PARALLEL SAFE
   RETURN ARRAY(SELECT json_object_keys($1::json));
+
+-- Arithmetic of doubles as every other store has it: what is too large for one is infinite, what is too small is 0, where
+-- PostgreSQL raises an error. It stands in the place of PostgreSQL's own only in a transaction that is repeated with its
+-- schema behind this one (`begin` of opening.py, `careful`), as it takes longer.
+CREATE OR REPLACE FUNCTION ieee_plus(double precision, double precision) RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+  RETURN CASE WHEN least(abs($1), abs($2)) < 1e291 OR sign($1) <> sign($2) OR greatest(abs($1), abs($2)) = 'infinity'
+      THEN $1 + $2
+    WHEN abs($1 / 2 + $2 / 2) > 8.988465674311575e307 THEN sign($1) * 'infinity' ELSE $1 + $2 END;
+CREATE OR REPLACE FUNCTION ieee_minus(double precision, double precision) RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT RETURN ieee_plus($1, -$2);
+CREATE OR REPLACE FUNCTION ieee_times(double precision, double precision) RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+  RETURN CASE WHEN $1 = 0 OR $2 = 0 OR abs($1) >= 'infinity' OR abs($2) >= 'infinity' THEN $1 * $2
+    WHEN abs($2) > 1 AND abs($1) > float8 '1.797693134862315e308' / abs($2) THEN sign($1) * sign($2) * 'infinity'
+    WHEN abs($2) < 1 AND abs($1) < float8 '5e-324' / abs($2) THEN 0 ELSE $1 * $2 END;
+CREATE OR REPLACE FUNCTION ieee_over(double precision, double precision) RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+  RETURN CASE WHEN $1 = 0 OR $2 = 0 OR abs($1) >= 'infinity' OR abs($2) >= 'infinity' THEN $1 / $2
+    WHEN abs($2) < 1 AND abs($1) > float8 '1.797693134862315e308' * abs($2) THEN sign($1) * sign($2) * 'infinity'
+    WHEN abs($2) > 1 AND abs($1) < float8 '5e-324' * abs($2) THEN 0 ELSE $1 / $2 END;
+CREATE OR REPLACE FUNCTION exp(double precision) RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+  RETURN CASE WHEN $1 > 709.7827 THEN 'infinity' WHEN $1 < -745.1 THEN 0 ELSE pg_catalog.exp($1) END;
+-- Of what stands in statements: squares.
+CREATE OR REPLACE FUNCTION power(double precision, double precision) RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+  RETURN CASE WHEN $2 = 2 THEN ieee_times($1, $1) ELSE pg_catalog.power($1, $2) END;
+CREATE OR REPLACE FUNCTION ieee_mean_of(double precision[], double precision) RETURNS double precision[]
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT RETURN ARRAY[$1[1] + 1, ieee_plus($1[2], $2)];
+CREATE OR REPLACE FUNCTION ieee_mean(double precision[]) RETURNS double precision
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT RETURN ieee_over($1[2], nullif($1[1], 0));
+CREATE OR REPLACE AGGREGATE sum(double precision)
+  (SFUNC = ieee_plus, STYPE = double precision, COMBINEFUNC = ieee_plus, PARALLEL = SAFE);
+CREATE OR REPLACE AGGREGATE avg(double precision)
+  (SFUNC = ieee_mean_of, STYPE = double precision[], INITCOND = '{0,0}', FINALFUNC = ieee_mean, PARALLEL = SAFE);
+DROP OPERATOR IF EXISTS {schema}.+(double precision, double precision), {schema}.-(double precision, double precision),
+  {schema}.*(double precision, double precision), {schema}./(double precision, double precision);
+CREATE OPERATOR {schema}.+ (LEFTARG = double precision, RIGHTARG = double precision, FUNCTION = ieee_plus);
+CREATE OPERATOR {schema}.- (LEFTARG = double precision, RIGHTARG = double precision, FUNCTION = ieee_minus);
+CREATE OPERATOR {schema}.* (LEFTARG = double precision, RIGHTARG = double precision, FUNCTION = ieee_times);
+CREATE OPERATOR {schema}./ (LEFTARG = double precision, RIGHTARG = double precision, FUNCTION = ieee_over);

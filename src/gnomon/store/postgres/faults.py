@@ -13,6 +13,8 @@ from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
 REFUSED = "store-refused"
 #: What another try may well get done: two transactions met, and one of them had to give way.
 MET = (errors.SerializationFailure, errors.DeadlockDetected)
+#: What a `careful` transaction computes, see `opening.begin`.
+BEYOND = errors.NumericValueOutOfRange
 #: Texts of a login that fails, as libpq gives no codes for them.
 _LOGIN = (
     "password authentication failed",
