@@ -312,6 +312,8 @@ def test_why_no_connection_comes_about(text, code):
         (psycopg.errors.InvalidRegularExpression("secret"), "bad-pattern", "bad-pattern"),
         (psycopg.errors.AdminShutdown("x"), "store-unavailable", "store-unavailable"),
         (psycopg.errors.NumericValueOutOfRange("secret"), "store-refused", "store-refused"),
+        (psycopg.errors.DataCorrupted("secret"), "store-damaged", "store-damaged"),
+        (psycopg.errors.IndexCorrupted("secret"), "store-damaged", "store-damaged"),
     ],
 )
 def test_errors_in_our_words(error, reading, writing):
@@ -649,6 +651,7 @@ def test_what_the_doctor_is_told(store, monkeypatch):
     found = store.describe()
     assert (found["events"], found["first_ts_us"], found["last_ts_us"]) == (2, NOW, NOW + 5)
     assert (found["fsync"], found["standby"], found["default_partition_rows"]) == (False, False, 0)
+    assert "readable" not in found  # nobody has read every block
     monkeypatch.setattr("gnomon.store.postgres.describing.EXACT_UP_TO", -1)
     assert store.describe()["events_estimated"]
 
