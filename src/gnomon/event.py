@@ -36,6 +36,8 @@ class Field:
 
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+MOST_DURATION_MS = 1e12  #: 31 years
+MOST_WEIGHT = 1e9  #: with the longest durations, squares of 10^250 events add up to less than the largest double
 
 FIELDS: tuple[Field, ...] = (
     Field("id", "text", required=True),
@@ -51,12 +53,12 @@ FIELDS: tuple[Field, ...] = (
     Field("endpoint", "text", max_bytes=ADDRESS_BYTES),
     Field("method", "text"),
     Field("status_code", "integer", low=100, high=599),
-    Field("duration_ms", "real", low=0),
+    Field("duration_ms", "real", low=0, high=MOST_DURATION_MS),
     Field("bytes_sent", "integer", low=0, high=INT64_MAX),
     Field("bytes_received", "integer", low=0, high=INT64_MAX),
     Field("success", "boolean"),
     Field("error_code", "text"),
-    Field("weight", "real", low=1, required=True),
+    Field("weight", "real", low=1, high=MOST_WEIGHT, required=True),
     Field("properties", "json"),
 )
 ROW: tuple[str, ...] = tuple(field.name for field in FIELDS)

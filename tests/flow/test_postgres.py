@@ -24,7 +24,7 @@ from serving import bearer, served
 
 import gnomon
 from gnomon.cli import main
-from gnomon.errors import InvalidValue, StoreBusy, StoreUnavailable
+from gnomon.errors import InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
 from gnomon.store import postgres as module
 from gnomon.store.postgres import PostgresStore
 from gnomon.store.postgres.writing import Writing
@@ -529,3 +529,72 @@ def test_a_service_takes_events_and_says_that_it_cannot_answer(server, url, tmp_
             server.start()
         tolerant_flush(service.engine)
         assert service.get("/summary?hours=1", claims=claims).json()["events"] == 10
+
+
+def test_a_journal_that_is_full_refuses_and_what_it_took_is_stored(server, url, tmp_path):
+    claims = {"project": "kill", "scope": "ingest:any admin"}
+    with served(url, data_dir=str(tmp_path), project="kill", flush_seconds=0.01, journal_max_bytes=1024**2) as service:
+        server.stop("fast")
+        try:
+            kept = 0
+            for n in range(100):
+                batch = [{"id": f"{n}-{k}", "type": "tick", "properties": {"a": "b" * 1_000}} for k in range(50)]
+                answer = service.post("/ingest", batch, claims=claims)
+                if answer.status_code != 200:
+                    break
+                kept += answer.json()["ingested"]
+            assert (answer.status_code, answer.json()["type"]) == (503, "journal-full") and kept >= 500
+            assert int(answer.headers["retry-after"]) > 0
+        finally:
+            server.start()
+        tolerant_flush(service.engine)
+        assert service.post("/ingest", {"id": "after", "type": "tick"}, claims=claims).status_code == 200
+        tolerant_flush(service.engine)
+        books = service.engine.books()
+        assert books.closes() and books.stored == kept + 1
+    assert counted(server, url)[0] == (kept + 1, kept + 1)
+
+
+def overwritten(server, place, new):
+    """Put bytes into the first page of a table while the server is stopped; returns those that were there."""
+    server.stop("fast")
+    try:
+        with (server.folder / place).open("r+b") as file:
+            file.seek(8_192 // 2)
+            old = file.read(len(new))
+            file.seek(8_192 // 2)
+            file.write(new)
+    finally:
+        server.start()
+    return old
+
+
+def test_a_damaged_page_is_said_and_what_was_recorded_waits(server, url, tmp_path):
+    schema, ts = url.rpartition("schema=")[2], datetime.now(UTC)
+    with opened(url, tmp_path) as engine:
+        for n in range(200):
+            engine.track("tick", id=f"n{n}", ts=ts, properties={"a": "b" * 200})
+        engine.flush()
+    with server.connect() as con:
+        ((place, checksums),) = con.execute(
+            "SELECT pg_relation_filepath(tableoid), current_setting('data_checksums') "
+            f"FROM {schema}.events GROUP BY tableoid"
+        ).fetchall()
+    assert checksums == "on"
+    sound = overwritten(server, place, b"\xa5" * 512)
+    with opened(url, tmp_path) as engine:
+        for ask in (lambda: engine.query(metrics=["max_duration_ms"], date_range="7d"), engine.health):
+            with pytest.raises(StoreDamaged) as caught:
+                ask()
+            assert caught.value.code == "store-damaged" and "REINDEX" in caught.value.remedy
+        engine.track("tick", id="after", ts=ts)
+        with pytest.raises(StoreUnavailable) as waits:
+            engine.flush(timeout=1)
+        assert waits.value.code == "not-queryable" and "REINDEX" in waits.value.remedy
+    with opened(url, tmp_path) as engine:  # it starts, and keeps what comes
+        engine.track("tick", id="later", ts=ts)
+        overwritten(server, place, sound)
+        tolerant_flush(engine)
+        assert (
+            engine.books().stored == 202 and engine.query(metrics=["events"], date_range="7d").rows[0]["events"] == 202
+        )

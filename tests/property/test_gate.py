@@ -103,7 +103,7 @@ def number_ok(value, low, high=INT64 - 1, *, real=False):
         return False
     if isinstance(value, int):
         return low <= value <= high
-    return math.isfinite(value) and low <= value
+    return math.isfinite(value) and low <= value <= high
 
 
 def moment_of(ts, imported):
@@ -154,10 +154,10 @@ def allowed(one, *, imported=False):
             size += len(str.encode(value))
     for name, low_, high, real in (
         ("status_code", 100, 599, False),
-        ("duration_ms", 0, INT64 - 1, True),
+        ("duration_ms", 0, 10**12, True),
         ("bytes_sent", 0, INT64 - 1, False),
         ("bytes_received", 0, INT64 - 1, False),
-        ("weight", 1, INT64 - 1, True),
+        ("weight", 1, 10**9, True),
     ):
         value = event[name]
         if value is None:
@@ -453,7 +453,13 @@ EDGES = [
     ("duration minus zero", {"duration_ms": -0.0}, None),
     ("duration below", {"duration_ms": -5e-324}, "out-of-range"),
     ("duration inf", {"duration_ms": float("inf")}, "not-finite"),
-    ("duration int64", {"duration_ms": INT64 - 1}, None),
+    ("duration most", {"duration_ms": 1e12}, None),
+    ("duration most as integer", {"duration_ms": 10**12}, None),
+    ("duration above", {"duration_ms": 1000000000000.0002}, "out-of-range"),
+    ("duration 1e308", {"duration_ms": 1e308}, "out-of-range"),
+    ("duration int64", {"duration_ms": INT64 - 1}, "out-of-range"),
+    ("weight most", {"weight": 1e9}, None),
+    ("weight above", {"weight": 10**9 + 1}, "out-of-range"),
     ("duration int64+1", {"duration_ms": INT64}, "number-too-large"),
     ("duration uint64", {"duration_ms": 2**64 - 1}, "number-too-large"),
     ("duration numpy-like", {"duration_ms": Real(1.5)}, None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import threading
@@ -15,6 +16,7 @@ from gnomon.config import Settings, shown
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreUnavailable
 from gnomon.event import ROW, Batch
 from gnomon.store import open_store, served_name
+from gnomon.store import postgres as module
 from gnomon.store.postgres import PostgresStore, compacting, months, opening, writing
 from gnomon.store.postgres import __name__ as package
 from gnomon.store.postgres.address import address_of
@@ -70,6 +72,14 @@ def test_the_url_is_never_shown_with_its_password():
 def test_options_of_the_url_reach_libpq_as_they_are():
     found = address_of("postgresql://u@h/db?options=-c%20default_tablespace%3Da%2Bb&schema=s").parameters
     assert found["options"] == "-c default_tablespace=a+b" and "schema" not in found
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_both_names_of_the_scheme_and_addresses_without_a_host(scheme):
+    found = address_of(f"{scheme}://u:p@h/db?schema=s")
+    assert (found.parameters["host"], found.parameters["dbname"], found.schema) == ("h", "db", "s")
+    for rest in ("/db?host=/run/postgresql&schema=s", "u@/db?host=/run/postgresql"):
+        assert address_of(f"{scheme}://{rest}").parameters["host"] == "/run/postgresql"
 
 
 @pytest.mark.parametrize(
@@ -208,12 +218,32 @@ def test_an_upgrade_that_fails_leaves_everything_as_it_was(url, store, tmp_path,
     assert store.ask([f"{columns} AND table_schema = current_schema()"], 5.0)[0].rows == [(0,)]
 
 
-def test_words_that_changed_are_made_again(postgres, url, schema, store):
+@pytest.mark.parametrize("kept", ["'0'", "'" + "1" * 64 + "'", "NULL"], ids=["older", "a digest", "none"])
+def test_words_that_changed_are_made_again(postgres, url, schema, store, kept):
     with postgres.connect() as con:
-        con.execute(f"UPDATE {schema}.state SET value = 'other' WHERE key = 'words'")
+        con.execute(f"UPDATE {schema}.state SET value = {kept} WHERE key = 'words' AND {kept} IS NOT NULL")
+        con.execute(f"DELETE FROM {schema}.state WHERE key = 'words' AND {kept} IS NULL")
         con.execute(f"DROP FUNCTION {schema}.epoch_us(timestamp) CASCADE")
     PostgresStore(url, DEFAULTS).close()
-    assert store.ask(["SELECT epoch_us(make_timestamp(5))"], 5.0)[0].rows == [(5,)]
+    assert store.ask(["SELECT epoch_us(make_timestamp(5)), value FROM state WHERE key = 'words'"], 5.0)[0].rows == [
+        (5, str(opening.WORDS))]  # fmt: skip
+
+
+def test_words_of_a_newer_program_stay(postgres, url, schema, store):
+    with postgres.connect() as con:
+        con.execute(f"UPDATE {schema}.state SET value = '{opening.WORDS + 1}' WHERE key = 'words'")
+        con.execute(f"CREATE OR REPLACE FUNCTION {schema}.month(timestamp) RETURNS bigint LANGUAGE sql RETURN 13")
+        con.execute(f"CREATE ROLE reader_{schema} LOGIN; GRANT USAGE ON SCHEMA {schema} TO reader_{schema}")
+        con.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO reader_{schema}")
+    for each in (url, re.sub("//postgres:?@", f"//reader_{schema}:@", url)):
+        opened = PostgresStore(each, DEFAULTS)
+        assert opened.ask(["SELECT month(make_timestamp(0))"], 5.0)[0].rows == [(13,)]
+        opened.close()
+
+
+def test_whoever_changes_the_words_gives_them_the_next_number():
+    text = Path(opening.__file__).parents[1].joinpath("migrations", "postgres_words.sql").read_bytes()
+    assert {hashlib.sha256(text).hexdigest()[:16]: opening.WORDS} == {"790f773479ce395e": 1}
 
 
 def test_what_the_server_must_be(url, monkeypatch):
@@ -282,6 +312,8 @@ def test_why_no_connection_comes_about(text, code):
         (psycopg.errors.InvalidRegularExpression("secret"), "bad-pattern", "bad-pattern"),
         (psycopg.errors.AdminShutdown("x"), "store-unavailable", "store-unavailable"),
         (psycopg.errors.NumericValueOutOfRange("secret"), "store-refused", "store-refused"),
+        (psycopg.errors.DataCorrupted("secret"), "store-damaged", "store-damaged"),
+        (psycopg.errors.IndexCorrupted("secret"), "store-damaged", "store-damaged"),
     ],
 )
 def test_errors_in_our_words(error, reading, writing):
@@ -429,18 +461,65 @@ def test_a_writer_that_stops_in_the_middle_holds_up_nobody_for_long(url, store, 
     other.close()
 
 
-def test_a_conflict_is_tried_again(store, monkeypatch):
+CONFLICTS = [psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure]
+
+
+@pytest.mark.parametrize("conflict", CONFLICTS)
+def test_a_conflict_is_tried_again(store, monkeypatch, conflict):
     honest, left = writing.Writing.write, [3]
 
     def meeting(self, work, version):
         if left[0]:
             left[0] -= 1
-            raise psycopg.errors.DeadlockDetected("x")
+            raise conflict("x")
         honest(self, work, version)
 
     monkeypatch.setattr(writing.Writing, "write", meeting)
     store.write([(1, batch(row("a")))], "j")
     assert left == [0] and store.position("j") == 1
+    left[0] = 99
+    with pytest.raises(StoreUnavailable):
+        store.write([(2, batch(row("b")))], "j")
+    assert left == [99 - module.TRIES] and store.position("j") == 1
+
+
+@pytest.mark.parametrize("conflict", CONFLICTS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_question_that_ends_with_a_conflict_is_repeated_once(store, monkeypatch, conflict, times):
+    """As a standby ends one that reads what the primary has removed."""
+    honest, left = module._table, [times]
+
+    def meeting(con, statement):
+        if left[0]:
+            left[0] -= 1
+            raise conflict("x")
+        return honest(con, statement)
+
+    monkeypatch.setattr(module, "_table", meeting)
+    if times == 1:
+        assert store.ask(["SELECT 5"], 5.0)[0].rows == [(5,)]
+    else:
+        with pytest.raises(StoreUnavailable):
+            store.ask(["SELECT 5"], 5.0)
+    assert left == [0]
+
+
+def test_sessions_that_cannot_be_put_in_a_row_are_tried_again(url, store, monkeypatch):
+    """A real failure of serialization: a transaction at the level where PostgreSQL raises one."""
+    other, honest, calls = PostgresStore(url, DEFAULTS), writing.Writing.lock, []
+
+    def meeting(self):
+        calls.append(self)
+        if len(calls) == 1:
+            self._con.execute("ROLLBACK")
+            self._con.execute(opening.begin(store._address, reading=True, milliseconds=0).replace("READ ONLY", ""))
+            self._con.execute("SELECT count(*) FROM state")
+            other.write([(1, batch(row("b")))], "other")
+        return honest(self)
+
+    monkeypatch.setattr(writing.Writing, "lock", meeting)
+    assert store.change(["SELECT 5"])[0].rows == [(5,)] and len(calls) == 3  # one is the other's
+    other.close()
 
 
 def test_upkeep_is_done_by_one_process_at_a_time(url, store, monkeypatch):
@@ -572,11 +651,13 @@ def test_what_the_doctor_is_told(store, monkeypatch):
     found = store.describe()
     assert (found["events"], found["first_ts_us"], found["last_ts_us"]) == (2, NOW, NOW + 5)
     assert (found["fsync"], found["standby"], found["default_partition_rows"]) == (False, False, 0)
+    assert "readable" not in found  # nobody has read every block
     monkeypatch.setattr("gnomon.store.postgres.describing.EXACT_UP_TO", -1)
     assert store.describe()["events_estimated"]
 
 
-def test_any_store_is_opened_by_its_url(url):
-    store = open_store(url, DEFAULTS)
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_any_store_is_opened_by_its_url(url, scheme):
+    store = open_store(url.replace("postgresql://", f"{scheme}://"), DEFAULTS)
     assert isinstance(store, PostgresStore)
     store.close()

@@ -345,7 +345,7 @@ class Hold:
     def _catch_up(self, writer: Writer) -> None:
         try:
             writer.catch_up()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreDamaged) as error:
             if not self.served:
                 raise
             log.warning("what waits in the journal waits on: %s", error)  # a standby that is not promoted yet, say

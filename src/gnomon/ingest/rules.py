@@ -33,8 +33,8 @@ def _column_type(field: Field, share: int) -> Any:
     return {
         "text": Annotated[str, Meta(min_length=1, max_length=field.max_bytes // share)],
         "integer": Annotated[int, Meta(ge=int(field.low or 0), le=int(field.high or INT64_MAX))],
-        "real": Annotated[int, Meta(ge=int(field.low or 0), le=INT64_MAX)]
-        | Annotated[float, Meta(ge=field.low or 0.0, le=1.7976931348623157e308)],
+        "real": Annotated[int, Meta(ge=int(field.low or 0), le=int(field.high or INT64_MAX))]
+        | Annotated[float, Meta(ge=field.low or 0.0, le=field.high or 1.7976931348623157e308)],
         "boolean": bool,
         "json": dict[Annotated[str, Meta(min_length=1, max_length=NAME_BYTES // 4)], _SCALAR],
     }[field.kind]

@@ -15,10 +15,10 @@ from zoneinfo import ZoneInfo
 from gnomon.access import Note
 from gnomon.errors import InvalidValue
 from gnomon.insight.counting import SessionCount, SessionCounts
-from gnomon.insight.summary import Summary, fields_of, finite, questions
+from gnomon.insight.summary import Summary, fields_of, questions
 from gnomon.query.inquiry import Inquiry
 from gnomon.query.model import Query
-from gnomon.query.result import Result
+from gnomon.query.result import Result, finite
 from gnomon.store import Store
 from gnomon.timerange import US_HOUR, DateRange, Grain, period_number, period_start_us, resolve_range
 

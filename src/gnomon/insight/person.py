@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 from gnomon.access import Note
 from gnomon.errors import InvalidValue
-from gnomon.insight.summary import finite
 from gnomon.pseudonyms import Pseudonyms
 from gnomon.query.inquiry import Inquiry
+from gnomon.query.result import finite
 from gnomon.query.timeline import Seen
 from gnomon.store import Store
 from gnomon.timerange import from_us

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +14,7 @@ from gnomon.pseudonyms import Pseudonyms
 from gnomon.query.inquiry import Inquiry
 from gnomon.query.model import Query
 from gnomon.query.outline import outline
-from gnomon.query.result import Basis, Result
+from gnomon.query.result import Basis, Result, finite
 from gnomon.query.widening import widened
 from gnomon.store import Store
 from gnomon.timerange import US_HOUR, DateRange, resolve_range, to_us
@@ -127,8 +126,3 @@ def meta_of(basis: Basis, intervals: dict[str, tuple[float, float]]) -> dict[str
         "uncollected_seconds": basis.uncollected_seconds,
     }
     return {**told, "intervals": {name: list(ends) for name, ends in intervals.items()}} if intervals else told
-
-
-def finite(value: Any) -> Any:
-    """A number that JSON can say; what is beyond a double has no value there."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

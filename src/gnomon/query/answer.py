@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeAlias
@@ -12,13 +14,13 @@ import msgspec
 
 from gnomon.catalog import Dimension
 from gnomon.errors import GnomonError, InvalidValue, RangeTooLarge
-from gnomon.metrics import Quantile
+from gnomon.metrics import Count, Quantile
 from gnomon.query import intervals
 from gnomon.query.compile import compile_plan
 from gnomon.query.gaps import seconds_of
 from gnomon.query.pages import Cursor, sort_keys
 from gnomon.query.plan import Facts, Plan, shifted
-from gnomon.query.result import Basis, Bounds, Result, Row
+from gnomon.query.result import Basis, Bounds, Result, Row, finite
 from gnomon.store import Store, Table
 from gnomon.timerange import Grain, bucket_starts, from_us, period_number, period_start_us, to_us
 
@@ -29,6 +31,7 @@ PageCursor: TypeAlias = tuple[int, tuple[int, int], tuple[Any, ...]]
 _CursorValues = Annotated[list[str | int | float | bool | None], msgspec.Meta(min_length=1)]
 #: Groups of the other period that a comparison looks through.
 MOST_COMPARED = 200_000
+_INFINITE = (math.inf, -math.inf)
 
 
 class Answer:
@@ -81,13 +84,13 @@ class Answer:
         """The row over everything, with its interval and change behind those of the page's rows."""
         names, width = [m.name for m in self.query.metrics], len(self.query.metrics)
         row = tables[1].rows[0]
-        found.totals = Row.of(names, row[:width], len(found.rows))
+        found.totals = Row.of(names, self._named(row[:width]), len(found.rows))
         for name, halves in self._half_widths(tables[1], [row]).items():
             found.half_widths[name] += halves
         for name, bounds in self._bounds(tables[1], [row]).items():
             found.bounds[name] += bounds
         if compared and found.before is not None:
-            found.before.append(Row.of(names, tables[-1].rows[0][:width], 0))
+            found.before.append(Row.of(names, self._named(tables[-1].rows[0][:width]), 0))
 
     def statements(self) -> list[str]:
         """What will be asked for the first page of an answer that is not compared; made once."""
@@ -119,21 +122,29 @@ class Answer:
             return _encode_cursor(self.plan, version, [_skip(self.cursor) + self.plan.page])
         count = len(self.query.dimensions)
         places = [int(name[1:]) + (0 if name[0] == "d" else count) for name, _ in sort_keys(self.plan)]
-        return _encode_cursor(self.plan, version, [last[place] for place in places])
+        # What is infinite is read again where the page begins, and stands for a number until then.
+        ends = [math.copysign(sys.float_info.max, value) if value in _INFINITE else value
+                for value in map(last.__getitem__, places)]  # fmt: skip
+        return _encode_cursor(self.plan, version, ends)
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
     def _rows(self, page: list[Sequence[Any]]) -> list[Row]:
         names = [*(d.name for d in self.query.dimensions), *(m.name for m in self.query.metrics)]
         shown = [(place, show) for place, show in enumerate(map(self._shown, self.query.dimensions)) if show]
-        rows = []
+        rows, count = [], len(self.query.dimensions)
         for place, values in enumerate(page):
-            told = list(values[: len(names)])
+            told = [*values[:count], *self._named(values[count : len(names)])]
             for at, show in shown:
                 if told[at] is not None:
                     told[at] = show(told[at])
             rows.append(Row.of(names, told, place))
         return rows
+
+    def _named(self, values: Sequence[Any]) -> list[Any]:
+        """Metrics of a row, null where they are beyond a double; but counts, which are always there."""
+        return [value if isinstance(metric.expression, Count) else finite(value)
+                for metric, value in zip(self.query.metrics, values, strict=True)]  # fmt: skip
 
     def _shown(self, dimension: Dimension) -> Callable[[Any], Any] | None:
         """How values of a dimension are turned into what is shown; None where they stay as the store tells them."""
@@ -180,7 +191,7 @@ class Answer:
         found = {}
         for place, name in enumerate(table.columns):
             if name.startswith("e"):
-                found[self.query.metrics[int(name[1:])].name] = [row[place] for row in page]
+                found[self.query.metrics[int(name[1:])].name] = [finite(row[place]) for row in page]
         return found
 
     def _bounds(self, table: Table, page: list[Sequence[Any]]) -> dict[str, list[Bounds | None]]:
@@ -216,7 +227,7 @@ class Answer:
             if key not in known and key[:1] and key[0] in gaps:
                 match = (*key, *[None] * len(empty))
                 missing.append(place)
-            found.append(Row.of(names, match[count : count + len(names)], 0))
+            found.append(Row.of(names, self._named(match[count : count + len(names)]), 0))
         return found, frozenset(missing)
 
     def _basis(self, cached: bool) -> Basis:

@@ -59,7 +59,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "store": f"{described['store']} {described['store_version']}, schema {described['schema']}",
         "msgspec": msgspec.__version__,
         "sqlglot": version_of("sqlglot"),
-        "every_block_readable": described["readable"],
+        **({"every_block_readable": described["readable"]} if "readable" in described else {}),
         "events": events,
         "metric_samples": described["samples"],
         "quarantined": described["quarantined"],
@@ -80,7 +80,7 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
         "audit_entries_lost": audit["lost"],
     }
     _judge_server(health, described)
-    if not described["readable"]:
+    if not described.get("readable", True):
         health.findings.append(
             Finding("the store file is damaged", "Close the engine and open it again; see operations.md.")
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -298,6 +299,11 @@ def change(now: float | None, before: float | None, *, rate: bool = False) -> Ch
     if before == 0:
         return Change(now, before, None, points, "no_baseline")
     return Change(now, before, (now - before) / before, points, None)
+
+
+def finite(value: Any) -> Any:
+    """The same; None for a number that is beyond what a double names: no store has an answer there."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show(value: Any) -> str:

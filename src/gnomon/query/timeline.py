@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gnomon.query.result import finite
 from gnomon.store import Table
 from gnomon.store.dialect import quoted
 from gnomon.store.pruning import LOST_PEOPLE
@@ -87,7 +88,7 @@ def seen(tables: Sequence[Table]) -> Seen:
         last_us=max(times, default=None),
         by_type=sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])),
         failures=sum(row[2] for row in raw),
-        mean_duration_ms=sum(row[3] or 0.0 for row in raw) / below if below else None,
+        mean_duration_ms=finite(sum(row[3] or 0.0 for row in raw) / below) if below else None,
         recent=[_event(row) for row in newest],
         exact=not (any(row[7] for row in raw) or noted[0][0] is not None or (days and pruned[0][1]) or pruned[0][2]),
         since_us=pruned[0][0],

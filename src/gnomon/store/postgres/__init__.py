@@ -35,7 +35,7 @@ from gnomon.store.postgres.carrying import Moment, append, moments_of, note_mont
 from gnomon.store.postgres.compacting import compact_touched, note_touched
 from gnomon.store.postgres.connections import Connections, close, cut
 from gnomon.store.postgres.describing import described, size_of, sizes
-from gnomon.store.postgres.faults import MET, translated
+from gnomon.store.postgres.faults import BEYOND, MET, translated
 from gnomon.store.postgres.months import Months
 from gnomon.store.postgres.opening import Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
@@ -200,15 +200,20 @@ class PostgresStore:
 
     def _changed(self, run: Callable[[Connection], Answer], seconds: float, moments: Sequence[int] = ()) -> Answer:
         """Run a transaction on the connection that writes; `run` commits it. Again where it met another one."""
-        milliseconds, lock = int(seconds * 1_000), int(LOCK_SECONDS * 1_000)
-        words = begin(self._address, reading=False, milliseconds=milliseconds, lock_milliseconds=lock)
+        words = partial(begin, self._address, reading=False, milliseconds=int(seconds * 1_000),
+                        lock_milliseconds=int(LOCK_SECONDS * 1_000))  # fmt: skip
+        careful = False
         with self._changes:
             for tries in count(1):
                 try:
                     with self._writing_connection() as con, self._within(seconds + LOCK_SECONDS, con):
                         self._months.provide(con, moments)
-                        con.execute(words)
+                        con.execute(words(careful=careful))
                         return run(con)
+                except BEYOND as error:
+                    if careful:
+                        raise translated(error, writing=True) from error
+                    careful = True
                 except MET as error:
                     if tries == TRIES:
                         raise translated(error, writing=True) from error
@@ -326,13 +331,14 @@ class PostgresStore:
         return self._asked(statements, timeout)
 
     def _asked(self, statements: Sequence[Statement], timeout: float) -> list[Table]:
-        words = begin(self._address, reading=True, milliseconds=max(1, int(timeout * 1_000)))
+        words = partial(begin, self._address, reading=True, milliseconds=max(1, int(timeout * 1_000)))
+        repeated: set[Any] = set()  # each once: what needs care, and a conflict with what a primary did meanwhile
         most, started = timeout * len(statements), time.monotonic()
         while True:
             with self._asking.one() as (con, kept):
                 try:
                     with self._within(most, con):
-                        con.execute(words)
+                        con.execute(words(careful=BEYOND in repeated))
                         tables = [_table(con, statement) for statement in statements]
                         con.execute("COMMIT")
                         return tables
@@ -342,6 +348,10 @@ class PostgresStore:
                         con.execute("ROLLBACK")
                     if isinstance(error, psycopg.errors.QueryCanceled) or time.monotonic() - started > most:
                         raise _too_long(timeout) from error
+                    why = next((kind for kind in (BEYOND, MET) if isinstance(error, kind)), None)
+                    if why is not None and why not in repeated:
+                        repeated.add(why)
+                        continue
                     if not (lost and kept):
                         raise translated(error) from error
             self._asking.drop_idle()  # the database was restarted: every kept connection is dead

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from gnomon.errors import InvalidValue
 
-SCHEMES = ("postgresql", "postgres")
 SCHEMA = "gnomon"  #: where the tables are, unless the URL has `schema=`
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 #: A connection that died without a word is noticed within about half a minute; the URL may say otherwise.
@@ -45,12 +44,11 @@ def address_of(url: str) -> Address:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        parts = urlsplit(url)
-        query = parse_qsl(parts.query, keep_blank_values=True)
+        query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
         given = urlencode(
             [pair for pair in query if pair[0] != "schema"], quote_via=quote
         )  # libpq knows no + for a space
-        found: dict[str, Any] = conninfo_to_dict(urlunsplit(parts._replace(query=given)))
+        found: dict[str, Any] = conninfo_to_dict("?".join([url.partition("?")[0], *([given] if given else [])]))
     except (Error, ValueError):  # what they say quotes the URL
         raise InvalidValue(
             "the URL of the PostgreSQL store cannot be read",

@@ -22,7 +22,7 @@ pg_is_in_recovery(), (SELECT count(*) FROM events_default)"""
 
 
 def described(ask: Callable[[Sequence[str], float], list[Table]], schema: int) -> dict[str, Any]:
-    """See `Store.describe`."""
+    """See `Store.describe`; not whether every block is readable, as nobody has read them."""
     sizes, server, counts = ask([_SIZES, _SERVER, "SELECT (SELECT count(*) FROM samples), "
                                  "(SELECT count(*) FROM quarantine)"], 60.0)  # fmt: skip
     (bytes_, estimate) = sizes.rows[0]
@@ -32,7 +32,6 @@ def described(ask: Callable[[Sequence[str], float], list[Table]], schema: int) -
     received = ask(["SELECT epoch_us(min(received_at)) FROM events"], 60.0)[0].rows[0][0] if exact else first
     version, fsync, checksums, standby, unsorted = server.rows[0]
     return {
-        "readable": True,
         "store": "postgresql",
         "store_version": version,
         "schema": schema,

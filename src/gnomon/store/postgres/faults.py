@@ -8,11 +8,13 @@ from __future__ import annotations
 import psycopg
 from psycopg import errors
 
-from gnomon.errors import GnomonError, InvalidValue, StoreUnavailable
+from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavailable
 
 REFUSED = "store-refused"
 #: What another try may well get done: two transactions met, and one of them had to give way.
 MET = (errors.SerializationFailure, errors.DeadlockDetected)
+#: What a `careful` transaction computes, see `opening.begin`.
+BEYOND = errors.NumericValueOutOfRange
 #: Texts of a login that fails, as libpq gives no codes for them.
 _LOGIN = (
     "password authentication failed",
@@ -27,6 +29,12 @@ _HOST = ("no pg_hba.conf entry", "SSL", "certificate")
 
 def translated(error: Exception, *, writing: bool = False) -> GnomonError:
     """An error of the driver in our words. While `writing`, what is not the fault of a value is `StoreUnavailable`."""
+    if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
+        what = "an index" if isinstance(error, errors.IndexCorrupted) else "a table"
+        return StoreDamaged(
+            f"the database cannot read {what} of Gnomon's; its log says which",
+            remedy="Copy its files; then REINDEX it, fail over to a standby or restore a backup: see docs/runbook.md.",
+        )
     if isinstance(error, errors.DiskFull):
         return StoreUnavailable("the disk of the database is full", remedy="Free space there; it goes on by itself.")
     if isinstance(error, errors.InsufficientPrivilege):

@@ -6,7 +6,6 @@ shares connections by transaction) changes nothing.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeAlias
@@ -20,6 +19,9 @@ from gnomon.store.postgres.address import Address, address_of
 from gnomon.store.postgres.faults import of_connecting, translated
 
 KNOWN = 2  #: the newest schema that this version knows
+#: The number of the words (`postgres_words.sql`) of this version. A store never goes back to words of a lower one, as
+#: programs of two versions may use it at once.
+WORDS = 1
 IDLE_MS = 60_000  #: a transaction whose process was stopped in the middle holds nobody up for longer than this
 CHECK_MS = 5_000  #: a server process whose client is gone ends so soon, and holds no old rows any longer
 #: Not the fault of a migration.
@@ -57,14 +59,20 @@ class _Number(NumericBinaryLoader):
         return int(found) if found.as_tuple().exponent == 0 else found
 
 
-def begin(address: Address, *, reading: bool, milliseconds: int, lock_milliseconds: int = 0) -> str:
-    """The words that begin a transaction: one snapshot for reading, what is committed for writing."""
+def begin(address: Address, *, reading: bool, milliseconds: int, lock_milliseconds: int = 0,
+          careful: bool = False) -> str:  # fmt: skip
+    """The words that begin a transaction: one snapshot for reading, what is committed for writing.
+
+    In a `careful` one, doubles are infinite or 0 where PostgreSQL would refuse the statement (decision 0028): the
+    operators and sums of our schema stand before its own.
+    """
     kind = "ISOLATION LEVEL REPEATABLE READ READ ONLY" if reading else "ISOLATION LEVEL READ COMMITTED READ WRITE"
     durable = "" if reading else (
         "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
     )  # fmt: skip
+    own = f"{address.schema}, pg_catalog" if careful else address.schema
     return (
-        f"BEGIN {kind}; SET LOCAL search_path = {address.schema}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
+        f"BEGIN {kind}; SET LOCAL search_path = {own}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
         f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; "
         f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
         f"SET LOCAL client_connection_check_interval = {CHECK_MS}; SET LOCAL standard_conforming_strings = on; "
@@ -81,7 +89,7 @@ def migrate(address: Address) -> Found:
         _check_server(con)
         try:
             found = look(con, address)
-            if found is None or found.schema < KNOWN or _words_of(con, address) != _digest():
+            if found is None or found.schema < KNOWN or _lacks_words(con, address, found):
                 found = _upgrade(con, address)
         except psycopg.Error as error:
             raise translated(error, writing=True) from error
@@ -143,18 +151,17 @@ def look(con: Connection, address: Address) -> Found | None:
     )
 
 
-def _words_of(con: Connection, address: Address) -> str | None:
+def _lacks_words(con: Connection, address: Address, found: Found) -> bool:
+    """Whether there are older words than ours. Those of a newer schema are left as they are."""
     place = sql.Identifier(address.schema, "state")
     row = con.execute(sql.SQL("SELECT value FROM {} WHERE key = 'words'").format(place)).fetchone()
-    return None if row is None else str(row[0])
+    number = int(row[0]) if row is not None and len(row[0]) < 10 and row[0].isdecimal() else 0  # once it was a digest
+    return found.schema == KNOWN and number < WORDS
 
 
-def _words() -> str:
-    return resources.files("gnomon.store.migrations").joinpath("postgres_words.sql").read_text("utf-8")
-
-
-def _digest() -> str:
-    return hashlib.sha256(_words().encode()).hexdigest()
+def _words(address: Address) -> str:
+    text = resources.files("gnomon.store.migrations").joinpath("postgres_words.sql").read_text("utf-8")
+    return text.replace("{schema}", address.schema)
 
 
 def _upgrade(con: Connection, address: Address) -> Found:
@@ -168,10 +175,10 @@ def _upgrade(con: Connection, address: Address) -> Found:
             _run_alembic(con, address)
             found = look(con, address)
         assert found is not None
-        if found.schema == KNOWN:  # newer words than these are left as they are
-            con.execute(_words())
+        if _lacks_words(con, address, found):
+            con.execute(_words(address))
             con.execute("INSERT INTO state VALUES ('words', %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                        [_digest()])  # fmt: skip
+                        [str(WORDS)])  # fmt: skip
         con.execute("COMMIT")
     except BaseException:
         if not con.closed:
