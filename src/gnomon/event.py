@@ -36,8 +36,8 @@ class Field:
 
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-MOST_DURATION_MS = 1e12  #: 31 years
-MOST_WEIGHT = 1e9  #: with the longest durations, squares of 10^250 events add up to less than the largest double
+MOST_DURATION_MS = 10**12  #: 31 years
+MOST_WEIGHT = 10**9  #: squares of both, of any number of events, add up within a double
 
 FIELDS: tuple[Field, ...] = (
     Field("id", "text", required=True),

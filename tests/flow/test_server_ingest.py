@@ -83,7 +83,11 @@ BODIES = {
     "unknown-field 422": [b'{"type":"x","project":"other"}', b'{"type":"x","received_at":"2026-01-01T00:00:00Z"}'],
     "source-conflict 422": [b'{"type":"x","src":"a","source":"b"}'],
     "time-out-of-range 422": [b'{"type":"x","ts":"1999-01-01T00:00:00Z"}'],
-    "out-of-range 422": [b'{"type":"x","status_code":99}', b'{"type":"x","duration_ms":-1}'],
+    "out-of-range 422": [
+        b'{"type":"x","status_code":99}',
+        b'{"type":"x","duration_ms":-1}',
+        b'{"type":"x","duration_ms":1e308}',
+    ],
     "too-long 422": [json.dumps({"type": "x" * 201}).encode()],
     "batch-too-large 413": [json.dumps([{"type": "x"}] * 1_001).encode()],
     "body-too-large 413": [b'{"type":"' + b"x" * 10_485_760 + b'"}'],

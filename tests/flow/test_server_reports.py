@@ -446,9 +446,10 @@ def test_a_question_that_takes_too_long_is_a_problem_for_now():
 
 def test_answers_hold_no_number_that_json_cannot_say(service):
     for _ in range(3):
-        service.engine.track("huge", user_id="huge", duration_ms=1.7e308, bytes_sent=2**63 - 1)
+        service.engine.track("huge", user_id="huge", bytes_sent=2**63 - 1, properties={"n": 1.7e308})
     service.engine.flush()
-    body = {"metrics": ["sum_duration_ms", "mean_duration_ms", "sum_bytes_sent"], "filters": [["is", "type", ["huge"]]]}
+    numbers = [{"agg": agg, "field": "properties.n"} for agg in ("sum", "mean")]
+    body = {"metrics": [*numbers, "sum_bytes_sent"], "filters": [["is", "type", ["huge"]]]}
     for path in ("/query", "/query?format=rows"):
         answer = ask(service, body, path)
         told = json.loads(answer.text, parse_constant=lambda name: pytest.fail(name))
