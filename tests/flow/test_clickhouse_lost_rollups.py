@@ -193,6 +193,7 @@ def test_a_store_that_does_not_know_what_was_pruned_tells_nothing_and_recording_
             for work in (lambda: engine.query(METRICS), engine.books, engine.health, engine.trigger_aggregation,
                          engine.prune, lambda: engine.forget("u1")):  # fmt: skip
                 refuses(work)
+            assert any("store-damaged" in alert.message for alert in engine.alerts())
     for file, content in kept.items():
         file.write_bytes(content)  # a backup of the folder
     with gnomon.open(url, **SETTINGS) as engine:
