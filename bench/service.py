@@ -31,12 +31,14 @@ def run(size: Size) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, _service(Path(folder) / "store.duckdb") as (port, token, pid, ready):
         figures = [Figure("ready after", ready, "s", 1.5)]
         batches = _load(port, token, run=1, events=1_000, connections=4, seconds=seconds)
+        behind = _stored(port, token)
         singles = _load(port, token, run=2, events=1, connections=32, seconds=seconds)
         seen = _until_seen(port, token, seconds)
         calm = _load(port, token, run=4, events=12, connections=1, seconds=seconds, pause=1.0)
         figures += [
             _rate("batches of 1,000", batches, 150_000),
             Figure("  until the answer, p99", batches["p99_ms"], "ms"),
+            Figure("  until the store had all of them", batches["events"] / (batches["seconds"] + behind), "/s"),
             _rate("single events", singles, None),
             Figure("  until the answer, p99", singles["p99_ms"], "ms"),
             Figure("ingest to queryable, p95", seen, "ms", 500.0),
@@ -58,11 +60,13 @@ def _two_processes(seconds: int) -> list[Figure]:
         with _served(store, given) as (port, *_), _served(store, given) as (another, *_):
             both = f"{port},{another}"
             batches = _load(both, token, run=9, events=1_000, connections=4, seconds=seconds)
+            behind = _stored(port, token)
             singles = _load(both, token, run=10, events=1, connections=32, seconds=seconds)
             _check(port, token, sum(one["events"] for one in (batches, singles)))
     return [
         _rate("two processes on one store, batches of 1,000", batches, 150_000),
         Figure("  until the answer, p99", batches["p99_ms"], "ms"),
+        Figure("  until the store had all of them", batches["events"] / (batches["seconds"] + behind), "/s"),
         _rate("  single events", singles, None),
     ]
 
@@ -191,6 +195,14 @@ def _until_seen(port: int, token: str, seconds: int) -> float:
 
 def _counted(answer: Any) -> int:
     return int(answer["results"][0]["metrics"][0]) if answer["results"] else 0
+
+
+def _stored(port: int, token: str) -> float:
+    """Seconds until the store has everything that was acknowledged before."""
+    began = time.perf_counter()
+    while _call(port, token, "/api/analytics/admin/books", None)["event"]["pending"]:
+        time.sleep(0.02)
+    return time.perf_counter() - began
 
 
 def _check(port: int, token: str, acknowledged: int) -> None:
