@@ -27,7 +27,7 @@ MOST_BATCHES = 256
 POLL_SECONDS = 0.1  #: how long a batch of another process may wait unnoticed
 GATHER_SECONDS = 0.1  #: small batches wait this long for others, as a transaction costs milliseconds of its own
 IDLE_SECONDS = 3_600.0  #: beats alone make a checkpoint due after this: an idle host's disk is left in peace
-ROWS_IN_HAND = 60_000  #: rows handed over in memory; more are read back from the journal
+ROWS_IN_HAND = 60_000  #: rows handed over in memory, at least a transaction; more are read back from the journal
 
 
 class Writer:
