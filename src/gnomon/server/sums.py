@@ -98,8 +98,10 @@ class Refusals:
         with self._lock:
             all = all or len(self._open) > MOST_OPEN
             due = [key for key, (began, _) in self._open.items() if all or now - began >= PERIOD_SECONDS]
-            gone = [(key, self._open.pop(key)[1]) for key in due]
-        for (project, principal, name, code), repeats in gone:
+        for key in due:  # each leaves the list by itself: an audit that fails takes no other along
+            with self._lock:
+                _, repeats = self._open.pop(key, (now, 0))
+            project, principal, name, code = key
             if repeats:
                 with speaking_as(Principal(principal)):
                     self._home._audit.audited(project, Note(name, detail={"calls": repeats})).leave(code)
