@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from hashlib import md5
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from gnomon.event import AT, Row, column, row_text, sources_of
 
@@ -12,6 +14,16 @@ RECENT_US = 24 * 3_600_000_000  #: within this time the same id with another ts 
 QUARANTINE_ROWS = 100_000
 EDGES = "SELECT project, type, epoch_us(before) FROM pruned WHERE kind = 'raw'"
 _NEVER = -(2**62)
+_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+
+Key: TypeAlias = tuple[bytes, str | None]  #: of an id: the bytes of a UUID, and the text of one that is none
+
+
+def key_of(id_: str) -> Key:
+    """A canonical UUID as it is; any other id is text beside its MD5, which only narrows the search."""
+    if _CANONICAL(id_):
+        return bytes.fromhex(id_.replace("-", "")), None
+    return md5(id_.encode(), usedforsecurity=False).digest(), id_
 
 
 class Edges:

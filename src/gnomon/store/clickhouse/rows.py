@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from hashlib import md5
 from typing import Any, TypeAlias
-from uuid import UUID
 
-from gnomon.event import AT, FIELDS, Row
-
-_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+from gnomon.event import FIELDS
+from gnomon.store.incoming import Key
+from gnomon.store.work import Work
 
 Columns: TypeAlias = dict[str, Sequence[Any]]
 
 
-def key_of(id_: str) -> tuple[UUID, str | None]:
-    """A canonical UUID as it is; any other id is text beside its MD5, which only narrows the search."""
-    if _CANONICAL(id_):
-        return UUID(hex=id_), None
-    return UUID(bytes=md5(id_.encode(), usedforsecurity=False).digest()), id_
-
-
-def event_columns(owned: Sequence[tuple[str, Row]], keys: Sequence[tuple[UUID, str | None]], version: int) -> Columns:
-    """Rows `(project, row)` as the columns of `events`."""
+def event_columns(work: Work, keys: Sequence[Key], version: int) -> Columns:
+    """The rows that are stored as the columns of `events`."""
     columns: Columns = {
-        "project": [project for project, _ in owned],
+        "project": work.owners,
         "id": [key for key, _ in keys],
         "id_text": [text for _, text in keys],
-        "version": [version] * len(owned),
+        "version": [version] * len(keys),
     }
-    parted = list(zip(*(row for _, row in owned), strict=True))
-    columns |= {field.name: parted[AT[field.name]] for field in FIELDS if field.name != "id"}
-    return columns
+    columns |= {field.name: work.column(field.name) for field in FIELDS if field.name != "id"}
+    return {name: work.stored(values) for name, values in columns.items()}
 
 
 def turned(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Columns:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from hashlib import md5
 from typing import Any
 
 from gnomon.event import FIELDS, SAMPLE_ROW, Row
+from gnomon.store.incoming import key_of
 from gnomon.store.postgres.opening import Connection
 
 EPOCH_US = 946_684_800_000_000  #: PostgreSQL counts its moments from 2000-01-01
-_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 _REST = [field for field in FIELDS if field.name not in ("id", "ts", "received_at")]
 _KINDS = {"text": "text", "json": "text", "integer": "int8", "real": "float8", "boolean": "bool"}
@@ -59,10 +57,3 @@ def copy_in(con: Connection, table: str, types: list[str], rows: Iterable[tuple[
         copy.set_types(types)
         for row in rows:
             copy.write_row(row)
-
-
-def key_of(id_: str) -> tuple[bytes, str | None]:
-    """A canonical UUID as it is; any other id is text beside its MD5, which only narrows the search."""
-    if _CANONICAL(id_):
-        return bytes.fromhex(id_.replace("-", "")), None
-    return md5(id_.encode(), usedforsecurity=False).digest(), id_

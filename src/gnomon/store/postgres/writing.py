@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any
 
 from gnomon.errors import StoreUnavailable
-from gnomon.event import AT, SAMPLE_AT, Batch, Row
+from gnomon.event import SAMPLE_AT, Batch
 from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, addition, changed, folded
 from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.dialect import quoted
@@ -154,17 +153,9 @@ class Writing:
             self._look_for_repeats(work)
         done = self._con.execute(_INSERT, [version, list(work.left_out)])
         assert done.rowcount == len(work.rows) - len(work.left_out)
-        kept = [row for n, row in enumerate(work.rows) if n not in work.left_out]
-        self._note_months(kept)
-        weighted: dict[str, list[int]] = {}
-        for n, row in enumerate(work.rows):
-            if row[AT["weight"]] != 1 and n not in work.left_out:
-                weighted.setdefault(work.owners[n], []).append(row[AT["ts"]])
-        for project, moments in weighted.items():
-            self._con.execute(
-                "INSERT INTO weighted VALUES (%s, make_timestamp(%s), make_timestamp(%s))",
-                [project, min(moments), max(moments)],
-            )
+        self._note_months(work.stored(work.column("ts")), max(work.stored(work.column("received_at")), default=0))
+        for span in work.weighted():
+            self._con.execute("INSERT INTO weighted VALUES (%s, make_timestamp(%s), make_timestamp(%s))", span)
 
     def _insert_samples(self, work: Work, version: int) -> None:
         if not work.samples:
@@ -184,19 +175,17 @@ class Writing:
     def _places(self, work: Work) -> list[str]:
         """The partitions that may hold a repeat: those of the rows' own months, of months that had rows in the day
         before where ids came from outside, and the default one."""
-        looked = [row for row, doubt in zip(work.rows, work.doubts, strict=True) if doubt]
-        months = months_of(map(itemgetter(AT["ts"]), looked))
-        received = [row[AT["received_at"]] for row, doubt in zip(work.rows, work.doubts, strict=True) if doubt > 1]
+        months = months_of(ts for ts, doubt in zip(work.column("ts"), work.doubts, strict=True) if doubt)
+        received = [us for us, doubt in zip(work.column("received_at"), work.doubts, strict=True) if doubt > 1]
         if received:
             since = _moment(min(received) - RECENT_US)
             months.update(month for (month,) in self._con.execute(_MONTHS, [since]).fetchall())
         there = {name for (name,) in self._con.execute(ATTACHED).fetchall()}
         return ["events_default", *sorted(there & set(map(name_of, months)))]
 
-    def _note_months(self, rows: list[Row]) -> None:
+    def _note_months(self, moments: Sequence[int], newest: int) -> None:
         latest: dict[datetime, int] = {}
-        newest = max(map(itemgetter(AT["received_at"]), rows), default=0)
-        for month in months_of(map(itemgetter(AT["ts"]), rows)):
+        for month in months_of(moments):
             latest[month] = -(-newest // US_HOUR) * US_HOUR
         known: dict[datetime, datetime] = (
             dict(self._con.execute("SELECT month, last_received FROM months").fetchall()) if latest else {}
@@ -206,14 +195,7 @@ class Writing:
                 self._con.execute(NOTE_MONTHS, [month, _moment(us)])
 
     def _book(self, work: Work, books: Counter[tuple[Any, ...]]) -> None:
-        for _, batch in work.batches:
-            add(books, [[batch.project, *count] for count in batch.counts])
-        for n, (project, _, _) in enumerate(work.samples):
-            books[project, "sample", None, "duplicate" if n in work.samples_left_out else "stored", ""] += 1
-        for n, (project, row) in enumerate(zip(work.owners, work.rows, strict=True)):
-            outcome = work.left_out.get(n, "stored")
-            if outcome != "sealed":
-                books[project, "event", row[AT["source"]], outcome, ""] += 1
+        books.update(work.booked())
         if books:
             types = ["text"] * 5 + ["int8"]
             copy_in(self._con, "books", types, ((*entry, n) for entry, n in books.items()))
