@@ -14,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import embedded
 import gnomon
 from gnomon.config import Settings
 from gnomon.event import ROW, Batch
+from gnomon.store.clickhouse import writing as clickhouse_writing
 from gnomon.store.duckdb import DuckDBStore, writing
 from gnomon.store.postgres import writing as postgres_writing
 from gnomon.testing import ManualClock
@@ -146,6 +148,14 @@ def test_every_event_counts_once_in_postgres(postgres, tmp_path, steps):
     run(postgres.url(), steps, data_dir=str(tmp_path))
 
 
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(STEP, min_size=3, max_size=15))
+def test_every_event_counts_once_in_clickhouse(tmp_path, steps):
+    run(embedded.url(), steps, data_dir=str(tmp_path))
+
+
 SEND = ("send", "one", "a", 0, "s")
 STORIES = {
     "in one batch": [SEND] * 5,
@@ -174,6 +184,21 @@ def test_known_stories(tmp_path, story):
 @pytest.mark.parametrize("story", STORIES)
 def test_known_stories_in_postgres(postgres, tmp_path, story):
     run(postgres.url(), STORIES[story], data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_known_stories_in_clickhouse(tmp_path, story):
+    run(embedded.url(), STORIES[story], data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("broken", "none", "story"),
+    [("_OLDER", "SELECT 0", "the same ts after a week"), ("_RECENT", "false", "another ts within 24 hours")],
+)
+def test_a_clickhouse_store_that_forgets_to_look_is_found(tmp_path, monkeypatch, broken, none, story):
+    monkeypatch.setattr(clickhouse_writing, broken, none)
+    with pytest.raises((AssertionError, gnomon.GnomonError)):
+        run(embedded.url(), STORIES[story], data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(
