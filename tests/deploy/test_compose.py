@@ -66,7 +66,16 @@ def faults(document: dict) -> list[str]:
             say(f"waits for {other}") for other in service.get("depends_on", {}) if other not in document["services"]
         ]
         found += [say(f"mounts {source}") for source in sources(service) if not there(source, document)]
+        found += [say(f"cannot be given {name}") for name in copied(service, document)]
     return found
+
+
+def copied(service: dict, document: dict) -> list[str]:
+    """Secrets and configs that Compose would copy into the root file system, and refuses to where that is read-only:
+    it mounts those that are files."""
+    given = [(kind, one if isinstance(one, str) else one["source"])
+             for kind in ("secrets", "configs") for one in service.get(kind, [])]  # fmt: skip
+    return [name for kind, name in given if "file" not in document.get(kind, {}).get(name, {})]
 
 
 def asked_for(value: str) -> bool:
@@ -125,6 +134,11 @@ def broken(change):
         (lambda one, _: one.update(command=["serve", "--prot", "1"]), "no command"),
         (lambda one, _: one.update(depends_on={"redis": {}}), "waits for redis"),
         (lambda one, _: one.update(volumes=["other:/data"]), "mounts other"),
+        (lambda one, whole: (one.update(secrets=["p"]), whole.update(secrets={"p": {"environment": "P"}})), "given p"),
+        (
+            lambda one, whole: (one.update(configs=[{"source": "c"}]), whole.update(configs={"c": {"content": "x"}})),
+            "given c",
+        ),
         (lambda _, whole: whole["services"]["valkey"].pop("healthcheck"), "no health check"),
         (lambda _, whole: whole["services"]["worker"]["entrypoint"].__setitem__(2, "gnomon:app"), "no app of ours"),
         (lambda _, whole: whole["services"]["migrate"].update(restart="always"), "no restart"),
