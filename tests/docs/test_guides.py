@@ -11,6 +11,7 @@ import pytest
 
 import gnomon
 from gnomon.cli import main
+from gnomon.errors import MissingExtra
 from gnomon.upkeep.conditions import CONDITIONS
 
 START, SECOND = datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1)
@@ -38,6 +39,18 @@ def test_the_codes_of_the_guides_exist():
     for name in ("troubleshooting", "upgrading", "runbook", "deployment"):
         used = re.findall(r"`([a-z]+(?:-[a-z]+)+)`", text(name))
         assert set(used) <= known | alerts, name
+
+
+def installs_anybodys(page: str) -> bool:
+    """Whether a page has pip fetch Gnomon from an index, where nothing of ours lies."""
+    return bool(re.search(r"""pip install (-\S+ )*["']?gnomon\b""", page))
+
+
+def test_nothing_is_installed_that_is_not_published():
+    pages = {path.name: path.read_text("utf-8") for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md")}
+    assert [name for name, page in pages.items() if installs_anybodys(page)] == []
+    assert not installs_anybodys(MissingExtra("polars", "polars").remedy)
+    assert installs_anybodys('pip install "gnomon[postgres]"') and not installs_anybodys('pip install ".[postgres]"')
 
 
 @pytest.mark.parametrize(
