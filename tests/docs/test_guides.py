@@ -101,20 +101,38 @@ def test_the_plan_says_what_its_formulas_give():
     assert [int(most * spare) // 100 * 100 for most in writer.values()] == [18_000, 12_200, 7_600]
 
 
-def test_the_way_back_brings_events_over_as_they_were(tmp_path, monkeypatch):
-    """The steps of upgrading.md, with an overlap."""
+def newer_and_before(projects):
+    """Two stores with an overlap; in the newer one also one that came in late, one from ahead and a request."""
+    for project in projects:
+        with (
+            gnomon.open("newer.duckdb", project=project) as newer,
+            gnomon.open("before.duckdb", project=project) as older,
+        ):
+            for n in range(20):
+                for engine in (newer, older)[: 2 if n < 5 else 1]:
+                    kept = {"amount": n / 2, "tags": ["a", {"b": None}], "of": project}
+                    engine.track("order", id=f"o{n}", ts=START + n * SECOND, user_id="u1", properties=kept)
+            newer.track("order", id="late", ts=START - timedelta(days=300))
+            newer.track("order", id="early", ts=datetime.now(UTC) + timedelta(minutes=30))  # by its sender's clock
+            newer.record_request(source="p", url="https://a.example/a", method="GET", status_code=503, duration_ms=80.5)
+
+
+def rows_of(path):
+    return [{**json.loads(line), "received_at": None} for line in path.read_text().splitlines()]
+
+
+def test_the_way_back_brings_events_over_as_they_were(tmp_path, monkeypatch, capsys):
+    """The commands of upgrading.md, for every project that `gnomon doctor` names."""
     monkeypatch.chdir(tmp_path)
-    assert "--map received_at=" in text("upgrading")
-    with gnomon.open("newer.duckdb") as newer, gnomon.open("before.duckdb") as older:
-        for n in range(20):
-            for engine in (newer, older)[: 2 if n < 5 else 1]:
-                kept = {"amount": n / 2, "tags": ["a", {"b": None}]}
-                engine.track("order", id=f"o{n}", ts=START + n * SECOND, user_id="u1", properties=kept)
-        newer.record_request(source="p", url="https://example.com/a", method="GET", status_code=503, duration_ms=80.5)
-    for words in (["export", "--store", "newer.duckdb", "--output", "since.ndjson"],
-                  ["import", "since.ndjson", "--store", "before.duckdb", "--map", "received_at="],
-                  ["export", "--store", "before.duckdb", "--output", "after.ndjson"]):  # fmt: skip
-        assert main(words) == 0
-    since, after = ([{**json.loads(line), "received_at": None} for line in (tmp_path / name).read_text().splitlines()]
-                    for name in ("since.ndjson", "after.ndjson"))  # fmt: skip
-    assert since == after and len(since) == 21
+    exported, imported = re.findall(r"`gnomon ((?:export|import) [^`]*NAME[^`]*)`", text("upgrading"))
+    newer_and_before(["shop", "web"])
+    assert main(["doctor", "--store", "newer.duckdb", "--format", "json"]) == 0
+    projects = json.loads(capsys.readouterr().out)["facts"]["projects"]
+    assert projects == ["shop", "web"]
+    for project in projects:
+        for words, store in ((exported, "newer.duckdb"), (imported, "before.duckdb")):
+            assert main([*words.replace("NAME", project).split(), "--store", store]) == 0
+        again = exported.replace("NAME.ndjson", "after.ndjson").replace("NAME", project)
+        assert main([*again.split(), "--store", "before.duckdb"]) == 0
+        since, after = rows_of(tmp_path / f"{project}.ndjson"), rows_of(tmp_path / "after.ndjson")
+        assert since == after and len(since) == 23
