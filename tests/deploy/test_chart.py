@@ -8,7 +8,7 @@ import re
 
 import kubernetes_validate
 import pytest
-from shipped import CREDENTIALS, DEPLOY, KNOWN, command_faults, paths_of, read_yaml, unknown_names
+from shipped import CREDENTIALS, DEPLOY, KNOWN, command_faults, paths_of, read_yaml, sign_faults, unknown_names
 
 import gnomon
 from gnomon.config import PLAIN_ALIASES, PREFIX, SECRETS
@@ -286,6 +286,18 @@ def test_values_that_cannot_work_are_refused_with_the_reason(chart, values, told
     with pytest.raises(helm.HelmError) as refused:
         chart.render(values, name="demo")
     assert told in str(refused.value)
+
+
+def test_a_worker_is_started_again_when_it_hangs_and_not_when_its_broker_is_away(chart, tmp_path):
+    (worker,) = [
+        pod["containers"][0] for one, pod in pods(rendered(chart, FULL)) if "-worker" in one["metadata"]["name"]
+    ]
+    (shell, option, probe) = worker["livenessProbe"]["exec"]["command"]
+    assert (shell, option) == ("sh", "-c") and sign_faults(probe, tmp_path) == []
+    assert "--without-heartbeat" in worker["command"]  # which hangs with its broker
+    for wrong in ("celery -A gnomon.worker:app inspect ping", probe.replace("-10", "-100"), probe.replace("-n", "-z"),
+                  "find /data/workers/alive -mmin -10"):  # fmt: skip
+        assert sign_faults(wrong, tmp_path)
 
 
 def test_figures_may_be_public_instead_of_a_token(chart):

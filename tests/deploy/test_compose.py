@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 import yaml
-from shipped import DEPLOY, ROOT, SECRET, command_faults, pinned, read_yaml, unknown_names
+from shipped import DEPLOY, ROOT, SECRET, command_faults, pinned, read_yaml, sign_faults, unknown_names
 
 FOLDER = DEPLOY / "compose"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -151,6 +151,13 @@ def test_a_broken_one_is_found(change, fault):
 def test_a_key_that_stands_twice_is_found():
     with pytest.raises(yaml.constructor.ConstructorError):
         read_yaml("services:\n  a: {image: x}\n  a: {image: y}\n")
+
+
+def test_the_worker_of_the_compose_file_tells_whether_it_lives(tmp_path):
+    worker = read("postgres")["services"]["worker"]
+    kind, probe = worker["healthcheck"]["test"]
+    assert kind == "CMD-SHELL" and sign_faults(probe.replace("$$", "$"), tmp_path) == []
+    assert "--without-heartbeat" in worker["entrypoint"]
 
 
 def test_each_process_has_a_folder_of_its_own_and_all_share_that_of_exports():

@@ -41,6 +41,23 @@ def test_the_codes_of_the_guides_exist():
         assert set(used) <= known | alerts, name
 
 
+def test_every_figure_is_told_and_no_other():
+    source = (DOCS.parent / "src" / "gnomon" / "server" / "figures.py").read_text("utf-8")
+    made = set(re.findall(r"\bgnomon_[a-z_]+", source))
+    assert set(re.findall(r"\bgnomon_[a-z_]+", text("server"))) == made
+    for path in DOCS.glob("*.md"):
+        told = set(re.findall(r"`(gnomon_[a-z_]+)", path.read_text("utf-8")))
+        assert {re.sub("_(bucket|sum|count)$", "", name) for name in told} <= made, path.name
+
+
+def test_no_alert_is_advised_that_cannot_fire():
+    """A histogram says nothing about what has not arrived, and nothing above its largest bucket."""
+    lines = re.findall(
+        r"`gnomon_ingest_to_queryable_seconds`[^|\n]*(?:above|>)[^|\n]*", text("runbook") + text("capacity")
+    )
+    assert lines == []
+
+
 def installs_anybodys(page: str) -> bool:
     """Whether a page has pip fetch Gnomon from an index, where nothing of ours lies."""
     return bool(re.search(r"""pip install (-\S+ )*["']?gnomon\b""", page))
