@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import gnomon
+from gnomon import Settings
 from gnomon.cli import main
 from gnomon.errors import MissingExtra
 from gnomon.upkeep.conditions import CONDITIONS
@@ -84,9 +85,11 @@ def test_nothing_is_installed_that_is_not_published():
         ("9,100 (ids from outside)", "| storing events with ids from outside | 9,100/s |"),
         ("CLICKHOUSE_PER_CORE = 900_000 / 0.011 / 2", "| 900,000 events by source | 11 ms |"),
         ("in 461 ms where PostgreSQL took 1,673", "1,673 ms (3.6 times) | 461 ms (13 times) |"),
-        ("ROLLUP, JOURNAL = 10.0, 240", "| 30 million | 0.90 M/s | 10.0 | 118 ms |"),
-        ("SERVICE_US, ROLL_UP_US, READ_PER_CORE = 13, 1 / 0.9, 91e6", "20 to 21 us | 12 to 14 us |"),
-        ("SERVICE_US, ROLL_UP_US, READ_PER_CORE = 13, 1 / 0.9, 91e6", "| totals | 164 ms |"),
+        ("ROLLUP, JOURNAL, ARCHIVE, BACKUPS = 10.0, 240, 0.77, 30", "| 30 million | 0.90 M/s | 10.0 | 118 ms |"),
+        ("SERVICE_US, SINGLE_US, ROLL_UP_US, READ_PER_CORE = 8.9, 190, 1 / 0.9, 91e6", "| 12 to 14 us | 8.9 us |"),
+        ("| 190 us | 178 to 203, 32 connections |", "| 260 to 340 us | 178 to 203 us |"),
+        ("SERVICE_US, SINGLE_US, ROLL_UP_US, READ_PER_CORE = 8.9, 190, 1 / 0.9, 91e6", "| totals | 164 ms |"),
+        ("DuckDB, PostgreSQL, ClickHouse | 86, 546, 144 |", "rollups included | 242 | 86 | 546 | 144 |"),
     ],
 )
 def test_the_plan_rests_on_what_was_measured(constant, shown):
@@ -114,8 +117,31 @@ def test_the_plan_says_what_its_formulas_give():
     for said in (f"so {of('10^12')[2]} stores", "is 85.", "are 13 shards", "118 s with 208 cores", "26 servers",
                  "one day is 1.3 s", "lasts 118 minutes", "2.2 GB each", "(7,650 of 385,800"):  # fmt: skip
         assert said in steps, said
+    assert f"it would be {float(plans['10^12']['one by one']):.0f} cores, with the same spare" in steps
+    assert f"with half spare {plans['10^12']['ingest cores']} cores" in steps
+    assert f"are {float(plans['10^12']['rollups GB/year'].replace(',', '')) / 1_000:.0f} TB in DuckDB" in steps
     assert "18,000 events a second, 12,200, 7,600" in page  # half of each, rounded down
     assert [int(most * spare) // 100 * 100 for most in writer.values()] == [18_000, 12_200, 7_600]
+
+
+def unused(code: str) -> list[str]:
+    """Figures of the plan that nothing is computed from."""
+    names = [name for line in re.findall(r"^([A-Z][A-Z_, ]*) = ", code, re.MULTILINE) for name in line.split(", ")]
+    return [name for name in names if len(re.findall(rf"\b{name}\b", code)) == 1]
+
+
+def test_every_figure_of_the_plan_is_used_and_the_volume_of_the_chart_fits():
+    code = re.search(r"```python\n(.*?)```", text("capacity"), re.DOTALL)[1]
+    assert unused(code) == [] and unused(f"{code}\nIDLE = 1\n") == ["IDLE"]
+    plan = {}
+    exec(code, plan)
+    values = (DOCS.parent / "deploy" / "helm" / "gnomon" / "values.yaml").read_text("utf-8")
+    size = int(re.search(r"^persistence:.*?size: (\d+)Gi", values, re.MULTILINE | re.DOTALL)[1]) * 1024**3
+    journal, days = Settings().journal_max_bytes, Settings().backup_days
+    assert plan["BACKUPS"] == days and f"{size / (2 + days * plan['ARCHIVE']) / 1e9 - 0.05:.1f}" == "0.8"
+    page = text("capacity")
+    assert f"the {size // 1024**3} GiB that the chart asks for that is a store of 0.8 GB" in page
+    assert f"elsewhere {(size - journal) / 2e9 - 0.5:.0f} GB" in page
 
 
 def newer_and_before(projects):
