@@ -153,7 +153,7 @@ class Settings:
     jwt_audience: str = ""  #: must be the token's `aud`; empty: not looked at
     jwt_issuer: str = ""
     cors_origins: tuple[str, ...] = ()  #: whose pages may call with a token; write keys have their own
-    trusted_proxies: tuple[str, ...] = ()  #: addresses whose X-Forwarded-For is believed
+    trusted_proxies: tuple[str, ...] = ()  #: addresses or networks whose X-Forwarded-For is believed
     rate_limit_per_minute: int = 100  #: calls of one principal; 0: no limit
     rate_limit_url: str = field(default="memory://", repr=False)  #: where calls are counted; or redis://...
     max_types: int = 10_000  #: event types of a project that may come in over HTTP; 0: no limit

@@ -102,7 +102,10 @@ class MissingExtra(GnomonError, ImportError):
     code = "missing-extra"
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed", remedy=f'Install it with: pip install "gnomon[{extra}]".')
+        super().__init__(
+            f"{package} is not installed",
+            remedy=f'Install gnomon[{extra}], from a checkout with: pip install ".[{extra}]".',
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

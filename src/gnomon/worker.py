@@ -24,6 +24,7 @@ from gnomon.engine import AnalyticsEngine, beside
 from gnomon.errors import GnomonError, InvalidValue
 from gnomon.ingest.owner import OwnerLock
 from gnomon.ingest.places import file_of
+from gnomon.pulse import TOUCH_SECONDS, Pulse
 from gnomon.query.books import projects_of
 from gnomon.store import takes_turns
 from gnomon.upkeep.jobs import JOBS, Job, run_due, run_job
@@ -31,6 +32,8 @@ from gnomon.upkeep.workers import ROUND_SECONDS, note_round
 
 log = logging.getLogger("gnomon.worker")
 
+ALIVE = "workers/alive"  #: in `data_dir`, see `gnomon.pulse`
+BROKER_SECONDS = 30.0  #: a broker that is silent for longer has gone, and the worker connects anew
 GRACE_SECONDS = 30.0  #: between asking a task to end and killing its process
 NOTE_SECONDS = 20.0  #: a process says this often that it made a round
 FIRST_WAIT = 2.0  #: before a task that failed is tried again; the wait doubles
@@ -70,7 +73,8 @@ def _celery_settings(settings: Settings, queue: str) -> dict[str, Any]:
         "accept_content": ["json"], "timezone": "UTC", "enable_utc": True,
         # A task is taken off the queue when it has ended, and given to another process when its own died.
         "task_acks_late": True, "task_reject_on_worker_lost": True, "worker_prefetch_multiplier": 1,
-        "broker_transport_options": {"visibility_timeout": int(longest + GRACE_SECONDS) + 60},
+        "broker_transport_options": {"visibility_timeout": int(longest + GRACE_SECONDS) + 60,
+                                     "socket_timeout": BROKER_SECONDS},
         "task_soft_time_limit": longest, "task_time_limit": longest + GRACE_SECONDS,
         "broker_connection_retry_on_startup": True, "broker_connection_max_retries": None,
         "beat_schedule": _schedule(settings), "beat_scheduler": "celery.beat:Scheduler", "beat_max_loop_interval": 5,
@@ -210,6 +214,22 @@ def _configured(**_said: Any) -> None:
     """Of `celery -A gnomon.worker:app`: when its configuration is first looked at, the environment is read."""
     if _ENGINE.settings is None:
         configure(read_settings())
+
+
+@signals.worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
+def _begun(sender: Any, **_said: Any) -> None:
+    """Before it connects, which takes as long as the broker is away."""
+    if sender.app is not app or _ENGINE.settings is None:
+        return
+    file = file_of(_ENGINE.settings)
+    assert file is not None
+    pulse = Pulse(file.parent / ALIVE, sender)
+
+    @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def ready(sender: Any, **_said: Any) -> None:
+        sender.timer.call_repeatedly(TOUCH_SECONDS, pulse.turned)
+
+    signals.worker_shutdown.connect(lambda **_said: pulse.end(), weak=False)
 
 
 @signals.worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import time
 import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -80,6 +83,23 @@ def command_faults(words: list[str]) -> list[str]:
     except click.UsageError as error:
         return [f"{words}: {error}"]
     return []
+
+
+def sign_faults(probe: str, folder: Path) -> list[str]:
+    """What is wrong with the probe of a worker: it asks for the file that the worker touches, and for nothing else."""
+    if "celery" in probe:
+        return ["asks the broker"]
+    file = folder / "workers" / "alive"
+    file.parent.mkdir(exist_ok=True)
+    found = []
+    for age, well in ((None, False), (30, True), (300, True), (1_200, False)):
+        if age is not None:
+            file.touch()
+            os.utime(file, (time.time() - age,) * 2)
+        done = subprocess.run(["sh", "-c", probe.replace("/data/", f"{folder}/")], capture_output=True, timeout=20)
+        found += [f"says {not well} of a sign {age} s old"] * ((done.returncode == 0) is not well)
+    file.unlink()
+    return found
 
 
 def paths_of(engine: Any) -> set[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 
 import kubernetes_validate
 import pytest
-from shipped import CREDENTIALS, DEPLOY, command_faults, paths_of, read_yaml, unknown_names
+from shipped import CREDENTIALS, DEPLOY, KNOWN, command_faults, paths_of, read_yaml, sign_faults, unknown_names
 
 import gnomon
 from gnomon.config import PLAIN_ALIASES, PREFIX, SECRETS
@@ -22,7 +23,11 @@ FULL = {
     "worker": {"enabled": True, "replicas": 2},
     "exports": {"existingClaim": "shared"},
     "autoscaling": {"enabled": True},
-    "ingress": {"enabled": True, "host": "a.example", "tlsSecret": "tls", "className": "nginx"},
+    "ingress": {"enabled": True, "host": "*.a.example", "tlsSecret": "tls", "className": "nginx"},
+    "settings": {"GNOMON_TRUSTED_PROXIES": "10.0.0.0/8"},
+    "nodeSelector": {"disk": "fast"},
+    "tolerations": [{"key": "analytics", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
     "serviceMonitor": {"enabled": True, "tokenSecret": {"name": "metrics"}},
     "networkPolicy": {
         "enabled": True,
@@ -34,7 +39,7 @@ FULL = {
 #: Files of keys, settings and certificates, which nobody but the owner of the release can name.
 MOUNTED = {
     **FULL,
-    "settings": {"JWT_JWKS_FILE": "/keys/jwks.json", "GNOMON_BACKUP_KEY_FILE": "/keys/backup.txt"},
+    "settings": {**FULL["settings"], "JWT_JWKS_FILE": "/keys/jwks.json", "GNOMON_BACKUP_KEY_FILE": "/keys/backup.txt"},
     "extraVolumes": [{"name": "keys", "secret": {"secretName": "gnomon-keys", "defaultMode": 0o440}}],
     "extraVolumeMounts": [{"name": "keys", "mountPath": "/keys", "readOnly": True}],
 }
@@ -50,8 +55,8 @@ def chart():
         yield found
 
 
-def rendered(chart, values) -> list[dict]:
-    texts = chart.render(values, name="demo", namespace="prod")
+def rendered(chart, values, name="demo") -> list[dict]:
+    texts = chart.render(values, name=name, namespace="prod")
     return [found for name, text in sorted(texts.items()) if name.endswith(".yaml") for found in read_yaml(text)]
 
 
@@ -67,7 +72,7 @@ def paths():
 
 def faults(documents: list[dict], paths: set[str]) -> list[str]:
     """Everything that is wrong with what the chart makes."""
-    found = []
+    found = [*misnamed(documents), *["placed apart"] * (len({repr(placed(pod)) for _, pod in pods(documents)}) > 1)]
     for one, pod in pods(documents):
         say = f"{one['kind']}/{one['metadata']['name']}: ".__add__
         secure = pod["securityContext"]
@@ -93,6 +98,22 @@ def faults(documents: list[dict], paths: set[str]) -> list[str]:
     found += [f"no path {e['path']}" for one in documents if one["kind"] == "ServiceMonitor"
               for e in one["spec"]["endpoints"] if e["path"] not in paths]  # fmt: skip
     return found
+
+
+def placed(pod: dict) -> list:
+    """On which nodes a pod may be."""
+    return [pod.get(name) for name in ("nodeSelector", "tolerations", "affinity")]
+
+
+def misnamed(documents: list[dict]) -> list[str]:
+    """Names that Kubernetes refuses: that of a Service has to be a label of DNS-1035, and that of a workload becomes a
+    label of its pods with the hash of a revision behind it."""
+    names = [(one["kind"], one["metadata"]["name"]) for one in documents]
+    wrong = [
+        name for kind, name in names if kind == "Service" and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+    ]
+    wrong += [name for kind, name in names if kind in ("StatefulSet", "Deployment", "Job") and len(name) > 63 - 11]
+    return [f"no name: {name}" for name in wrong + [name for _, name in names if len(name) > 63]]
 
 
 def probed(box: dict) -> list[str]:
@@ -198,6 +219,41 @@ def test_the_pod_outlives_the_drain_of_the_service(chart):
                 assert pod["terminationGracePeriodSeconds"] >= DRAIN_SECONDS + 30
 
 
+DIGEST = "sha256:" + "0a" * 32
+
+
+def test_an_image_may_be_named_by_its_digest(chart):
+    for image, wanted in (({}, f"gnomon:{gnomon.__version__}"), ({"tag": "9"}, "gnomon:9"),
+                          ({"repository": "r/g", "tag": "9", "digest": DIGEST}, f"r/g@{DIGEST}")):  # fmt: skip
+        boxes = [pod["containers"][0] for _, pod in pods(rendered(chart, {**FULL, "image": image}))]
+        assert [box["image"] for box in boxes] == [wanted] * 4
+
+
+@pytest.mark.parametrize("name", ["my.app.v1", "a" * 53, "a" * 43 + "--" + "b" * 8, "gnomon." + "x" * 46, "g"])
+def test_whatever_helm_allows_as_a_name_becomes_names_that_kubernetes_allows(chart, paths, name):
+    documents = rendered(chart, FULL, name)
+    assert faults(documents, paths) == []
+    (scaler,) = [one for one in documents if one["kind"] == "HorizontalPodAutoscaler"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] in {one["metadata"]["name"] for one, _ in pods(documents)}
+
+
+def test_a_name_that_begins_with_a_digit_is_refused(chart):
+    with pytest.raises(helm.HelmError, match="begins with a digit"):
+        chart.render(PLAIN, name="1st")
+
+
+def test_the_nodes_of_every_pod_can_be_chosen(chart):
+    wanted = [FULL[name] for name in ("nodeSelector", "tolerations", "affinity")]
+    assert [placed(pod) for _, pod in pods(rendered(chart, FULL))] == [wanted] * 4
+
+
+def test_every_setting_that_is_no_secret_can_be_given_and_nothing_else():
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    hidden = {PREFIX + secret.upper() for secret in (*SECRETS, "database_url")} | {PREFIX + "DATA_DIR"}  # the volume
+    hidden |= {name for name, setting in PLAIN_ALIASES.items() if setting in (*SECRETS, "database_url")}
+    assert schema["properties"]["settings"]["propertyNames"]["enum"] == sorted(KNOWN - hidden)
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -213,6 +269,11 @@ def test_the_pod_outlives_the_drain_of_the_service(chart):
         ({**FULL, "settings": {"GNOMON_EXPORT_DIR": "/x"}}, "GNOMON_EXPORT_DIR is /exports"),
         ({**SERVED, "settings": {"GNOMON_BACKUP_DAILY": True}}, "GNOMON_BACKUP_DAILY needs GNOMON_BACKUP_TARGET"),
         ({**PLAIN, "ingress": {"enabled": True}}, "ingress.host is empty"),
+        ({**FULL, "settings": {}}, "ingress.enabled needs settings.GNOMON_TRUSTED_PROXIES"),
+        ({**PLAIN, "settings": {"GNOMON_LOGLEVEL": "x"}}, "invalid propertyName 'GNOMON_LOGLEVEL'"),
+        ({**PLAIN, "settings": {"GNOMON_DATA_DIR": "/other"}}, "invalid propertyName 'GNOMON_DATA_DIR'"),
+        ({**PLAIN, "image": {"repository": f"r/g@{DIGEST}"}}, "/image/repository"),
+        ({**PLAIN, "image": {"digest": "sha256:abc"}}, "/image/digest"),
         ({**PLAIN, "store": "mysql"}, "must be one of 'duckdb', 'postgres', 'clickhouse'"),
         ({**PLAIN, "replicas": 2}, "additional properties 'replicas' not allowed"),
         ({**PLAIN, "settings": {"JWT_SECRET_KEY": "x"}}, "invalid propertyName 'JWT_SECRET_KEY'"),
@@ -225,6 +286,18 @@ def test_values_that_cannot_work_are_refused_with_the_reason(chart, values, told
     with pytest.raises(helm.HelmError) as refused:
         chart.render(values, name="demo")
     assert told in str(refused.value)
+
+
+def test_a_worker_is_started_again_when_it_hangs_and_not_when_its_broker_is_away(chart, tmp_path):
+    (worker,) = [
+        pod["containers"][0] for one, pod in pods(rendered(chart, FULL)) if "-worker" in one["metadata"]["name"]
+    ]
+    (shell, option, probe) = worker["livenessProbe"]["exec"]["command"]
+    assert (shell, option) == ("sh", "-c") and sign_faults(probe, tmp_path) == []
+    assert "--without-heartbeat" in worker["command"]  # which hangs with its broker
+    for wrong in ("celery -A gnomon.worker:app inspect ping", probe.replace("-10", "-100"), probe.replace("-n", "-z"),
+                  "find /data/workers/alive -mmin -10"):  # fmt: skip
+        assert sign_faults(wrong, tmp_path)
 
 
 def test_figures_may_be_public_instead_of_a_token(chart):
@@ -252,6 +325,21 @@ def box_of(documents: list[dict]) -> dict:
 def test_a_broken_one_is_found(chart, paths, change, fault):
     documents = copy.deepcopy(rendered(chart, PLAIN))
     change(box_of(documents))
+    assert any(fault in found for found in faults(documents, paths))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda one, pod: pod.pop("nodeSelector"), "placed apart"),
+        (lambda one, pod: pod.pop("tolerations"), "placed apart"),
+        (lambda one, pod: one["metadata"].update(name="a" * 53), "no name: aaa"),
+        (lambda one, pod: one.update(kind="Service", metadata={"name": "my.app"}), "no name: my.app"),
+    ],
+)
+def test_a_broken_pod_is_found(chart, paths, change, fault):
+    documents = copy.deepcopy(rendered(chart, FULL))
+    change(*pods(documents)[-1])
     assert any(fault in found for found in faults(documents, paths))
 
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 import yaml
-from shipped import DEPLOY, ROOT, SECRET, command_faults, pinned, read_yaml, unknown_names
+from shipped import DEPLOY, ROOT, SECRET, command_faults, pinned, read_yaml, sign_faults, unknown_names
 
 FOLDER = DEPLOY / "compose"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -66,7 +66,16 @@ def faults(document: dict) -> list[str]:
             say(f"waits for {other}") for other in service.get("depends_on", {}) if other not in document["services"]
         ]
         found += [say(f"mounts {source}") for source in sources(service) if not there(source, document)]
+        found += [say(f"cannot be given {name}") for name in copied(service, document)]
     return found
+
+
+def copied(service: dict, document: dict) -> list[str]:
+    """Secrets and configs that Compose would copy into the root file system, and refuses to where that is read-only:
+    it mounts those that are files."""
+    given = [(kind, one if isinstance(one, str) else one["source"])
+             for kind in ("secrets", "configs") for one in service.get(kind, [])]  # fmt: skip
+    return [name for kind, name in given if "file" not in document.get(kind, {}).get(name, {})]
 
 
 def asked_for(value: str) -> bool:
@@ -125,6 +134,11 @@ def broken(change):
         (lambda one, _: one.update(command=["serve", "--prot", "1"]), "no command"),
         (lambda one, _: one.update(depends_on={"redis": {}}), "waits for redis"),
         (lambda one, _: one.update(volumes=["other:/data"]), "mounts other"),
+        (lambda one, whole: (one.update(secrets=["p"]), whole.update(secrets={"p": {"environment": "P"}})), "given p"),
+        (
+            lambda one, whole: (one.update(configs=[{"source": "c"}]), whole.update(configs={"c": {"content": "x"}})),
+            "given c",
+        ),
         (lambda _, whole: whole["services"]["valkey"].pop("healthcheck"), "no health check"),
         (lambda _, whole: whole["services"]["worker"]["entrypoint"].__setitem__(2, "gnomon:app"), "no app of ours"),
         (lambda _, whole: whole["services"]["migrate"].update(restart="always"), "no restart"),
@@ -137,6 +151,13 @@ def test_a_broken_one_is_found(change, fault):
 def test_a_key_that_stands_twice_is_found():
     with pytest.raises(yaml.constructor.ConstructorError):
         read_yaml("services:\n  a: {image: x}\n  a: {image: y}\n")
+
+
+def test_the_worker_of_the_compose_file_tells_whether_it_lives(tmp_path):
+    worker = read("postgres")["services"]["worker"]
+    kind, probe = worker["healthcheck"]["test"]
+    assert kind == "CMD-SHELL" and sign_faults(probe.replace("$$", "$"), tmp_path) == []
+    assert "--without-heartbeat" in worker["entrypoint"]
 
 
 def test_each_process_has_a_folder_of_its_own_and_all_share_that_of_exports():

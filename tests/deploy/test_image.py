@@ -56,6 +56,9 @@ def faults(text: str) -> list[str]:
         "--require-hashes" not in text or "--constraints requirements.lock" not in text
     )
     found += ["the whole tree is copied"] * any(word == "COPY" and re.match(r"\. ", rest) for word, rest in lines)
+    # A clone that was made with umask 077 has files for its owner only, and COPY keeps that.
+    copied = [rest for word, rest in final if word == "COPY" and "--from" not in rest]
+    found += [f"cannot be read: {rest}" for rest in copied if not re.match(r"--chmod=0?[4-7][4-7][4-7] ", rest)]
     check = told.get("HEALTHCHECK", "").partition("CMD ")[2]
     found += ["no health check"] * (
         not check or json.loads(check)[-2:] != ["/opt/gnomon/healthcheck.py", told["EXPOSE"]]
@@ -79,6 +82,8 @@ def test_the_dockerfile_is_sound():
         ("GNOMON_DATA_DIR=/data", "GNOMON_DATA_DIRS=/data", "no setting: GNOMON_DATA_DIRS"),
         ("s3,excel", "s3,exel", "no extra: exel"),
         ("COPY src src", "COPY . .", "the whole tree is copied"),
+        ("COPY --chmod=0644 deploy", "COPY deploy", "cannot be read: deploy/healthcheck.py"),
+        ("--chmod=0644", "--chmod=0640", "cannot be read: --chmod=0640"),
         ('"8000"]\n', '"8001"]\n', "no health check"),
         ("--require-hashes ", "", "hashes are not checked"),
         ('"serve", "--host"', '"serve", "--hosts-of"', "no command"),
@@ -104,7 +109,7 @@ def test_the_build_gets_what_it_copies_and_nothing_else():
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert rules[0] == "*"
     copied = [source for word, rest in lines_of(DOCKERFILE) if word == "COPY" and "--from" not in rest
-              for source in rest.split()[:-1]]  # fmt: skip
+              for source in rest.split()[:-1] if not source.startswith("--")]  # fmt: skip
     assert copied and all((ROOT / source).exists() and let_through(source, rules) for source in copied)
     for outside in (".git/config", ".venv/x", "secrets.env", "usage.duckdb", "src/usage.duckdb.journal", "tests/x.py",
                     "src/gnomon/__pycache__/x.pyc", "deploy/compose/duckdb.yaml"):  # fmt: skip

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import gnomon
+from gnomon import Settings
 from gnomon.cli import main
+from gnomon.errors import MissingExtra
 from gnomon.upkeep.conditions import CONDITIONS
 
 START, SECOND = datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1)
@@ -40,6 +42,35 @@ def test_the_codes_of_the_guides_exist():
         assert set(used) <= known | alerts, name
 
 
+def test_every_figure_is_told_and_no_other():
+    source = (DOCS.parent / "src" / "gnomon" / "server" / "figures.py").read_text("utf-8")
+    made = set(re.findall(r"\bgnomon_[a-z_]+", source))
+    assert set(re.findall(r"\bgnomon_[a-z_]+", text("server"))) == made
+    for path in DOCS.glob("*.md"):
+        told = set(re.findall(r"`(gnomon_[a-z_]+)", path.read_text("utf-8")))
+        assert {re.sub("_(bucket|sum|count)$", "", name) for name in told} <= made, path.name
+
+
+def test_no_alert_is_advised_that_cannot_fire():
+    """A histogram says nothing about what has not arrived, and nothing above its largest bucket."""
+    lines = re.findall(
+        r"`gnomon_ingest_to_queryable_seconds`[^|\n]*(?:above|>)[^|\n]*", text("runbook") + text("capacity")
+    )
+    assert lines == []
+
+
+def installs_anybodys(page: str) -> bool:
+    """Whether a page has pip fetch Gnomon from an index, where nothing of ours lies."""
+    return bool(re.search(r"""pip install (-\S+ )*["']?gnomon\b""", page))
+
+
+def test_nothing_is_installed_that_is_not_published():
+    pages = {path.name: path.read_text("utf-8") for path in (*DOCS.glob("*.md"), DOCS.parent / "README.md")}
+    assert [name for name, page in pages.items() if installs_anybodys(page)] == []
+    assert not installs_anybodys(MissingExtra("polars", "polars").remedy)
+    assert installs_anybodys('pip install "gnomon[postgres]"') and not installs_anybodys('pip install ".[postgres]"')
+
+
 @pytest.mark.parametrize(
     ("constant", "shown"),
     [
@@ -54,9 +85,11 @@ def test_the_codes_of_the_guides_exist():
         ("9,100 (ids from outside)", "| storing events with ids from outside | 9,100/s |"),
         ("CLICKHOUSE_PER_CORE = 900_000 / 0.011 / 2", "| 900,000 events by source | 11 ms |"),
         ("in 461 ms where PostgreSQL took 1,673", "1,673 ms (3.6 times) | 461 ms (13 times) |"),
-        ("ROLLUP, JOURNAL = 10.0, 240", "| 30 million | 0.90 M/s | 10.0 | 118 ms |"),
-        ("SERVICE_US, ROLL_UP_US, READ_PER_CORE = 13, 1 / 0.9, 91e6", "20 to 21 us | 12 to 14 us |"),
-        ("SERVICE_US, ROLL_UP_US, READ_PER_CORE = 13, 1 / 0.9, 91e6", "| totals | 164 ms |"),
+        ("ROLLUP, JOURNAL, ARCHIVE, BACKUPS = 10.0, 240, 0.77, 30", "| 30 million | 0.90 M/s | 10.0 | 118 ms |"),
+        ("SERVICE_US, SINGLE_US, ROLL_UP_US, READ_PER_CORE = 8.9, 190, 1 / 0.9, 91e6", "| 12 to 14 us | 8.9 us |"),
+        ("| 190 us | 178 to 203, 32 connections |", "| 260 to 340 us | 178 to 203 us |"),
+        ("SERVICE_US, SINGLE_US, ROLL_UP_US, READ_PER_CORE = 8.9, 190, 1 / 0.9, 91e6", "| totals | 164 ms |"),
+        ("DuckDB, PostgreSQL, ClickHouse | 86, 546, 144 |", "rollups included | 242 | 86 | 546 | 144 |"),
     ],
 )
 def test_the_plan_rests_on_what_was_measured(constant, shown):
@@ -84,24 +117,65 @@ def test_the_plan_says_what_its_formulas_give():
     for said in (f"so {of('10^12')[2]} stores", "is 85.", "are 13 shards", "118 s with 208 cores", "26 servers",
                  "one day is 1.3 s", "lasts 118 minutes", "2.2 GB each", "(7,650 of 385,800"):  # fmt: skip
         assert said in steps, said
+    assert f"it would be {float(plans['10^12']['one by one']):.0f} cores, with the same spare" in steps
+    assert f"with half spare {plans['10^12']['ingest cores']} cores" in steps
+    assert f"are {float(plans['10^12']['rollups GB/year'].replace(',', '')) / 1_000:.0f} TB in DuckDB" in steps
     assert "18,000 events a second, 12,200, 7,600" in page  # half of each, rounded down
     assert [int(most * spare) // 100 * 100 for most in writer.values()] == [18_000, 12_200, 7_600]
 
 
-def test_the_way_back_brings_events_over_as_they_were(tmp_path, monkeypatch):
-    """The steps of upgrading.md, with an overlap."""
+def unused(code: str) -> list[str]:
+    """Figures of the plan that nothing is computed from."""
+    names = [name for line in re.findall(r"^([A-Z][A-Z_, ]*) = ", code, re.MULTILINE) for name in line.split(", ")]
+    return [name for name in names if len(re.findall(rf"\b{name}\b", code)) == 1]
+
+
+def test_every_figure_of_the_plan_is_used_and_the_volume_of_the_chart_fits():
+    code = re.search(r"```python\n(.*?)```", text("capacity"), re.DOTALL)[1]
+    assert unused(code) == [] and unused(f"{code}\nIDLE = 1\n") == ["IDLE"]
+    plan = {}
+    exec(code, plan)
+    values = (DOCS.parent / "deploy" / "helm" / "gnomon" / "values.yaml").read_text("utf-8")
+    size = int(re.search(r"^persistence:.*?size: (\d+)Gi", values, re.MULTILINE | re.DOTALL)[1]) * 1024**3
+    journal, days = Settings().journal_max_bytes, Settings().backup_days
+    assert plan["BACKUPS"] == days and f"{size / (2 + days * plan['ARCHIVE']) / 1e9 - 0.05:.1f}" == "0.8"
+    page = text("capacity")
+    assert f"the {size // 1024**3} GiB that the chart asks for that is a store of 0.8 GB" in page
+    assert f"elsewhere {(size - journal) / 2e9 - 0.5:.0f} GB" in page
+
+
+def newer_and_before(projects):
+    """Two stores with an overlap; in the newer one also one that came in late, one from ahead and a request."""
+    for project in projects:
+        with (
+            gnomon.open("newer.duckdb", project=project) as newer,
+            gnomon.open("before.duckdb", project=project) as older,
+        ):
+            for n in range(20):
+                for engine in (newer, older)[: 2 if n < 5 else 1]:
+                    kept = {"amount": n / 2, "tags": ["a", {"b": None}], "of": project}
+                    engine.track("order", id=f"o{n}", ts=START + n * SECOND, user_id="u1", properties=kept)
+            newer.track("order", id="late", ts=START - timedelta(days=300))
+            newer.track("order", id="early", ts=datetime.now(UTC) + timedelta(minutes=30))  # by its sender's clock
+            newer.record_request(source="p", url="https://a.example/a", method="GET", status_code=503, duration_ms=80.5)
+
+
+def rows_of(path):
+    return [{**json.loads(line), "received_at": None} for line in path.read_text().splitlines()]
+
+
+def test_the_way_back_brings_events_over_as_they_were(tmp_path, monkeypatch, capsys):
+    """The commands of upgrading.md, for every project that `gnomon doctor` names."""
     monkeypatch.chdir(tmp_path)
-    assert "--map received_at=" in text("upgrading")
-    with gnomon.open("newer.duckdb") as newer, gnomon.open("before.duckdb") as older:
-        for n in range(20):
-            for engine in (newer, older)[: 2 if n < 5 else 1]:
-                kept = {"amount": n / 2, "tags": ["a", {"b": None}]}
-                engine.track("order", id=f"o{n}", ts=START + n * SECOND, user_id="u1", properties=kept)
-        newer.record_request(source="p", url="https://example.com/a", method="GET", status_code=503, duration_ms=80.5)
-    for words in (["export", "--store", "newer.duckdb", "--output", "since.ndjson"],
-                  ["import", "since.ndjson", "--store", "before.duckdb", "--map", "received_at="],
-                  ["export", "--store", "before.duckdb", "--output", "after.ndjson"]):  # fmt: skip
-        assert main(words) == 0
-    since, after = ([{**json.loads(line), "received_at": None} for line in (tmp_path / name).read_text().splitlines()]
-                    for name in ("since.ndjson", "after.ndjson"))  # fmt: skip
-    assert since == after and len(since) == 21
+    exported, imported = re.findall(r"`gnomon ((?:export|import) [^`]*NAME[^`]*)`", text("upgrading"))
+    newer_and_before(["shop", "web"])
+    assert main(["doctor", "--store", "newer.duckdb", "--format", "json"]) == 0
+    projects = json.loads(capsys.readouterr().out)["facts"]["projects"]
+    assert projects == ["shop", "web"]
+    for project in projects:
+        for words, store in ((exported, "newer.duckdb"), (imported, "before.duckdb")):
+            assert main([*words.replace("NAME", project).split(), "--store", store]) == 0
+        again = exported.replace("NAME.ndjson", "after.ndjson").replace("NAME", project)
+        assert main([*again.split(), "--store", "before.duckdb"]) == 0
+        since, after = rows_of(tmp_path / f"{project}.ndjson"), rows_of(tmp_path / "after.ndjson")
+        assert since == after and len(since) == 23

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -524,7 +525,10 @@ def test_a_service_takes_events_and_says_that_it_cannot_answer(server, url, tmp_
             sent = [{"type": "tick", "id": f"n{n}"} for n in range(10)]
             assert service.post("/ingest", sent, claims=claims).json()["ingested"] == 10
             assert service.get("/summary?hours=1", claims=claims).status_code == 503
-            assert "gnomon_store_fault" in service.client.get("/metrics", headers=bearer(**claims)).text
+            time.sleep(1)
+            told = service.client.get("/metrics", headers=bearer(**claims)).text
+            assert "gnomon_store_fault 1" in told
+            assert 1 <= float(re.search(r"^gnomon_journal_waiting_seconds (.*)$", told, re.MULTILINE)[1]) < 60
         finally:
             server.start()
         tolerant_flush(service.engine)

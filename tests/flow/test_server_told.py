@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from serving import API, bearer, served
+
+from gnomon.errors import StoreUnavailable
 
 KEY, PAGE = "X-Gnomon-Key", "https://shop.example"
 QUESTION = {"metrics": ["events"]}
@@ -133,3 +136,37 @@ def test_a_fault_in_a_call_has_its_code_in_the_log_as_well(service, caplog, monk
     for method, path in (("GET", "/summary"), ("POST", "/ingest")):
         body = {"type": "x"} if method == "POST" else None
         assert line_of(caplog, service, method, path, body, headers=bearer()) == (500, None, "internal")
+
+
+def figure(service, name):
+    """What /metrics says now."""
+    text = service.client.get("/metrics", headers=bearer(scope="admin")).text
+    return float(re.search(rf"^{name} (.*)$", text, re.MULTILINE)[1])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/ingest", {"type": "x"}), ("/ingest", {"type": ""}), ("/samples", {"name": "x", "value": 1})],
+)
+def test_how_long_the_oldest_waits_is_told_while_nothing_is_stored(tmp_path, monkeypatch, path, body):
+    """The histogram knows what has arrived, and so says nothing just when it would have to."""
+
+    def refused(*_):
+        raise StoreUnavailable("not now")
+
+    with served(tmp_path / "s.duckdb", flush_seconds=0.01) as service:
+        engine = service.engine
+        engine.flush()
+        assert figure(service, "gnomon_journal_waiting_seconds") == 0
+        before = figure(service, "gnomon_ingest_to_queryable_seconds_count")
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._hold.store, "write", refused)
+            began = time.time()
+            for _ in range(2):
+                assert service.post(path, body).status_code in (200, 422)
+                time.sleep(0.6)
+            waits, most = figure(service, "gnomon_journal_waiting_seconds"), time.time() - began
+            assert 1.1 < waits < most and figure(service, "gnomon_journal_behind") >= 2
+            assert figure(service, "gnomon_ingest_to_queryable_seconds_count") == before
+        engine.flush()
+        assert figure(service, "gnomon_journal_waiting_seconds") == figure(service, "gnomon_journal_behind") == 0

@@ -109,6 +109,68 @@ def test_a_worker_that_fails_is_started_again(postgres, valkey, tmp_path):
     assert log.read_text().count("the worker ended by itself and is started again") == 1
 
 
+def age(file):
+    """Seconds since a file was touched."""
+    return time.time() - file.stat().st_mtime
+
+
+@pytest.mark.parametrize("loop_only", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_worker_whose_broker_is_away_lives(postgres, tmp_path, loop_only):
+    """From its start on, and after it was connected. With a sign of its loop alone, which is the broken variant, it is
+    taken for dead, and whatever it does would be ended."""
+    server, log, alive = ValkeyServer(), tmp_path / "worker.log", tmp_path / "workers" / "alive"
+    server.start()
+    port, broker = server.port, f"redis://127.0.0.1:{server.port}/0"
+    server.terminate()
+    plan = {"jobs": [], "touch": 0.1, "silent": 1, "loop_only": loop_only}
+    with worker(plan, postgres.url(), tmp_path, broker, "--no-beat"):
+        wait_for(alive.exists, log=log)
+        time.sleep(3)
+        assert (age(alive) < 1) is not loop_only
+        server = ValkeyServer(port=port)
+        server.start()
+        try:
+            with redis.Redis.from_url(broker) as con:
+                wait_for(lambda: any(one["cmd"] == "brpop" for one in con.client_list()), log=log)
+            wait_for(lambda: age(alive) < 1, log=log)
+        finally:
+            server.terminate()
+        time.sleep(4)
+        assert (age(alive) < 1) is not loop_only, log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patience", [1.0, None])
+def test_a_worker_whose_broker_says_nothing_lives(postgres, tmp_path, patience):
+    """A host that is gone closes no connection. Without a limit, which is the broken variant, its worker hangs."""
+    server, log, alive = ValkeyServer(), tmp_path / "worker.log", tmp_path / "workers" / "alive"
+    ledger = str(tmp_path / "ledger")
+    server.start()
+    jobs = [{"name": "tick", "period": 1, "seconds": 0.5, "ledger": ledger}]
+    plan = {"jobs": jobs, "touch": 0.1, "silent": 4, "patience": patience}
+    try:
+        with worker(plan, postgres.url(), tmp_path, f"redis://127.0.0.1:{server.port}/0", ends=False) as process:
+            wait_for(lambda: ends(ledger) and lines(ledger)[-1].startswith("begin"), log=log)
+            pid = server._process.pid
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(14)
+            assert (age(alive) < 5) is (patience is not None), log.read_text()
+            os.kill(pid, signal.SIGCONT)
+            before = len(ends(ledger))
+            wait_for(lambda: len(ends(ledger)) > before + 1, log=log)
+            assert process.poll() is None
+    finally:
+        server.terminate()
+
+
+def test_a_worker_that_hangs_does_not_live(postgres, valkey, tmp_path):
+    log, alive = tmp_path / "worker.log", tmp_path / "workers" / "alive"
+    plan = {"jobs": [], "touch": 0.1, "silent": 1, "hang": 2}
+    with worker(plan, postgres.url(), tmp_path, valkey.url(), "--no-beat", ends=False):
+        wait_for(alive.exists, log=log)
+        wait_for(lambda: age(alive) > 3, log=log)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("acks_late", [True, False])
 def test_an_export_whose_process_is_killed_is_written_by_another(postgres, valkey, tmp_path, acks_late):
@@ -219,7 +281,10 @@ def test_celerys_own_commands_do_the_same(postgres, valkey, tmp_path):
     known = {"CELERY_BROKER_URL": broker, "GNOMON_DATA_DIR": str(tmp_path), "GNOMON_DATABASE_URL": url,
              "CELERY_RESULT_BACKEND": broker}  # fmt: skip
     app = [sys.executable, "-m", "celery", "-A", "gnomon.worker:app"]
-    commands = [["worker", "--concurrency", "1"], ["beat", "--scheduler", "celery.beat:Scheduler"]]
+    commands = [
+        ["worker", "--concurrency", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"],
+        ["beat", "--scheduler", "celery.beat:Scheduler"],
+    ]
     with shop(url, tmp_path, broker) as engine, (tmp_path / "worker.log").open("ab") as log:
         running = [subprocess.Popen([*app, *command], env={**os.environ, **known}, stdout=log, stderr=log)
                    for command in commands]  # fmt: skip

@@ -4,7 +4,8 @@ Run as a program: `python working.py PLAN ARGUMENT...`; PLAN is JSON of `round` 
 (each `name`, `period`, `seconds`, and `ledger`, a file that gets a line at its begin and at its end; `stubborn` ones do
 not hear that they should end, `fails` times one raises), `piece` (seconds that each event of an export takes), `conf`
 (settings of Celery) or `grace` (of ours) for broken variants, `look` (seconds between two looks at beat), `crash` (a
-file: the first worker, which makes it, fails in the loop of Celery).
+file: the first worker, which makes it, fails in the loop of Celery), `touch`, `silent` and `patience` (seconds of its
+sign of life), `hang` (seconds after which its loop hangs), `loop_only` (broken: no sign while it waits for a broker).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def run(plan: dict[str, Any], arguments: list[str]) -> int:
     working.BEAT_SECONDS, working.AGAIN_SECONDS = plan.get("look", 5.0), plan.get("again", 5.0)
     if "crash" in plan and not Path(plan["crash"]).exists():
         loops.asynloop = partial(_fail, Path(plan["crash"]))
+    _signs_of_life(plan)
     if plan.get("unclaimed"):
         from gnomon.store.postgres import turns
 
@@ -56,6 +58,21 @@ def run(plan: dict[str, Any], arguments: list[str]) -> int:
 
         text.Csv.texts = slow  # type: ignore[method-assign]
     return main(["worker", *arguments])
+
+
+def _signs_of_life(plan: dict[str, Any]) -> None:
+    from celery import signals
+
+    from gnomon import pulse, worker
+
+    pulse.TOUCH_SECONDS = worker.TOUCH_SECONDS = plan.get("touch", 5.0)
+    pulse.SILENT_SECONDS = plan.get("silent", 120.0)
+    worker.BROKER_SECONDS = plan.get("patience", 30.0)
+    if plan.get("loop_only"):
+        pulse.Pulse._lives = lambda self: time.monotonic() - self._turned < pulse.SILENT_SECONDS  # type: ignore[method-assign]
+    if "hang" in plan:
+        hang = lambda sender, **_: sender.timer.call_after(plan["hang"], time.sleep, (60,))  # noqa: E731
+        signals.worker_ready.connect(hang, weak=False)
 
 
 def _fail(file: Path, *_given: Any, **_named: Any) -> None:

@@ -38,7 +38,7 @@ def test_the_ending_of_the_file_names_the_format(store, tmp_path, capsys, name, 
         (["--date-range", "soon"], "bad-range"), (["--fields", "nope"], "unknown-name"),
         (["--filter", "["], "bad-argument"),
         (["--query", "{}"], "bad-query"), (["--output", "no/x.csv"], "export-unwritable"),
-        (["--query", "x"], "bad-argument"),
+        (["--query", "x"], "bad-argument"), (["--project", "*"], "unknown-name"),
     ],
 )  # fmt: skip
 def test_what_is_refused_leaves_no_file(store, tmp_path, capsys, monkeypatch, options, code):
@@ -64,3 +64,11 @@ def test_a_sampled_file_says_so(tmp_path, capsys):
         engine.track("t", weight=2)
     assert main(["export", "--store", str(tmp_path / "w.duckdb"), "--output", str(tmp_path / "x.csv")]) == 0
     assert "sum the weights" in capsys.readouterr().err
+
+
+def test_a_project_that_the_store_never_had_is_refused_by_name(store, tmp_path, capsys):
+    assert main(["export", "--store", str(store), "--project", "defalt"]) == 2
+    assert "unknown project 'defalt' (unknown-name). Did you mean 'default'?" in capsys.readouterr().err
+    with gnomon.open(tmp_path / "empty.duckdb"):
+        pass
+    assert main(["export", "--store", str(tmp_path / "empty.duckdb"), "--project", "any", "--format", "json"]) == 0

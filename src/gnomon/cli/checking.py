@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from gnomon.cli.command import console_of, declare, no_store, opened, settings_of
+from gnomon.cli.command import console_of, declare, no_store, opened, projects_in, settings_of
 from gnomon.cli.tables import plain
 
 
@@ -24,6 +24,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     with opened(args, must_exist=True) as engine:
         health = engine.health()
+        health.facts["projects"] = projects_in(engine)
     if args.format == "json":
         print(json.dumps(health.to_dict(), default=plain, indent=1))
         return 0 if health.sound else 1
@@ -31,7 +32,7 @@ def _doctor(args: argparse.Namespace) -> int:
     for name, value in health.facts.items():
         table.add_row(
             name.replace("_", " "),
-            Text(value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else str(value)),
+            Text(_said(value)),
         )
     console = console_of()
     console.print(table)
@@ -40,6 +41,12 @@ def _doctor(args: argparse.Namespace) -> int:
     if health.sound:
         console.print("Everything is sound.", style="bold green")
     return 0 if health.sound else 1
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def add_audit(commands: Any) -> None:

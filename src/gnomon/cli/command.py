@@ -55,6 +55,13 @@ def no_store() -> InvalidValue:
     )  # fmt: skip
 
 
+def projects_in(engine: AnalyticsEngine) -> list[str]:
+    """Every project that something ever came in for."""
+    from gnomon.query.books import projects_of
+
+    return projects_of(engine._own_or_refuse(), engine.settings.query_timeout_seconds)
+
+
 def console_of(**options: Any) -> Console:
     from rich.console import Console
 

@@ -10,8 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gnomon.cli.command import declare, opened
-from gnomon.errors import InvalidValue
+from gnomon.cli.command import declare, opened, projects_in
+from gnomon.errors import InvalidValue, unknown_name
 from gnomon.export import ALIASES, FORMATS
 
 if TYPE_CHECKING:
@@ -54,16 +54,24 @@ def _export(args: argparse.Namespace) -> int:
     }  # fmt: skip
     if args.output == "-" and format not in _TEXTS and sys.stdout.isatty():
         raise InvalidValue("that format is not for a terminal", remedy="Give --output FILE.", code="bad-argument")
-    with opened(args, must_exist=True) as engine, closing(engine.stream_export(**order, read_ahead=1)) as stream:
-        if args.output == "-":
-            _write(stream, sys.stdout.buffer if hasattr(sys.stdout, "buffer") else _Texts())
-        else:
-            _to_file(stream, Path(args.output))
-            print(f"{args.output}: {stream.rows:,} rows, {Path(args.output).stat().st_size:,} bytes")
-        if stream.sampled:
-            print("Some of these events stand for several, as sampling left others out: sum the weights.",
-                  file=sys.stderr)  # fmt: skip
+    with opened(args, must_exist=True) as engine:
+        known = projects_in(engine)
+        if known and engine.settings.project not in known:  # of which an empty file would say nothing
+            raise unknown_name("project", engine.settings.project, known)
+        with closing(engine.stream_export(**order, read_ahead=1)) as stream:
+            _put(stream, args.output)
     return 0
+
+
+def _put(stream: ExportStream, output: str) -> None:
+    if output == "-":
+        _write(stream, sys.stdout.buffer if hasattr(sys.stdout, "buffer") else _Texts())
+    else:
+        _to_file(stream, Path(output))
+        print(f"{output}: {stream.rows:,} rows, {Path(output).stat().st_size:,} bytes")
+    if stream.sampled:
+        print("Some of these events stand for several, as sampling left others out: sum the weights.",
+              file=sys.stderr)  # fmt: skip
 
 
 def _to_file(stream: ExportStream, path: Path) -> None:

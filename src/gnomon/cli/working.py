@@ -51,6 +51,7 @@ def _worker(args: argparse.Namespace) -> int:
     worker = app.Worker(
         hostname=f"gnomon-{os.getpid()}@{socket.gethostname()}", pool_cls="prefork", concurrency=args.processes,
         beat=not args.no_beat, scheduler=SCHEDULER, quiet=True, without_gossip=True, without_mingle=True,
+        without_heartbeat=True,  # which tries to send for ever, within the loop, while a broker says nothing
     )  # fmt: skip
     asked = _asked_to_end()
     if not args.no_beat:

@@ -12,8 +12,12 @@ from contextlib import suppress
 
 from gnomon.engine import AnalyticsEngine
 from gnomon.errors import GnomonError
+from gnomon.event import AT, SAMPLE_AT
+from gnomon.ingest.journal import open_sealed
+from gnomon.ingest.writer import Writer
 from gnomon.query.books import Books
 from gnomon.server.intake import Intake
+from gnomon.timerange import to_us
 from gnomon.upkeep.workers import sent_out, silent_seconds
 
 log = logging.getLogger("gnomon.server")
@@ -66,6 +70,7 @@ class Figures:
         self.seconds = Times(ANSWER_BUCKETS)
         self._store = {"write": Times(ANSWER_BUCKETS), "question": Times(ANSWER_BUCKETS)}
         self._watched: deque[tuple[int, float]] = deque(maxlen=MOST_WATCHED)
+        self._oldest = (0, 0)  #: position of the batch that waits longest, and when it came in
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         intake.on_kept = self.kept
@@ -132,17 +137,19 @@ class Figures:
 
     def _journal(self) -> Iterator[str]:
         hold = self._home._hold
+        writer, waits = hold.writer, None
         try:
             sizes = hold.journal.sizes()
+            waits = None if writer is None else self._waits(writer)
         except GnomonError as error:
             log.warning("the journal cannot be measured: %s", error)
             sizes = {}
-        writer = hold.writer
         told = {
             "gnomon_journal_bytes": ("Bytes of the journal on disk.", sizes.get("bytes")),
             "gnomon_journal_batches": ("Batches in the journal, until a checkpoint holds them.", sizes.get("batches")),
             "gnomon_journal_behind": ("Batches that the store has not taken yet.", None if writer is None else
                                       max(0, hold.journal.last_position() - writer.position)),
+            "gnomon_journal_waiting_seconds": ("Since the oldest of them came in; 0 where there is none.", waits),
             "gnomon_in_flight_bytes": ("Bytes of bodies that are worked on.", self._intake.in_flight),
             "gnomon_store_fault": ("1 while the store takes nothing.", None if writer is None else
                                    int(writer.fault is not None)),
@@ -150,6 +157,17 @@ class Figures:
         for name, (about, value) in told.items():
             if value is not None:
                 yield from (f"# HELP {name} {about}", f"# TYPE {name} gauge", f"{name} {value}")
+
+    def _waits(self, writer: Writer) -> float:
+        """Seconds since the oldest batch came in that the store has not taken; it is looked at once."""
+        waiting = self._home._hold.journal.read(writer.position, 1)
+        if not waiting:
+            return 0.0
+        now = to_us(self._home.clock())
+        ((position, crc, body),) = waiting
+        if self._oldest[0] != position:
+            self._oldest = (position, _came_in(crc, body) or now)
+        return max(0.0, (now - self._oldest[1]) / 1e6)
 
     def _beside(self) -> Iterator[str]:
         """What Redis and the workers do for this process."""
@@ -194,6 +212,17 @@ def _account(name: str, project: str, books: Books) -> Iterator[str]:
     plain = {outcome: getattr(books, outcome) for outcome in _PLAIN}
     for outcome, n in {**plain, "rejected": books.rejected.total(), "shed": books.shed.total()}.items():
         yield f'{name}{{project="{_label(project)}",outcome="{outcome}"}} {n}'
+
+
+def _came_in(crc: int, body: bytes) -> int | None:
+    """When a batch came in, as its first event, sample, refusal or beat says; None where nothing does."""
+    try:
+        batch = open_sealed(crc, body)
+    except GnomonError:  # damaged, and set aside by the writer
+        return None
+    firsts = ((batch.rows, AT["received_at"]), (batch.samples, SAMPLE_AT["received_at"]), (batch.refused, 0),
+              (batch.beats, 0))  # fmt: skip
+    return min((rows[0][place] for rows, place in firsts if rows), default=None)
 
 
 def _label(text: str) -> str:

@@ -1,5 +1,8 @@
 {{/* Values that cannot work together; every template that makes a workload includes this. */}}
 {{- define "gnomon.checks" -}}
+{{- if not (regexMatch "^[a-z]" .Release.Name) -}}
+{{- fail "the name of the release begins with a digit, which no Service may: give it a name that begins with a letter" -}}
+{{- end -}}
 {{- if not .Values.existingSecret -}}
 {{- fail "existingSecret is empty: make a Secret with JWT_SECRET_KEY, or mount a file of public keys (and with GNOMON_DATABASE_URL where the store is a server) and name it" -}}
 {{- end -}}
@@ -44,5 +47,8 @@
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) -}}
 {{- fail "ingress.host is empty" -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not (hasKey .Values.settings "GNOMON_TRUSTED_PROXIES")) (not (hasKey .Values.settings "GNOMON_CONFIG")) -}}
+{{- fail "ingress.enabled needs settings.GNOMON_TRUSTED_PROXIES, the network of the controller's pods (10.0.0.0/8), or all callers together have the limit of calls of one address" -}}
 {{- end -}}
 {{- end -}}

@@ -1,13 +1,17 @@
+{{/* Services are DNS-1035 labels, so no dot. "-worker" and the hash of a revision, which becomes a label of 63, come behind it. */}}
 {{- define "gnomon.name" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
-{{- end -}}
+{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- $name | replace "." "-" | trunc 44 | trimAll "-" -}}
 {{- end -}}
 
 {{- define "gnomon.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* What never changes for a release; selectors may not. Call with (list . "component"). */}}

@@ -1,4 +1,5 @@
-{{/* What every pod of the chart has: nobody's rights, a file system that cannot be written, no account of the cluster. */}}
+{{/* What every pod of the chart has: nobody's rights, a file system that cannot be written, no account of the cluster, and the
+nodes that were chosen. */}}
 {{- define "gnomon.podSecurity" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -12,10 +13,19 @@ securityContext:
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- define "gnomon.containerSecurity" -}}
-image: {{ include "gnomon.image" . }}
+image: {{ include "gnomon.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false
@@ -99,15 +109,6 @@ spec:
   serviceAccountName: {{ include "gnomon.account" . }}
   {{- include "gnomon.podSecurity" . | nindent 2 }}
   terminationGracePeriodSeconds: {{ .Values.service.terminationGracePeriodSeconds }}
-  {{- with .Values.service.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.service.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.service.affinity }}
-  affinity: {{- toYaml . | nindent 4 }}
-  {{- end }}
   topologySpreadConstraints:
     - maxSkew: 1
       topologyKey: kubernetes.io/hostname
