@@ -12,6 +12,7 @@ from gnomon.config import Settings
 from gnomon.errors import StoreDamaged
 from gnomon.store import Store
 from gnomon.store.carrying import NOTE, CopyNote
+from gnomon.store.memory import aside
 from gnomon.upkeep.copying import CopyOrder, Run, compared, differs, moment_of, name_of
 from gnomon.upkeep.destination import begin, open_destination
 
@@ -25,7 +26,7 @@ def file_of_rows(hold: Hold, store: Store, file: Path, settings: Settings, now: 
                  release: str) -> tuple[int, float]:  # fmt: skip
     """Put what the store holds into a new file, within `Hold.alone()`. Returns the position of the journal up to which
     it holds everything, and for how many seconds the store took nothing in. Raises `StoreDamaged`, `OSError`."""
-    there = settings.but(database_url=str(file), data_dir="")
+    there = aside(settings).but(database_url=str(file), data_dir="")
     order = CopyOrder(there, settings.project, now, release, lambda _: None)
     with open_destination(there, store, hold.file) as (taking, _), moment_of(hold, store, settings) as taken:
         target = begin(taking, file, there, CopyNote(name_of(hold, store), taken.version, release))
