@@ -209,6 +209,7 @@ class AnalyticsEngine(Collector, Accounting, Asking, Reporting, Keeping, Exporti
             __version__,
             self._audit.state(),
             "off" if self._pseudonyms is None else self._pseudonyms.told(),
+            self._crowded_backups(),
         )
 
     # -- sampling ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from gnomon.errors import GnomonError, StoreDamaged
 from gnomon.ingest.writer import Writer
 from gnomon.store.duckdb import copying
 from gnomon.testing import ManualClock
-from gnomon.upkeep import archive, backup
+from gnomon.upkeep import archive, backup, room
 from gnomon.upkeep.archive import unpack
 from gnomon.upkeep.targets import Folder
 from gnomon.upkeep.verify import verify
@@ -213,13 +213,13 @@ def test_backups_are_kept_30_days_and_the_last_good_one_always(tmp_path, monkeyp
         monkeypatch.setattr(copying.Snapshot, "copy_to", HONEST)
         engine.trigger_backup()
         assert [(kept.created_at - START).days for kept in engine.backups()] == [350]
-        backup.expire(Folder(tmp_path / "backups", "s"), clock() + timedelta(days=365), 30)
+        room.expire(Folder(tmp_path / "backups", "s"), clock() + timedelta(days=365), 30)
         assert len(engine.backups()) == 1
         assert len(list((tmp_path / "backups").iterdir())) == 3  # what is not ours stays
         monkeypatch.setattr(
             Folder, "entries", lambda self: [*Folder_entries(self), None]
         )  # the broken one: [:-1] of it
-        backup.expire(Folder(tmp_path / "backups", "s"), clock() + timedelta(days=365), 30)
+        room.expire(Folder(tmp_path / "backups", "s"), clock() + timedelta(days=365), 30)
         assert list((tmp_path / "backups").glob("gnomon-s-*")) == []
 
 

@@ -47,8 +47,10 @@ class Health:
 
 
 def examine(described: dict[str, Any], journal: dict[str, int], books: Books, lag: int, damaged: Sequence[Path],
-            free_bytes: int, version: str, audit: dict[str, int], pseudonyms: str = "off") -> Health:  # fmt: skip
-    """Put facts and findings together. `lag` is the number of journal positions the store is behind."""
+            free_bytes: int, version: str, audit: dict[str, int], pseudonyms: str = "off",
+            crowded: tuple[str, str] | None = None) -> Health:  # fmt: skip
+    """Put facts and findings together. `lag` is the number of journal positions the store is behind, `crowded` what is
+    wrong where the backups will not fit, and what to do."""
     from importlib.metadata import version as version_of  # deferred: 20 ms that opening an engine does not need
 
     health = Health()
@@ -87,6 +89,8 @@ def examine(described: dict[str, Any], journal: dict[str, int], books: Books, la
     _judge_lost(health, described["lost"])
     _judge(health, books, lag, damaged, free_bytes)
     _judge_audit(health, audit)
+    if crowded is not None:
+        health.findings.append(Finding(*crowded))
     return health
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from gnomon.config import Settings
 from gnomon.errors import GnomonError
 from gnomon.upkeep.alerts import watch_of
-from gnomon.upkeep.backup import one_at_a_time, target_url
+from gnomon.upkeep.backup import one_at_a_time
 from gnomon.upkeep.jobs import backs_up
-from gnomon.upkeep.targets import open_target, remembered, store_label, unavailable, without_secrets
+from gnomon.upkeep.targets import open_target, remembered, store_label, target_url, unavailable, without_secrets
 
 if TYPE_CHECKING:
     from gnomon.ingest.hold import Hold

@@ -8,8 +8,6 @@ exactly that before it gets its final name. Nothing here waits for a schedule: t
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shutil
 import tempfile
 import time
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.config import Settings
-from gnomon.errors import StoreUnavailable
+from gnomon.errors import DiskFull, StoreUnavailable
 from gnomon.ingest.journal import RESTORED
 from gnomon.ingest.recovery import SCRATCH, sweep
 from gnomon.ingest.replica import KEPT_STORE
@@ -30,12 +28,11 @@ from gnomon.upkeep import archive, targets
 from gnomon.upkeep.chain import Chain
 from gnomon.upkeep.encryption import ENDING, Keys, damaged, key_missing
 from gnomon.upkeep.packing import Codec, best
+from gnomon.upkeep.room import Room, expire, make_room, room_of
 
 if TYPE_CHECKING:
     from gnomon.ingest.hold import Hold
     from gnomon.upkeep.targets import Target
-
-log = logging.getLogger("gnomon.backup")
 
 Step = Callable[[str], None]  #: told what is being done now
 WAIT_SECONDS = 60.0  #: for the store to take what was acknowledged before
@@ -78,40 +75,58 @@ class Taken:
 
 def make_backup(hold: Hold, store: Store, order: Order) -> Backup:
     """Make, verify and place one backup; then remove old ones. See `AnalyticsEngine.trigger_backup`."""
-    started, settings, step = time.perf_counter(), order.settings, order.step
+    started, settings = time.perf_counter(), order.settings
     keys = Keys(settings.backup_key_file) if settings.backup_key_file else None
-    label = targets.store_label(hold.file)
     if hold.writer is None:
         raise hold.busy()
     with nullcontext() if isinstance(store, Copying) else hold.alone(), one_at_a_time(hold) as scratch:
-        url = target_url(hold, order.url, settings)
-        target = targets.open_target(url, label, scratch)
-        if target.published and keys is None:
-            raise key_missing()
-        target.clean()
-        targets.remember(hold.journal, url)
-        step("copying the store")
-        taken = take(hold, store, scratch) if isinstance(store, Copying) else _take_rows(hold, store, scratch, order)
-        codec = best()
-        name = _free_name(target, label, order.now, codec.ending + (ENDING if keys else ""))
-        partial = (target.place() or scratch) / f"{name}{targets.PARTIAL}"
+        target = _target(hold, order, keys, scratch)
+        room = room_of(hold, target.place(), settings)
         try:
-            step("packing")
-            partial.touch(mode=0o600)
-            _write(taken, _manifest(taken, label, order), codec, partial, keys)
-            step("verifying")
-            verify(partial, scratch, keys, taken.contents, settings)
-            size = partial.stat().st_size
-            if hold.file.is_file():
-                shutil.copymode(hold.file, partial)  # whoever may read the store may read its backup, and nobody else
-            step("placing it at the target")
-            address = target.put(partial, name)
-        finally:
-            partial.unlink(missing_ok=True)
+            room.check(make_room(hold, target, room, order.now, settings.backup_days))
+            order.step("copying the store")
+            rows = not isinstance(store, Copying)
+            taken = _take_rows(hold, store, scratch, order, room) if rows else take(hold, store, scratch)
+            room.check(room.archives * sum(file.stat().st_size for file in taken.files.values()))
+            address, size = _place(hold, taken, target, order, keys, scratch)
+        except DiskFull:
+            expire(target, order.now, settings.backup_days)  # the next try may find room
+            raise
         expire(target, order.now, settings.backup_days)
     counts = {table: rows for table, (rows, _) in taken.contents.tables.items()}
     seconds = time.perf_counter() - started
     return Backup(address, size, counts, True, order.now, seconds, taken.paused_seconds, keys is not None)
+
+
+def _target(hold: Hold, order: Order, keys: Keys | None, scratch: Path) -> Target:
+    """Where it goes, without what runs that were cut short left there."""
+    url = targets.target_url(hold, order.url, order.settings)
+    target = targets.open_target(url, targets.store_label(hold.file), scratch)
+    if target.published and keys is None:
+        raise key_missing()
+    target.clean()
+    targets.remember(hold.journal, url)
+    return target
+
+
+def _place(hold: Hold, taken: Taken, target: Target, order: Order, keys: Keys | None, scratch: Path) -> tuple[str, int]:
+    """Pack what was taken, verify the archive and put it at the target; returns its address and size."""
+    codec, label = best(), targets.store_label(hold.file)
+    name = _free_name(target, label, order.now, codec.ending + (ENDING if keys else ""))
+    partial = (target.place() or scratch) / f"{name}{targets.PARTIAL}"
+    try:
+        order.step("packing")
+        partial.touch(mode=0o600)
+        _write(taken, _manifest(taken, label, order), codec, partial, keys)
+        order.step("verifying")
+        verify(partial, scratch, keys, taken.contents, order.settings)
+        size = partial.stat().st_size
+        if hold.file.is_file():
+            shutil.copymode(hold.file, partial)  # whoever may read the store may read its backup, and nobody else
+        order.step("placing it at the target")
+        return target.put(partial, name), size
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -135,21 +150,15 @@ def scratch_beside(file: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def target_url(hold: Hold, url: str | None, settings: Settings) -> str:
-    """Where backups of this store go. Raises `InvalidValue` (`bad-target`) for a store in memory without a target."""
-    chosen = url or settings.backup_target
-    if not chosen and hold.in_memory:
-        raise targets.bad_target("a store in memory has no folder for backups", "Give a target.")
-    return chosen or str(Path(os.path.realpath(settings.data_dir or hold.file.parent)) / "backups")
-
-
-def _take_rows(hold: Hold, store: Store, scratch: Path, order: Order) -> Taken:
-    """The same of a store that is no file; its settings are those of this process's journal."""
+def _take_rows(hold: Hold, store: Store, scratch: Path, order: Order, room: Room) -> Taken:
+    """As `take`, of a store that is no file; its settings are those of this process's journal."""
+    from gnomon.upkeep.copying import CopyOrder  # deferred: it knows this file
     from gnomon.upkeep.filing import file_of_rows
 
     file = scratch / archive.STORE
     try:
-        position, paused = file_of_rows(hold, store, file, order.settings, order.now, order.release)
+        copying = CopyOrder(order.settings, order.settings.project, order.now, order.release, lambda _: room.check(0))
+        position, paused = file_of_rows(hold, store, file, copying)
         contents = examine_copy(file, order.settings)
     except OSError as error:
         raise targets.failed(error, "the disk of the store") from error
@@ -202,16 +211,6 @@ def verify(file: Path, scratch: Path, keys: Keys | None, expected: Contents, set
     if found != expected:
         raise damaged("what was backed up differs from what the store holds")
     shutil.rmtree(folder)
-
-
-def expire(target: Target, now: datetime, days: int) -> None:
-    """Remove good backups older than `days`, but never the newest. A failure is logged: the new backup counts."""
-    try:
-        for kept in target.entries()[:-1]:
-            if kept.created_at < now - timedelta(days=days):
-                target.remove(kept.name)
-    except (StoreUnavailable, OSError) as error:
-        log.warning("old backups could not be removed: %s", error)
 
 
 def _manifest(taken: Taken, label: str, order: Order) -> archive.Manifest:

@@ -96,6 +96,11 @@ def _backup_overdue(sight: Sight) -> Found | None:
     return Found("critical", told, "See the log for why the job fails, and `gnomon backup`.")
 
 
+def _backup_room(sight: Sight) -> Found | None:
+    found = sight.engine._crowded_backups()
+    return None if found is None else Found("warning", *found)
+
+
 def _audit_broken(sight: Sight) -> Found | None:
     if not any(state["broken"] for state in _audits(sight)):
         return None
@@ -181,6 +186,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("audit-broken", "the chain of the audit does not fit", True, _audit_broken),
     Condition("audit-unwritten", "entries of the audit wait or are lost", True, _audit_unwritten),
     Condition("backup-overdue", "there is no backup of the last two days", True, _backup_overdue),
+    Condition("backup-room", "not all backups fit beside the store that are to be kept", True, _backup_room),
     Condition("workers-away", "no Celery worker is at the jobs", True, _workers_away),
     Condition("books-open", "the books do not close", False, _books_open),
     Condition("health", "errors or durations of the last 24 hours are above a threshold", False, _health),

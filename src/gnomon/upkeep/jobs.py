@@ -57,6 +57,9 @@ def _back_up(engine: Any) -> object:
             "any process of the store may make the daily backup, so it needs a place that all of them reach",
             "Set backup_target, or switch backup_daily off.",
         )
+    from gnomon.upkeep.room import relieve  # deferred, as above
+
+    relieve(engine._hold, engine.settings, engine.clock())
     return engine.trigger_backup()
 
 

@@ -124,6 +124,19 @@ class Keeping(Safekeeping, Alerting):
         self._look_for_alerts()
         return done
 
+    def _crowded_backups(self) -> tuple[str, str] | None:
+        """What is wrong, and what to do, where backups are made daily and not all of them will fit beside the store."""
+        from gnomon.upkeep import jobs
+        from gnomon.upkeep.turns import last_done
+
+        daily = next((job for job in jobs.JOBS if job.name == "backup"), None)
+        if daily is None or not daily.wanted(self.settings) or last_done(self, daily) is None:
+            return None
+        from gnomon.upkeep.room import CROWDED, crowded
+
+        told = crowded(self._hold, self.settings)
+        return None if told is None else (told, CROWDED)
+
     def forget(self, user_id: str, delete_events: bool = False) -> ErasureCertificate:
         """Erase a person: their events stay as anonymous counts, or go with `delete_events`; every other trace goes.
 

@@ -67,8 +67,8 @@ class Safekeeping:
     def backups(self, target: str | os.PathLike[str] | None = None) -> list[KeptBackup]:
         """The good backups of this store at a target (default as in `trigger_backup`), oldest first."""
         self._own_or_refuse()
-        from gnomon.upkeep.backup import one_at_a_time, target_url
-        from gnomon.upkeep.targets import open_target, store_label
+        from gnomon.upkeep.backup import one_at_a_time
+        from gnomon.upkeep.targets import open_target, store_label, target_url
 
         url = target_url(self._hold, None if target is None else os.fspath(target), self.settings)
         with one_at_a_time(self._hold) as scratch:

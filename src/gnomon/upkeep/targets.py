@@ -11,14 +11,19 @@ import hashlib
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
+from gnomon.config import Settings
 from gnomon.errors import DiskFull, InvalidValue, StoreUnavailable
 from gnomon.ingest.journal import TARGETS, Journal
+
+if TYPE_CHECKING:
+    from gnomon.ingest.hold import Hold
 
 PARTIAL = ".partial"
 _NAME = re.compile(r"gnomon-(?P<store>.+)-(?P<at>\d{8}T\d{6}\.\d{6}Z)\.tar\.(gz|zst)(\.age)?")
@@ -74,8 +79,9 @@ def open_target(url: str, store: str, scratch: Path) -> Target:
         _check(parts, url)
     except ValueError as error:
         raise bad_target("the backup target is no URL") from error
-    if "://" not in url or parts.scheme == "file":
-        return Folder(Path(url if "://" not in url else parts.path), store)
+    folder = folder_of(url)
+    if folder is not None:
+        return Folder(folder, store)
     if parts.scheme in _BUCKETS:
         from gnomon.upkeep.buckets import Bucket
 
@@ -89,6 +95,24 @@ def open_target(url: str, store: str, scratch: Path) -> Target:
 
         return Dataset(parts.netloc + parts.path, store, scratch)
     raise bad_target("the backup target has a scheme that this version does not know")
+
+
+def target_url(hold: Hold, url: str | None, settings: Settings) -> str:
+    """Where backups of this store go. Raises `InvalidValue` (`bad-target`) for a store in memory without a target."""
+    chosen = url or settings.backup_target
+    if not chosen and hold.in_memory:
+        raise bad_target("a store in memory has no folder for backups", "Give a target.")
+    return chosen or str(Path(os.path.realpath(settings.data_dir or hold.file.parent)) / "backups")
+
+
+def folder_of(url: str) -> Path | None:
+    """The folder that `url` names; None for other targets, and for what is no URL."""
+    if "://" not in url:
+        return Path(url)
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        return Path(parts.path) if parts.scheme == "file" else None
+    return None
 
 
 def _check(parts: SplitResult, url: str) -> None:

@@ -17,6 +17,7 @@ from gnomon.store.clickhouse.leases import LOCKS
 from gnomon.store.clickhouse.ledger import Head, head_of, put_state
 from gnomon.store.clickhouse.tables import BATCHED, BLOCKS, DURABLE, SESSION
 from gnomon.store.dialect_clickhouse import SETTINGS
+from gnomon.store.memory import bytes_of
 from gnomon.store.texts import quoted
 
 KNOWN = 1  #: the newest schema that this version knows
@@ -41,22 +42,10 @@ def session(address: Address, settings: Options) -> dict[str, str | int | float]
 
         found |= CLUSTER_SESSION
     if address.path is not None:
-        found["max_memory_usage"] = found["max_memory_usage_for_user"] = _bytes(settings.memory_limit)
+        found["max_memory_usage"] = found["max_memory_usage_for_user"] = bytes_of(settings.memory_limit)
         if settings.threads:
             found["max_threads"] = settings.threads
     return found
-
-
-_SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def _bytes(text: str) -> int:
-    """What `memory_limit` says, in bytes: `1GB`, `512MiB`."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(I?)B?\s*", text.upper())
-    if found is None:
-        raise InvalidValue("memory_limit is no size", remedy="Write it like 1GB or 512MiB.", code="bad-config")
-    size = _SIZES[found[2]] if not found[3] else 1_024 ** "KMGT".index(found[2]) * 1_024
-    return int(float(found[1]) * size)
 
 
 def opened(con: Connection, address: Address, settings: Settings) -> Found:

@@ -19,6 +19,7 @@ from gnomon.store import Contents, Entering
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.faults import translated
 from gnomon.store.duckdb.opening import SCHEMA
+from gnomon.store.memory import aside
 
 ROWS_AT_ONCE = 5_000
 _TABLES = "SELECT table_name FROM duckdb_tables() WHERE database_name = {name} ORDER BY table_name"
@@ -52,7 +53,7 @@ class Snapshot:
 
 def examine(path: Path, settings: Settings) -> Contents:
     """What the store file at `path` holds, read from every block. Raises `StoreDamaged`, `StoreUnavailable`."""
-    config: dict[str, Any] = {"memory_limit": settings.memory_limit, "temp_directory": f"{path}.tmp"}
+    config: dict[str, Any] = {"memory_limit": aside(settings).memory_limit, "temp_directory": f"{path}.tmp"}
     if settings.threads:
         config["threads"] = str(settings.threads)
     try:
