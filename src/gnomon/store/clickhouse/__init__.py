@@ -165,11 +165,12 @@ class ClickHouseStore(Asking):
         return Changing(con, self._limited(timeout), head, self._address.database, batch, self._found.kinds)
 
     def checkpoint(self, *, compact: bool = False) -> None:
-        """See `Store.checkpoint`; also folds the books and the spans, and bounds the quarantine."""
+        """See `Store.checkpoint`; also folds the books and the spans, and bounds the quarantine, while no copy or
+        backup reads the store: what is folded has no number, so an earlier moment would see it."""
 
         def run(con: Connection, head: Head) -> None:
             statements, anew = self._tidied(con, head, compact=compact)
-            if statements or anew:
+            if (statements or anew) and not self._is_read(con):
                 self._change(con, head, statements, head.version, 3_600.0, anew)
             self._head = read_head(con, self._session)  # without what was folded
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from gnomon.errors import StoreUnavailable
 from gnomon.store.carrying import TABLES, Row
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
 from gnomon.store.clickhouse.faults import translated
@@ -23,15 +24,20 @@ class Moment:
 
     streams = False
 
-    def __init__(self, con: Connection, settings: Settings) -> None:
-        self._con, self._settings = con, {**settings, **AS_THEY_TRAVEL}
+    def __init__(self, con: Connection, settings: Settings, moved: Callable[[], bool]) -> None:
+        self._con, self._settings, self._moved = con, {**settings, **AS_THEY_TRAVEL}, moved
 
     def rows(self, statement: str) -> Iterator[list[Row]]:
         """See `Reading.rows`. An answer is there as a whole, so ask for slices."""
         try:
             found = self._con.run(spoken(statement), self._settings).rows
+            moved = self._moved()
         except FAILED as error:
             raise translated(error, writing=True) from error
+        if moved:
+            raise StoreUnavailable(
+                "the store was changed while a moment of it was read", code="store-moved", remedy="Run it again."
+            )
         for start in range(0, len(found), ROWS_AT_ONCE):
             yield found[start : start + ROWS_AT_ONCE]
 

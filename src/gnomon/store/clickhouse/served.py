@@ -142,3 +142,8 @@ class ServedClickHouse(ClickHouseStore):
     def _check_alone(self, con: Connection, name: str = WRITING) -> None:
         if lease := self._leases.get(name):
             lease.check(con)
+
+    def _is_read(self, con: Connection) -> bool:
+        """Also by another process, which does upkeep then."""
+        others = UPKEEP not in self._leases and Lease(UPKEEP, self._connect, self._session).is_taken(con)
+        return others or super()._is_read(con)
