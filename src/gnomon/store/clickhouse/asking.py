@@ -53,7 +53,7 @@ class Asking(Deciding):
             self._moments.add(moment)
             return moment
 
-        with self._asking.one() as con:
+        with self._own_connection() as con:
             moment = self._changed(begin, LOCK_SECONDS)
             try:
                 yield moment

@@ -102,6 +102,18 @@ class Deciding:
             raise translated(error, writing=True) from error
 
     @contextmanager
+    def _own_connection(self) -> Iterator[Connection]:
+        """One for what lasts, so that none of the questions waits for it."""
+        if self._closed:
+            raise EngineClosed("the store is closed", remedy="Open the engine again.")
+        con = self._connect()
+        try:
+            yield con
+        finally:
+            with suppress(*FAILED):
+                con.close()
+
+    @contextmanager
     def _writing_connection(self) -> Iterator[Connection]:
         if self._closed:
             raise EngineClosed("the store is closed", remedy="Open the engine again.")
