@@ -17,7 +17,7 @@ from gnomon.event import Batch
 from gnomon.store import SUSPECT, Table
 from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.clickhouse.asking import FILL_SECONDS, Asking
-from gnomon.store.clickhouse.carrying import columns_of
+from gnomon.store.clickhouse.carrying import columns_of, gathered
 from gnomon.store.clickhouse.changing import Changing
 from gnomon.store.clickhouse.connecting import Connection
 from gnomon.store.clickhouse.deciding import WRITE_SECONDS
@@ -189,11 +189,10 @@ class ClickHouseStore(Asking):
             self._change(con, head, first, head.version, FILL_SECONDS)
 
         def put(con: Connection, head: Head) -> None:
-            found = [row for part in rows() for row in part]
+            writing = Writing(con, self._limited(FILL_SECONDS), self._found.kinds, head.committed + 1)
             with self._or_burn(head.committed + 1):
-                if found:
-                    settings = self._limited(FILL_SECONDS)
-                    Writing(con, settings, self._found.kinds, head.committed + 1).put(table, columns_of(table, found))
+                for n, found in enumerate(gathered(rows())):
+                    writing.put(table, columns_of(table, found), n)
                 self._commit(con, head.committed + 1, {key: value or "" for key, value in state.items()})
 
         if first:

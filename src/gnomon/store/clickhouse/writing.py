@@ -212,13 +212,13 @@ class Writing:
         if rows:
             self.put(table, turned(names, rows))
 
-    def put(self, table: str, columns: Columns) -> None:
+    def put(self, table: str, columns: Columns, part: int = 0) -> None:
         """One insert. Its token is a hash of the content under the number of the batch: sent again, it is there once,
-        while the same content in another batch is other rows."""
+        while the same content in another batch, or another `part` of this one, is other rows."""
         count = len(next(iter(columns.values())))
         kinds = self._kinds[table]
         columns = {**columns, "batch": [self._batch] * count}
-        token = f"{self._batch}:{table}:{_hashed(columns.values())}"
+        token = f"{self._batch}:{table}:{part}:{_hashed(columns.values())}"
         self._con.put(
             table, [(name, kinds[name], values) for name, values in columns.items()],
             {**self._settings, "insert_deduplication_token": token},
