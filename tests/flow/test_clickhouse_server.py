@@ -17,7 +17,7 @@ import gnomon
 from gnomon.config import Settings
 from gnomon.errors import InvalidValue, QueryTimeout, StoreUnavailable
 from gnomon.store import clickhouse, open_store
-from gnomon.store.clickhouse import deciding, leases, served
+from gnomon.store.clickhouse import connecting, deciding, leases, served
 from gnomon.store.clickhouse.ledger import BURNT, WRITER
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -308,3 +308,16 @@ def test_a_number_that_another_one_decides_while_the_store_is_opened_is_no_error
         engine.track("t")
         engine.flush(timeout=30)
         assert engine.query(["events"])[0]["events"] == 1 and not left
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_upkeep_needs_none_of_the_connections_of_questions(url, tmp_path, monkeypatch, broken):
+    with gnomon.open(url, data_dir=str(tmp_path), sampling=False, scheduler=False, database_connections=1) as engine:
+        engine.track("t")
+        engine.flush()
+        if broken:
+            monkeypatch.setattr(connecting, "WAIT_SECONDS", 0.1)
+            monkeypatch.setattr(deciding.Deciding, "_own_connection", lambda self: self._asking.one())
+        for work in (engine.trigger_aggregation, engine.prune, lambda: engine.copy_to(tmp_path / "copy.duckdb")):
+            with pytest.raises(StoreUnavailable, match="in use") if broken else nullcontext():
+                work()

@@ -17,7 +17,7 @@ from gnomon.event import Batch
 from gnomon.store import SUSPECT, Table
 from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.clickhouse.asking import FILL_SECONDS, Asking
-from gnomon.store.clickhouse.carrying import columns_of
+from gnomon.store.clickhouse.carrying import columns_of, gathered
 from gnomon.store.clickhouse.changing import Changing
 from gnomon.store.clickhouse.connecting import Connection
 from gnomon.store.clickhouse.deciding import WRITE_SECONDS
@@ -165,11 +165,12 @@ class ClickHouseStore(Asking):
         return Changing(con, self._limited(timeout), head, self._address.database, batch, self._found.kinds)
 
     def checkpoint(self, *, compact: bool = False) -> None:
-        """See `Store.checkpoint`; also folds the books and the spans, and bounds the quarantine."""
+        """See `Store.checkpoint`; also folds the books and the spans, and bounds the quarantine, while no copy or
+        backup reads the store: what is folded has no number, so an earlier moment would see it."""
 
         def run(con: Connection, head: Head) -> None:
             statements, anew = self._tidied(con, head, compact=compact)
-            if statements or anew:
+            if (statements or anew) and not self._is_read(con):
                 self._change(con, head, statements, head.version, 3_600.0, anew)
             self._head = read_head(con, self._session)  # without what was folded
 
@@ -188,11 +189,10 @@ class ClickHouseStore(Asking):
             self._change(con, head, first, head.version, FILL_SECONDS)
 
         def put(con: Connection, head: Head) -> None:
-            found = [row for part in rows() for row in part]
+            writing = Writing(con, self._limited(FILL_SECONDS), self._found.kinds, head.committed + 1)
             with self._or_burn(head.committed + 1):
-                if found:
-                    settings = self._limited(FILL_SECONDS)
-                    Writing(con, settings, self._found.kinds, head.committed + 1).put(table, columns_of(table, found))
+                for n, found in enumerate(gathered(rows())):
+                    writing.put(table, columns_of(table, found), n)
                 self._commit(con, head.committed + 1, {key: value or "" for key, value in state.items()})
 
         if first:

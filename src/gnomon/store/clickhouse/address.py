@@ -14,6 +14,7 @@ DATABASE = "gnomon"  #: where the tables are, unless the URL names another
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _CLUSTER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _TAKEN = ("system", "information_schema", "default")
+_OF_A_CHANGE = re.compile(r".*_next_[0-9]+")  #: what databases are called in which a store makes its changes
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ def _checked(name: str) -> str:
         raise InvalidValue(
             "the database in the store's URL is not one that can be used",
             remedy="Use small letters, digits and _, and none of ClickHouse's own databases.", code="bad-store",
+        )  # fmt: skip
+    if _OF_A_CHANGE.fullmatch(name):
+        raise InvalidValue(
+            "the database in the store's URL is called as those in which another store makes its changes",
+            remedy="Use a name that does not end in _next_ and a number (RENAME DATABASE).", code="bad-store",
         )  # fmt: skip
     return name
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from gnomon.errors import QueryTimeout, StoreUnavailable
@@ -43,10 +44,21 @@ class Asking(Deciding):
 
     @contextmanager
     def reading(self) -> Iterator[Moment]:
-        """See `Carrying.reading`; whoever calls it keeps upkeep away, as a change takes the place of what is read."""
-        with self._asking.one() as con:
-            head = self._quiet(con, LOCK_SECONDS)
-            yield Moment(con, {**self._limited(FILL_SECONDS), **head.filters(self._address.database)})
+        """See `Carrying.reading`; whoever calls it keeps upkeep away, as a change takes the place of what is read. The
+        moment is taken as a write is, so that no checkpoint is at work that has not seen this."""
+
+        def begin(_: Connection, head: Head) -> Moment:
+            settings = {**self._limited(FILL_SECONDS), **head.filters(self._address.database)}
+            moment = Moment(con, settings, partial(self._moved, con, head))
+            self._moments.add(moment)
+            return moment
+
+        with self._own_connection() as con:
+            moment = self._changed(begin, LOCK_SECONDS)
+            try:
+                yield moment
+            finally:
+                self._moments.discard(moment)
 
     def ask(self, statements: Sequence[Statement], timeout: float) -> list[Table]:
         """See `Store.ask`."""

@@ -16,6 +16,7 @@ import msgspec
 
 from gnomon.store import Table
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Settings
+from gnomon.store.clickhouse.faults import DATABASE_EXISTS, code_of
 from gnomon.store.clickhouse.ledger import Head
 from gnomon.store.clickhouse.mending import carry_over
 from gnomon.store.clickhouse.tables import BATCHED, EVERY_ROW
@@ -33,6 +34,12 @@ _DELETE = re.compile(r"\s*DELETE\s+FROM\s+(\w+)\s+WHERE\s+(.*)", re.IGNORECASE |
 _UPDATE = re.compile(r"\s*UPDATE\s+(\w+)\s+SET\s+(.*)", re.IGNORECASE | re.DOTALL)
 _WORD = re.compile(r"'(?:[^'\\]|\\.|'')*'|\(|\)|,|\bWHERE\b", re.IGNORECASE | re.DOTALL)
 _FRESH = "_fresh"  #: behind the name of a table, for the rows that take the place of one partition
+MADE = "a change that Gnomon makes"  #: the comment of the database of a change
+_PLACES = "SELECT name, comment FROM system.databases WHERE match(name, {})"
+#: Of a database without that comment: its tables, those that say that it is a store, those that a change makes.
+_HELD = f"""SELECT count(), countIf(name IN ('state_log', 'state_log_1')), countIf(name IN {(*BATCHED, "state")} AND
+(endsWith(create_table_query, concat({{view}}, name)) OR position(create_table_query, '`batch` Int64') > 0))
+FROM system.tables WHERE database = {{name}}"""
 
 
 class Change(msgspec.Struct):
@@ -81,11 +88,22 @@ class Changing:
     def drop(self) -> None:
         """Remove what a change that was not committed has made."""
         with suppress(*FAILED):
-            self._con.run(f"DROP DATABASE IF EXISTS {self.place} SYNC", self._plain)
+            drop_leftovers(self._con, self._plain, self._from, self.place)
+
+    def _take_place(self) -> None:
+        """Make the database of the change; where one of its name is somebody else's, its number gets another nought."""
+        while True:
+            self.drop()
+            try:
+                self._con.run(f"CREATE DATABASE {self.place} COMMENT {quoted(MADE)}", self._plain)
+                return
+            except FAILED as error:
+                if code_of(error) != DATABASE_EXISTS:
+                    raise
+            self.place += "0"
 
     def _prepare(self, statements: Sequence[str], anew: Sequence[str]) -> None:
-        self._con.run(f"DROP DATABASE IF EXISTS {self.place} SYNC", self._plain)
-        self._con.run(f"CREATE DATABASE {self.place}", self._plain)
+        self._take_place()
         targets = {*anew, *(found[1] for found in map(_FIRST.match, statements) if found)}
         everything = " ".join(statements)
         for table in (*BATCHED, "state"):
@@ -172,12 +190,21 @@ def carry_out(con: Connection, settings: Settings, database: str, note: str, che
             con.run(f"EXCHANGE TABLES {database}.{table} AND {change.database}.{table}", plain)
 
 
-def drop_leftovers(con: Connection, settings: Settings, database: str) -> None:
-    """Remove the databases of changes, with what they replaced; questions that still read it are waited for."""
+def drop_leftovers(con: Connection, settings: Settings, database: str, only: str | None = None) -> None:
+    """Remove the databases of changes, with what they replaced; questions that still read it are waited for. Those of
+    others, whatever they are called, are left alone."""
     plain = {**settings, "additional_table_filters": "{}"}
-    asked = f"SELECT name FROM system.databases WHERE startsWith(name, {quoted(f'{database}_next_')})"
-    for (name,) in con.run(asked, plain).rows:
-        con.run(f"DROP DATABASE IF EXISTS {name} SYNC", plain)
+    for name, comment in con.run(_PLACES.format(quoted(f"^{database}_next_[0-9]+$")), plain).rows:
+        if only in (None, name) and (comment == MADE or _was_made(con, plain, database, name)):
+            con.run(f"DROP DATABASE IF EXISTS {name} SYNC", plain)
+
+
+def _was_made(con: Connection, plain: Settings, database: str, name: str) -> bool:
+    """Whether a database is what a change of a version before left, which made no comment: copies of tables of the
+    store, or views of them, or nothing yet. What has a log of states is a store itself."""
+    asked = _HELD.format(name=quoted(name), view=quoted(f" AS SELECT * FROM {database}."))
+    ((tables, logs, made),) = con.run(asked, plain).rows
+    return not logs and bool(made or not tables)
 
 
 def set_words(text: str) -> tuple[dict[str, str], str]:

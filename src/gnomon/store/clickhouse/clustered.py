@@ -15,7 +15,7 @@ import msgspec
 from gnomon.config import Settings as Options
 from gnomon.errors import InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.store import Table
-from gnomon.store.clickhouse.changing import _DELETE, _FIRST, _UPDATE, Change, Changing, _clean
+from gnomon.store.clickhouse.changing import _DELETE, _FIRST, _UPDATE, Change, Changing, _clean, drop_leftovers
 from gnomon.store.clickhouse.cluster import (
     COORDINATOR,
     FIRST,
@@ -55,8 +55,7 @@ class ClusterChanging(Changing):
 
     def _prepare(self, statements: Sequence[str], anew: Sequence[str]) -> None:
         check_alive(self._con, self._cluster, self._plain)
-        self.drop()
-        self._con.run(f"CREATE DATABASE {self.place}", self._plain)
+        self._take_place()
         targets = {*anew, *(found[1] for found in map(_FIRST.match, statements) if found)}
         everything = " ".join(statements)
         for table in (*BATCHED, "state"):
@@ -93,7 +92,7 @@ class ClusterChanging(Changing):
 
     def drop(self) -> None:
         """Remove what a change that was not committed has made. Raises where a server does not do it."""
-        self._con.run(f"DROP DATABASE IF EXISTS {self.place} SYNC", self._plain)
+        drop_leftovers(self._con, self._plain, self._from, self.place)
         drop_tables(self._con, self._cluster, self._plain, self._old, only=self._number)
 
     def _one(self, statement: str) -> Table:

@@ -16,6 +16,7 @@ from gnomon.config import Settings
 from gnomon.errors import EngineClosed, GnomonError, QueryTimeout, StoreDamaged, StoreUnavailable
 from gnomon.store.aliveness import slack_us
 from gnomon.store.clickhouse.address import address_of
+from gnomon.store.clickhouse.carrying import Moment
 from gnomon.store.clickhouse.changing import carry_out, drop_leftovers
 from gnomon.store.clickhouse.connecting import FAILED, Connection, Connections, Embedded, Remote, pool_of
 from gnomon.store.clickhouse.faults import translated
@@ -58,6 +59,7 @@ class Deciding:
         self._failed: int | None = None  #: a number whose rows must never be seen, and which is not burnt yet
         self._reached: dict[str, int] = {}  #: positions that this process has seen committed
         self._head: Head | None = None
+        self._moments: set[Moment] = set()  #: that are being read
         self._closed = False
         file = self._address.file
         self._mark = None if file is None else mark_of(file)  #: of damage; a server mends its parts itself
@@ -100,6 +102,18 @@ class Deciding:
             raise translated(error, writing=True) from error
 
     @contextmanager
+    def _own_connection(self) -> Iterator[Connection]:
+        """One for what lasts, so that none of the questions waits for it."""
+        if self._closed:
+            raise EngineClosed("the store is closed", remedy="Open the engine again.")
+        con = self._connect()
+        try:
+            yield con
+        finally:
+            with suppress(*FAILED):
+                con.close()
+
+    @contextmanager
     def _writing_connection(self) -> Iterator[Connection]:
         if self._closed:
             raise EngineClosed("the store is closed", remedy="Open the engine again.")
@@ -122,6 +136,10 @@ class Deciding:
 
     def _check_alone(self, con: Connection, name: str = WRITING) -> None:
         """Raise where another process has taken this one for lost."""
+
+    def _is_read(self, con: Connection) -> bool:
+        """Whether a moment is being read, so that rows of it must not become others."""
+        return bool(self._moments)
 
     def _changed(self, run: Callable[[Connection, Head], Answer], seconds: float) -> Answer:
         """Run what writes, with the store's lock, at a moment that nobody else can move."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreBusy, StoreDamaged, StoreUnavailable
 
 REFUSED = "store-refused"
-TIMED_OUT, EXISTS, UNKNOWN_TABLE, UNKNOWN_DATABASE = 159, 57, 60, 81
+TIMED_OUT, EXISTS, DATABASE_EXISTS, UNKNOWN_TABLE, UNKNOWN_DATABASE = 159, 57, 82, 60, 81
 _CODE = re.compile(r"Code: (\d+)")
 _DISK = (243, 290, 252)  #: not enough space; too many parts, which more disk does not heal, is told apart below
 _TOO_MANY_PARTS = 252

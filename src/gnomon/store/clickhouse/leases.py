@@ -94,6 +94,11 @@ class Lease(_Held):
                 remedy="It is tried again by itself.",
             )  # fmt: skip
 
+    def is_taken(self, con: Connection) -> bool:
+        """Whether anybody holds it."""
+        seen = self._seen(con)
+        return bool(seen) and int(seen[1]) <= BROKEN_SECONDS
+
     def _take(self, con: Connection, until: float) -> None:
         while True:
             try:

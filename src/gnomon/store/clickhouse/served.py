@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 from gnomon.config import Settings
 from gnomon.store import Turn
@@ -71,7 +71,7 @@ class ServedClickHouse(ClickHouseStore):
         """See `Served.alone`."""
         lease = Lease(UPKEEP, self._connect, self._session)
         try:
-            with self._asking.one() as con, lease.held(con, ALONE_SECONDS), self._holding(lease):
+            with self._own_connection() as con, lease.held(con, ALONE_SECONDS), self._holding(lease):
                 yield
         except FAILED as error:
             raise translated(error, writing=True) from error
@@ -103,18 +103,13 @@ class ServedClickHouse(ClickHouseStore):
         if found is None:
             yield None  # most looks find nothing to do, and need no connection of their own
             return
-        con = self._connect()
         claim = turns.claim_of(name, self._connect, self._session)
-        try:
-            with ExitStack() as taken:
-                try:
-                    turn = taken.enter_context(turns.taken(con, name, claim, look, self._put))
-                except FAILED as error:
-                    raise translated(error, writing=True) from error
-                yield turn
-        finally:
-            with suppress(*FAILED):
-                con.close()
+        with self._own_connection() as con, ExitStack() as taken:
+            try:
+                turn = taken.enter_context(turns.taken(con, name, claim, look, self._put))
+            except FAILED as error:
+                raise translated(error, writing=True) from error
+            yield turn
 
     def moment(self) -> tuple[int, str]:
         """See `Marked.moment`."""
@@ -142,3 +137,8 @@ class ServedClickHouse(ClickHouseStore):
     def _check_alone(self, con: Connection, name: str = WRITING) -> None:
         if lease := self._leases.get(name):
             lease.check(con)
+
+    def _is_read(self, con: Connection) -> bool:
+        """Also by another process, which does upkeep then."""
+        others = UPKEEP not in self._leases and Lease(UPKEEP, self._connect, self._session).is_taken(con)
+        return others or super()._is_read(con)

@@ -38,12 +38,12 @@ _HELD = """SELECT groupArray((id, id_text, toUnixTimestamp64Micro(ts), toUnixTim
 FROM events WHERE project = {project} AND {condition} AND id IN (
   SELECT reinterpretAsUUID(substring(unhex('{keys}'), 16 * number + 1, 16)) FROM numbers({count}))"""
 #: Whether there is any row of a span that came before a moment.
-_OLDER = """SELECT count() FROM (SELECT 1 FROM events WHERE project = {project} AND {span}
+_OLDER = """SELECT count() FROM (SELECT 1 FROM {table} WHERE project = {project} AND {span}
 AND received_at < fromUnixTimestamp64Micro({before}) LIMIT 1)"""
 _IN_SPAN = "ts BETWEEN fromUnixTimestamp64Micro({}) AND fromUnixTimestamp64Micro({})"
 _RECENT = "received_at >= fromUnixTimestamp64Micro({})"
 _HELD_SAMPLES = """SELECT id, toUnixTimestamp64Micro(ts), toUnixTimestamp64Micro(received_at) FROM samples
-WHERE project = {project} AND id IN ({keys})"""
+WHERE project = {project} AND {condition} AND id IN ({keys})"""
 _SAME_SAMPLES = f"""SELECT toUnixTimestamp64Micro(ts), toUnixTimestamp64Micro(received_at), name, kind, value, labels
 FROM samples WHERE project = {{project}} AND {_IN_SPAN}"""
 _BOOKS = ("project", "kind", "source", "outcome", "reason", "n")
@@ -133,22 +133,26 @@ class Writing:
 
     def _held(self, project: str, moments: Sequence[int], received_at: Sequence[int], keys: Sequence[bytes], *,
               checked: bool) -> dict[Key, set[tuple[int, int]]]:  # fmt: skip
-        """Moment and receipt of the rows that have one of these keys, of the span of `moments`, and of the last day.
-
-        What came within the day is found by its id alone, so only rows that came before need a look at the span.
-        """
-        conditions = [span := _IN_SPAN.format(min(moments), max(moments))]
-        if checked:
-            since, last = (max(0, one(received_at) - RECENT_US) for one in (min, max))
-            ((older,),) = self._run(_OLDER.format(project=quoted(project), span=span, before=last))
-            conditions = [_RECENT.format(since), *conditions[:older]]
+        """Moment and receipt of the rows that have one of these keys, of the span of `moments`, and of the last day."""
         named = b"".join(map(_as_held, keys)).hex()
         found: dict[Key, set[tuple[int, int]]] = {}
-        for condition in conditions:
+        for condition in self._where("events", project, moments, received_at if checked else ()):
             asked = _HELD.format(project=quoted(project), condition=condition, keys=named, count=len(keys))
             for key, text, ts, received in self._run(asked)[0][0]:
                 found.setdefault((key.bytes, text), set()).add((ts, received))
         return found
+
+    def _where(self, table: str, project: str, moments: Sequence[int], received_at: Sequence[int]) -> list[str]:
+        """The conditions of rows that such incoming ones may repeat: of the span of `moments`, and of the last day.
+
+        What came within the day is found by its id alone, so only rows that came before need a look at the span.
+        """
+        span = _IN_SPAN.format(min(moments), max(moments))
+        if not received_at:
+            return [span]
+        since, last = (max(0, one(received_at) - RECENT_US) for one in (min, max))
+        ((older,),) = self._run(_OLDER.format(table=table, project=quoted(project), span=span, before=last))
+        return [_RECENT.format(since), *[span][:older]]
 
     # -- samples ------------------------------------------------------------------------------------------------
 
@@ -164,12 +168,15 @@ class Writing:
     def _leave_out_samples(self, work: Work, project: str) -> None:
         at_id, at_ts, at_received = SAMPLE_AT["id"], SAMPLE_AT["ts"], SAMPLE_AT["received_at"]
         own = [(n, replayed, row) for n, (owner, replayed, row) in enumerate(work.samples) if owner == project]
-        named = {row[at_id] for _, _, row in own if row[at_id] is not None}
+        named = [row for _, _, row in own if row[at_id] is not None]
         if named:
-            asked = _HELD_SAMPLES.format(project=quoted(project), keys=", ".join(map(quoted, sorted(named))))
             held: dict[str, list[tuple[int, int]]] = {}
-            for id_, ts, received in self._asked(asked):
-                held.setdefault(id_, []).append((ts, received))
+            moments, received_at = ([row[at] for row in named] for at in (at_ts, at_received))
+            keys = ", ".join(map(quoted, sorted({row[at_id] for row in named})))
+            for condition in self._where("samples", project, moments, received_at):
+                asked = _HELD_SAMPLES.format(project=quoted(project), condition=condition, keys=keys)
+                for id_, ts, received in self._asked(asked):
+                    held.setdefault(id_, []).append((ts, received))
             work.samples_left_out.update(
                 n for n, _, row in own
                 if any(ts == row[at_ts] or received >= row[at_received] - RECENT_US
@@ -205,13 +212,13 @@ class Writing:
         if rows:
             self.put(table, turned(names, rows))
 
-    def put(self, table: str, columns: Columns) -> None:
+    def put(self, table: str, columns: Columns, part: int = 0) -> None:
         """One insert. Its token is a hash of the content under the number of the batch: sent again, it is there once,
-        while the same content in another batch is other rows."""
+        while the same content in another batch, or another `part` of this one, is other rows."""
         count = len(next(iter(columns.values())))
         kinds = self._kinds[table]
         columns = {**columns, "batch": [self._batch] * count}
-        token = f"{self._batch}:{table}:{_hashed(columns.values())}"
+        token = f"{self._batch}:{table}:{part}:{_hashed(columns.values())}"
         self._con.put(
             table, [(name, kinds[name], values) for name, values in columns.items()],
             {**self._settings, "insert_deduplication_token": token},
