@@ -18,7 +18,7 @@ from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.store.postgres.address import Address, address_of
 from gnomon.store.postgres.faults import of_connecting, translated
 
-KNOWN = 2  #: the newest schema that this version knows
+KNOWN = 3  #: the newest schema that this version knows
 #: The number of the words (`postgres_words.sql`) of this version. A store never goes back to words of a lower one, as
 #: programs of two versions may use it at once.
 WORDS = 1
