@@ -275,6 +275,20 @@ def test_a_user_without_the_rights(postgres, url, schema):
     reading.close()
 
 
+def test_a_schema_that_the_owner_of_the_database_made(postgres, url, schema):
+    """As docs/postgresql.md has it for a database of somebody else's."""
+    with postgres.connect() as con:
+        con.execute(f"CREATE ROLE guest_{schema} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION guest_{schema}")
+        may = "SELECT has_database_privilege(%s, current_database(), 'CREATE')"
+        assert con.execute(may, [f"guest_{schema}"]).fetchone() == (False,)
+    opened = PostgresStore(re.sub("//postgres:?@", f"//guest_{schema}:@", url), DEFAULTS)
+    opened.write([(1, batch(row("a"), row("b", user_id="u")))], "j")
+    opened.change(["DELETE FROM events WHERE user_id = 'u'"])
+    opened.checkpoint(compact=True)
+    assert opened.ask(["SELECT count(*) FROM events"], 5.0)[0].rows == [(1,)]
+    opened.close()
+
+
 def test_no_such_database_or_server(url, tmp_path):
     before, _, after = url.partition("/test_")
     for wrong, code in ((f"{before}/none_{after}", "store-login"), (f"postgresql://u:s3cret@/x?host={tmp_path}", None)):

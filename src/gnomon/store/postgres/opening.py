@@ -188,6 +188,9 @@ def _upgrade(con: Connection, address: Address) -> Found:
 
 
 def _make_schema(con: Connection, address: Address) -> None:
+    # IF NOT EXISTS asks for the right to make one even where it is there.
+    if con.execute("SELECT FROM pg_namespace WHERE nspname = %s", [address.schema]).fetchone() is not None:
+        return
     try:
         con.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(address.schema)))
     except errors.InsufficientPrivilege as error:
