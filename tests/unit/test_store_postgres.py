@@ -651,6 +651,21 @@ def test_nothing_of_what_was_deleted_stays_in_the_files(postgres, schema, store,
     assert store.ask([left], 5.0)[0].rows == [(0,)]
 
 
+@pytest.mark.parametrize("honest", [True, False], ids=["every table", "broken"])
+def test_a_server_that_does_not_count_keeps_nothing_of_what_was_deleted(postgres, url, schema, monkeypatch, honest):
+    who = "ann-with-a-name-that-can-be-found"
+    if not honest:
+        monkeypatch.setattr(compacting, "_NOTE", compacting._NOTE.replace("'off'", "'never'"))
+    store = PostgresStore(f"{url}&options=-c%20track_counts%3Doff", DEFAULTS)
+    store.write([(1, batch(row("a", user_id=who), row("b"), samples=[(NOW, NOW, "m", "gauge", 1.0, who, None)]))], "j")
+    store.change([f"DELETE FROM events WHERE user_id = '{who}'", "UPDATE samples SET labels = NULL"])
+    store.checkpoint(compact=True)
+    assert (bytes_of(postgres, schema, who) == set()) is honest
+    left = f"SELECT count(*) FROM state WHERE key LIKE '{compacting.PREFIX}%'"
+    assert store.ask([left], 5.0)[0].rows == [(0,)]
+    store.close()
+
+
 def test_the_database_keeps_no_frequent_values_of_persons(postgres, schema, store):
     store.write([(1, batch(*(row(f"{n}", NOW + n, user_id="ann", session_id="s") for n in range(500))))], "j")
     with postgres.connect() as con:

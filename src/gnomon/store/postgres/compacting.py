@@ -15,9 +15,11 @@ PREFIX = "touched:"  #: of the keys of the state that name a table which still h
 LOCK_SECONDS = 60
 LOOK_SECONDS = 0.1
 
-#: The server's own count of this transaction, so that it is noted by the very commit that makes it true.
+#: The server's own count of this transaction, so that it is noted by the very commit that makes it true. A server that
+#: does not count may have taken rows from any. `events` has none of its own: its months are named.
 _NOTE = f"""INSERT INTO state SELECT '{PREFIX}' || relname, pg_current_xact_id()::text FROM pg_stat_xact_user_tables
-WHERE schemaname = current_schema() AND n_tup_upd + n_tup_del > 0 AND relname <> 'state'
+WHERE schemaname = current_schema() AND relname NOT IN ('state', 'events')
+AND (n_tup_upd + n_tup_del > 0 OR current_setting('track_counts') = 'off')
 ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
 #: Whoever looks at the database as it was before a transaction: until they end, the server keeps what it deleted.
 _LOOKING_BACK = """SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
