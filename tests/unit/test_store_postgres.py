@@ -552,6 +552,56 @@ def test_upkeep_is_done_by_one_process_at_a_time(url, store, monkeypatch):
     other.close()
 
 
+def held(postgres, schema, table, seconds):
+    """Keep a table from being analyzed or written anew for a while."""
+    con = postgres.connect()
+    con.execute(f"BEGIN; LOCK TABLE {schema}.{table} IN SHARE UPDATE EXCLUSIVE MODE")
+    threading.Timer(seconds, con.close).start()
+
+
+@pytest.mark.parametrize("honest", [True, False], ids=["unbound", "broken"])
+@pytest.mark.parametrize("use", ["turn", "alone", "reading", "change", "analyze", "compact"])
+def test_a_bound_of_whole_transactions_ends_nothing_of_ours(postgres, url, schema, monkeypatch, use, honest):
+    if not honest:
+        for place in (opening, module):
+            monkeypatch.setattr(place, "NO_BOUND", "SELECT 1")
+        monkeypatch.setattr(compacting, "_BOUNDS", compacting._BOUNDS.replace(", 'transaction_timeout'", ""))
+    with postgres.connect() as con:
+        if con.info.server_version < 170_000:
+            pytest.skip("the server knows no transaction_timeout")
+    PostgresStore(url, DEFAULTS).close()
+    store = PostgresStore(f"{url}&options=-c%20transaction_timeout%3D500ms", DEFAULTS)
+    store.write([(1, batch(row("a")))], "j")
+
+    def run():
+        if use == "turn":
+            with store.turn("work", DAY) as turn:
+                time.sleep(0.7)
+                turn.done()
+        elif use == "alone":
+            with store.alone():
+                time.sleep(0.7)
+                store.change(["SELECT 1"])
+        elif use == "reading":
+            with store.reading() as reading:
+                time.sleep(0.7)
+                assert list(reading.rows("SELECT 1")) == [[(1,)]]
+        elif use == "change":
+            store.change(["SELECT pg_sleep(0.7)"])
+        else:
+            store.change(["DELETE FROM quarantine", "INSERT INTO people VALUES ('p', 1, 'a')", "DELETE FROM people"])
+            held(postgres, schema, "people", 0.7)
+            store.settle(done=use == "analyze", compact=use == "compact")
+
+    if honest:
+        run()
+        assert store.ask(["SHOW transaction_timeout"], 5.0)[0].rows == [("0",)]
+    else:
+        with pytest.raises(StoreUnavailable):
+            run()
+    store.close()
+
+
 # -- asking -----------------------------------------------------------------------------------------------------------
 
 

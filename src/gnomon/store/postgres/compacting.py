@@ -21,6 +21,9 @@ _NOTE = f"""INSERT INTO state SELECT '{PREFIX}' || relname, pg_current_xact_id()
 WHERE schemaname = current_schema() AND relname NOT IN ('state', 'events')
 AND (n_tup_upd + n_tup_del > 0 OR current_setting('track_counts') = 'off')
 ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+#: A table is written anew outside of a transaction of ours, so under the bounds of the session.
+_BOUNDS = """SELECT set_config(name, {}, false) FROM pg_settings
+WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout')"""
 #: Whoever looks at the database as it was before a transaction: until they end, the server keeps what it deleted.
 _LOOKING_BACK = """SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 AND pid <> pg_backend_pid() AND age(backend_xmin) >= age(%s::text::xid8::xid))
@@ -49,7 +52,7 @@ def compact_touched(con: Connection, address: Address) -> None:
         table = sql.Identifier(address.schema, name)
         _wait_for_older(con, transaction)
         try:
-            con.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_SECONDS}s"))
+            con.execute(_BOUNDS.format(f"CASE name WHEN 'lock_timeout' THEN '{LOCK_SECONDS * 1_000:.0f}' ELSE '0' END"))
             con.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(table))
         except errors.UndefinedTable:
             pass
@@ -57,7 +60,7 @@ def compact_touched(con: Connection, address: Address) -> None:
             raise _not_compacted() from error
         finally:
             if not con.closed:
-                con.execute("RESET lock_timeout")
+                con.execute(_BOUNDS.format("reset_val"))
         con.execute(sql.SQL("DELETE FROM {} WHERE key = {}").format(state, PREFIX + name))
 
 

@@ -24,6 +24,11 @@ KNOWN = 3  #: the newest schema that this version knows
 WORDS = 1
 IDLE_MS = 60_000  #: a transaction whose process was stopped in the middle holds nobody up for longer than this
 CHECK_MS = 5_000  #: a server process whose client is gone ends so soon, and holds no old rows any longer
+#: A bound that an administrator gave to whole transactions (PostgreSQL 17) would end a turn, a copy or a long change in
+#: the middle, and so again each time. Statements and idle transactions have bounds of ours.
+NO_BOUND = (
+    "SELECT set_config('transaction_timeout', '0', true) WHERE current_setting('transaction_timeout', true) <> '0'"
+)
 #: Not the fault of a migration.
 _PASSING = (psycopg.OperationalError, errors.InsufficientPrivilege)
 REVISIONS = resources.files("gnomon.store.migrations").joinpath("postgres")
@@ -76,7 +81,8 @@ def begin(address: Address, *, reading: bool, milliseconds: int, lock_millisecon
         f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; "
         f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
         f"SET LOCAL client_connection_check_interval = {CHECK_MS}; SET LOCAL standard_conforming_strings = on; "
-        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}{durable}"
+        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}; "
+        f"{NO_BOUND}{durable}"
     )
 
 
