@@ -113,6 +113,21 @@ def test_a_schema_that_is_not_ours_is_left_alone(postgres, url, schema):
     assert caught.value.code == "foreign-file"
 
 
+@pytest.mark.parametrize("word", ["user", "default", "order", "left", "system_user", "between"])
+def test_a_schema_may_be_called_by_a_word_of_sql(postgres, word):
+    store = PostgresStore(postgres.url(word), DEFAULTS)
+    store.write([(1, batch(row("a"), samples=[(NOW, NOW, "m", "gauge", 1.0, None, None)]))], "j")
+    store.change(["DELETE FROM samples", "SELECT sum(x) FROM (VALUES (1e308::float8), (1e308)) AS huge (x)"])
+    store.checkpoint(compact=True)
+    store.settle(done=True, compact=True)
+    assert store.ask(["SELECT count(*) FROM events"], 5.0)[0].rows == [(1,)]
+    assert store.describe()["events"] == 1
+    store.close()
+    again = PostgresStore(postgres.url(word), DEFAULTS)
+    assert again.position("j") == 1
+    again.close()
+
+
 def test_older_programs_go_on_with_a_newer_schema_unless_it_says_otherwise(postgres, url, schema, store):
     store.write([(1, batch(row("a")))], "j")
     with postgres.connect() as con:
@@ -259,7 +274,7 @@ def test_a_user_without_the_rights(postgres, url, schema):
     weak = re.sub("//postgres:?@", f"//weak_{schema}:@", url)
     with pytest.raises(StoreUnavailable) as caught:
         PostgresStore(weak, DEFAULTS)
-    assert caught.value.code == "store-rights" and f"CREATE SCHEMA {schema}" in caught.value.remedy
+    assert caught.value.code == "store-rights" and f'CREATE SCHEMA "{schema}"' in caught.value.remedy
     PostgresStore(url, DEFAULTS).close()
     with pytest.raises(StoreUnavailable) as caught:
         PostgresStore(weak, DEFAULTS)

@@ -75,7 +75,7 @@ def begin(address: Address, *, reading: bool, milliseconds: int, lock_millisecon
     durable = "" if reading else (
         "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
     )  # fmt: skip
-    own = f"{address.schema}, pg_catalog" if careful else address.schema
+    own = f"{address.quoted}, pg_catalog" if careful else address.quoted
     return (
         f"BEGIN {kind}; SET LOCAL search_path = {own}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
         f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; "
@@ -167,7 +167,7 @@ def _lacks_words(con: Connection, address: Address, found: Found) -> bool:
 
 def _words(address: Address) -> str:
     text = resources.files("gnomon.store.migrations").joinpath("postgres_words.sql").read_text("utf-8")
-    return text.replace("{schema}", address.schema)
+    return text.replace("{schema}", address.quoted)
 
 
 def _upgrade(con: Connection, address: Address) -> Found:
@@ -202,7 +202,7 @@ def _make_schema(con: Connection, address: Address) -> None:
     except errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
             "the database user may not create Gnomon's schema", code="store-rights",
-            remedy=f"Run CREATE SCHEMA {address.schema} AUTHORIZATION <user> as the owner of the database.",
+            remedy=f"Run CREATE SCHEMA {address.quoted} AUTHORIZATION <user> as the owner of the database.",
         ) from error  # fmt: skip
 
 
@@ -214,6 +214,7 @@ def _run_alembic(con: Connection, address: Address) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
     from sqlalchemy.pool import StaticPool
+    from sqlalchemy.sql import quoted_name
 
     config = Config()
     config.set_main_option("script_location", str(REVISIONS).replace("%", "%%"))
@@ -221,7 +222,7 @@ def _run_alembic(con: Connection, address: Address) -> None:
                            pool_reset_on_return=None, _initialize=False)  # fmt: skip
     try:
         with engine.connect() as bound:
-            config.attributes.update(connection=bound, schema=address.schema)
+            config.attributes.update(connection=bound, schema=quoted_name(address.schema, quote=True))
             command.upgrade(config, f"{KNOWN:04}")
     except (SQLAlchemyError, CommandError) as error:
         if isinstance(error, DBAPIError) and isinstance(error.orig, _PASSING):
