@@ -17,7 +17,7 @@ from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreUnavaila
 from gnomon.event import ROW, Batch
 from gnomon.store import open_store, served_name
 from gnomon.store import postgres as module
-from gnomon.store.postgres import PostgresStore, compacting, months, opening, writing
+from gnomon.store.postgres import PostgresStore, compacting, describing, months, opening, writing
 from gnomon.store.postgres import __name__ as package
 from gnomon.store.postgres.address import address_of
 from gnomon.store.postgres.faults import of_connecting, translated
@@ -747,7 +747,45 @@ def test_what_the_doctor_is_told(store, monkeypatch):
     assert (found["fsync"], found["standby"], found["default_partition_rows"]) == (False, False, 0)
     assert "readable" not in found  # nobody has read every block
     monkeypatch.setattr("gnomon.store.postgres.describing.EXACT_UP_TO", -1)
-    assert store.describe()["events_estimated"]
+    found = store.describe()
+    assert found["events_estimated"] and found["samples_estimated"]
+
+
+def test_the_doctor_finds_the_ends_of_all_events(postgres, schema, store):
+    assert (store.describe()["first_ts_us"], store.describe()["last_ts_us"]) == (None, None)
+    ends = (NOW - 40 * DAY, NOW + 40 * DAY + 5)
+    rows = {"b": [NOW, NOW + 9], "a": [NOW - 40 * DAY + 7, NOW + 40 * DAY + 5], "c": [NOW - 40 * DAY, NOW + 40 * DAY]}
+    for number, (project, moments) in enumerate(rows.items(), 1):
+        told = [row(f"{project}{ts}", ts) for ts in moments]
+        store.write([(number, Batch(project, rows=told, checked_ids=True))], "j")
+    store.write([(4, batch(row("far", NOW - 400 * DAY)))], "j")
+    store.change([f"DELETE FROM events WHERE ts < make_timestamp({NOW - 100 * DAY})"])  # a month that is empty now
+    found = store.describe()
+    assert (found["first_ts_us"], found["last_ts_us"]) == ends
+    with postgres.connect() as con:  # before and behind all months, in none of them
+        con.execute(f"ALTER TABLE {schema}.events DETACH PARTITION {schema}.events_2025_12")
+        con.execute(f"ALTER TABLE {schema}.events DETACH PARTITION {schema}.events_2026_02")
+        con.execute(f"INSERT INTO {schema}.events SELECT * FROM {schema}.events_2025_12")
+        con.execute(f"INSERT INTO {schema}.events SELECT * FROM {schema}.events_2026_02")
+    found = store.describe()
+    assert (found["first_ts_us"], found["last_ts_us"]) == ends
+
+
+def test_the_doctor_reads_few_of_the_events_for_their_ends(postgres, schema, store):
+    store.write([(1, batch(row("a")))], "j")
+    with postgres.connect() as con:
+        con.execute(f"SET search_path = {schema}, pg_temp")
+        con.execute("INSERT INTO events (project, id, ts, received_at, version, type, weight) "
+                    "SELECT 'p' || n % 9, gen_random_uuid(), timestamp '2026-01-15' + n * interval '1 second', "
+                    "timestamp '2026-01-15', 2, 't', 1 FROM generate_series(1, 30000) AS n")  # fmt: skip
+        con.execute("VACUUM ANALYZE events_2026_01")
+
+        def blocks(asked):
+            ((plan,),) = con.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {asked}").fetchall()
+            return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+
+        asked = [describing._END.format("events_2026_01", *end) for end in (describing._FIRST, describing._LAST)]
+        assert sum(map(blocks, asked)) < 150 < 300 < blocks("SELECT min(ts), max(ts) FROM events")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
