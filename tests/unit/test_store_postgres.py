@@ -17,7 +17,7 @@ from gnomon.errors import GnomonError, InvalidValue, QueryTimeout, StoreUnavaila
 from gnomon.event import ROW, Batch
 from gnomon.store import open_store, served_name
 from gnomon.store import postgres as module
-from gnomon.store.postgres import PostgresStore, compacting, months, opening, writing
+from gnomon.store.postgres import PostgresStore, compacting, describing, months, opening, writing
 from gnomon.store.postgres import __name__ as package
 from gnomon.store.postgres.address import address_of
 from gnomon.store.postgres.faults import of_connecting, translated
@@ -111,6 +111,21 @@ def test_a_schema_that_is_not_ours_is_left_alone(postgres, url, schema):
     with pytest.raises(InvalidValue) as caught:
         PostgresStore(url, DEFAULTS)
     assert caught.value.code == "foreign-file"
+
+
+@pytest.mark.parametrize("word", ["user", "default", "order", "left", "system_user", "between"])
+def test_a_schema_may_be_called_by_a_word_of_sql(postgres, word):
+    store = PostgresStore(postgres.url(word), DEFAULTS)
+    store.write([(1, batch(row("a"), samples=[(NOW, NOW, "m", "gauge", 1.0, None, None)]))], "j")
+    store.change(["DELETE FROM samples", "SELECT sum(x) FROM (VALUES (1e308::float8), (1e308)) AS huge (x)"])
+    store.checkpoint(compact=True)
+    store.settle(done=True, compact=True)
+    assert store.ask(["SELECT count(*) FROM events"], 5.0)[0].rows == [(1,)]
+    assert store.describe()["events"] == 1
+    store.close()
+    again = PostgresStore(postgres.url(word), DEFAULTS)
+    assert again.position("j") == 1
+    again.close()
 
 
 def test_older_programs_go_on_with_a_newer_schema_unless_it_says_otherwise(postgres, url, schema, store):
@@ -259,7 +274,7 @@ def test_a_user_without_the_rights(postgres, url, schema):
     weak = re.sub("//postgres:?@", f"//weak_{schema}:@", url)
     with pytest.raises(StoreUnavailable) as caught:
         PostgresStore(weak, DEFAULTS)
-    assert caught.value.code == "store-rights" and f"CREATE SCHEMA {schema}" in caught.value.remedy
+    assert caught.value.code == "store-rights" and f'CREATE SCHEMA "{schema}"' in caught.value.remedy
     PostgresStore(url, DEFAULTS).close()
     with pytest.raises(StoreUnavailable) as caught:
         PostgresStore(weak, DEFAULTS)
@@ -273,6 +288,20 @@ def test_a_user_without_the_rights(postgres, url, schema):
         reading.write([(1, batch(row("a")))], "j")
     assert caught.value.code == "store-rights"
     reading.close()
+
+
+def test_a_schema_that_the_owner_of_the_database_made(postgres, url, schema):
+    """As docs/postgresql.md has it for a database of somebody else's."""
+    with postgres.connect() as con:
+        con.execute(f"CREATE ROLE guest_{schema} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION guest_{schema}")
+        may = "SELECT has_database_privilege(%s, current_database(), 'CREATE')"
+        assert con.execute(may, [f"guest_{schema}"]).fetchone() == (False,)
+    opened = PostgresStore(re.sub("//postgres:?@", f"//guest_{schema}:@", url), DEFAULTS)
+    opened.write([(1, batch(row("a"), row("b", user_id="u")))], "j")
+    opened.change(["DELETE FROM events WHERE user_id = 'u'"])
+    opened.checkpoint(compact=True)
+    assert opened.ask(["SELECT count(*) FROM events"], 5.0)[0].rows == [(1,)]
+    opened.close()
 
 
 def test_no_such_database_or_server(url, tmp_path):
@@ -538,6 +567,56 @@ def test_upkeep_is_done_by_one_process_at_a_time(url, store, monkeypatch):
     other.close()
 
 
+def held(postgres, schema, table, seconds):
+    """Keep a table from being analyzed or written anew for a while."""
+    con = postgres.connect()
+    con.execute(f"BEGIN; LOCK TABLE {schema}.{table} IN SHARE UPDATE EXCLUSIVE MODE")
+    threading.Timer(seconds, con.close).start()
+
+
+@pytest.mark.parametrize("honest", [True, False], ids=["unbound", "broken"])
+@pytest.mark.parametrize("use", ["turn", "alone", "reading", "change", "analyze", "compact"])
+def test_a_bound_of_whole_transactions_ends_nothing_of_ours(postgres, url, schema, monkeypatch, use, honest):
+    if not honest:
+        for place in (opening, module):
+            monkeypatch.setattr(place, "NO_BOUND", "SELECT 1")
+        monkeypatch.setattr(compacting, "_BOUNDS", compacting._BOUNDS.replace(", 'transaction_timeout'", ""))
+    with postgres.connect() as con:
+        if con.info.server_version < 170_000:
+            pytest.skip("the server knows no transaction_timeout")
+    PostgresStore(url, DEFAULTS).close()
+    store = PostgresStore(f"{url}&options=-c%20transaction_timeout%3D500ms", DEFAULTS)
+    store.write([(1, batch(row("a")))], "j")
+
+    def run():
+        if use == "turn":
+            with store.turn("work", DAY) as turn:
+                time.sleep(0.7)
+                turn.done()
+        elif use == "alone":
+            with store.alone():
+                time.sleep(0.7)
+                store.change(["SELECT 1"])
+        elif use == "reading":
+            with store.reading() as reading:
+                time.sleep(0.7)
+                assert list(reading.rows("SELECT 1")) == [[(1,)]]
+        elif use == "change":
+            store.change(["SELECT pg_sleep(0.7)"])
+        else:
+            store.change(["DELETE FROM quarantine", "INSERT INTO people VALUES ('p', 1, 'a')", "DELETE FROM people"])
+            held(postgres, schema, "people", 0.7)
+            store.settle(done=use == "analyze", compact=use == "compact")
+
+    if honest:
+        run()
+        assert store.ask(["SHOW transaction_timeout"], 5.0)[0].rows == [("0",)]
+    else:
+        with pytest.raises(StoreUnavailable):
+            run()
+    store.close()
+
+
 # -- asking -----------------------------------------------------------------------------------------------------------
 
 
@@ -637,6 +716,21 @@ def test_nothing_of_what_was_deleted_stays_in_the_files(postgres, schema, store,
     assert store.ask([left], 5.0)[0].rows == [(0,)]
 
 
+@pytest.mark.parametrize("honest", [True, False], ids=["every table", "broken"])
+def test_a_server_that_does_not_count_keeps_nothing_of_what_was_deleted(postgres, url, schema, monkeypatch, honest):
+    who = "ann-with-a-name-that-can-be-found"
+    if not honest:
+        monkeypatch.setattr(compacting, "_NOTE", compacting._NOTE.replace("'off'", "'never'"))
+    store = PostgresStore(f"{url}&options=-c%20track_counts%3Doff", DEFAULTS)
+    store.write([(1, batch(row("a", user_id=who), row("b"), samples=[(NOW, NOW, "m", "gauge", 1.0, who, None)]))], "j")
+    store.change([f"DELETE FROM events WHERE user_id = '{who}'", "UPDATE samples SET labels = NULL"])
+    store.checkpoint(compact=True)
+    assert (bytes_of(postgres, schema, who) == set()) is honest
+    left = f"SELECT count(*) FROM state WHERE key LIKE '{compacting.PREFIX}%'"
+    assert store.ask([left], 5.0)[0].rows == [(0,)]
+    store.close()
+
+
 def test_the_database_keeps_no_frequent_values_of_persons(postgres, schema, store):
     store.write([(1, batch(*(row(f"{n}", NOW + n, user_id="ann", session_id="s") for n in range(500))))], "j")
     with postgres.connect() as con:
@@ -653,7 +747,45 @@ def test_what_the_doctor_is_told(store, monkeypatch):
     assert (found["fsync"], found["standby"], found["default_partition_rows"]) == (False, False, 0)
     assert "readable" not in found  # nobody has read every block
     monkeypatch.setattr("gnomon.store.postgres.describing.EXACT_UP_TO", -1)
-    assert store.describe()["events_estimated"]
+    found = store.describe()
+    assert found["events_estimated"] and found["samples_estimated"]
+
+
+def test_the_doctor_finds_the_ends_of_all_events(postgres, schema, store):
+    assert (store.describe()["first_ts_us"], store.describe()["last_ts_us"]) == (None, None)
+    ends = (NOW - 40 * DAY, NOW + 40 * DAY + 5)
+    rows = {"b": [NOW, NOW + 9], "a": [NOW - 40 * DAY + 7, NOW + 40 * DAY + 5], "c": [NOW - 40 * DAY, NOW + 40 * DAY]}
+    for number, (project, moments) in enumerate(rows.items(), 1):
+        told = [row(f"{project}{ts}", ts) for ts in moments]
+        store.write([(number, Batch(project, rows=told, checked_ids=True))], "j")
+    store.write([(4, batch(row("far", NOW - 400 * DAY)))], "j")
+    store.change([f"DELETE FROM events WHERE ts < make_timestamp({NOW - 100 * DAY})"])  # a month that is empty now
+    found = store.describe()
+    assert (found["first_ts_us"], found["last_ts_us"]) == ends
+    with postgres.connect() as con:  # before and behind all months, in none of them
+        con.execute(f"ALTER TABLE {schema}.events DETACH PARTITION {schema}.events_2025_12")
+        con.execute(f"ALTER TABLE {schema}.events DETACH PARTITION {schema}.events_2026_02")
+        con.execute(f"INSERT INTO {schema}.events SELECT * FROM {schema}.events_2025_12")
+        con.execute(f"INSERT INTO {schema}.events SELECT * FROM {schema}.events_2026_02")
+    found = store.describe()
+    assert (found["first_ts_us"], found["last_ts_us"]) == ends
+
+
+def test_the_doctor_reads_few_of_the_events_for_their_ends(postgres, schema, store):
+    store.write([(1, batch(row("a")))], "j")
+    with postgres.connect() as con:
+        con.execute(f"SET search_path = {schema}, pg_temp")
+        con.execute("INSERT INTO events (project, id, ts, received_at, version, type, weight) "
+                    "SELECT 'p' || n % 9, gen_random_uuid(), timestamp '2026-01-15' + n * interval '1 second', "
+                    "timestamp '2026-01-15', 2, 't', 1 FROM generate_series(1, 30000) AS n")  # fmt: skip
+        con.execute("VACUUM ANALYZE events_2026_01")
+
+        def blocks(asked):
+            ((plan,),) = con.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {asked}").fetchall()
+            return plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+
+        asked = [describing._END.format("events_2026_01", *end) for end in (describing._FIRST, describing._LAST)]
+        assert sum(map(blocks, asked)) < 150 < 300 < blocks("SELECT min(ts), max(ts) FROM events")
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])

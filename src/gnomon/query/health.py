@@ -133,8 +133,9 @@ def _judge_lost(health: Health, lost: Sequence[tuple[int, int]]) -> None:
 
 def _judge_server(health: Health, described: dict[str, Any]) -> None:
     """What only a database server can have wrong."""
-    if described.get("events_estimated"):
-        health.facts["events"] = f"about {described['events']:,} (an estimate of the database)"
+    for fact, told in (("events", "events"), ("metric_samples", "samples")):
+        if described.get(f"{told}_estimated"):
+            health.facts[fact] = f"about {described[told]:,} (an estimate of the database)"
     if not described.get("fsync", True):
         health.findings.append(
             Finding("the database does not wait for its disk (fsync = off)", "Set fsync = on in its settings.")

@@ -20,7 +20,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import sql
 
 from gnomon.config import Settings
 from gnomon.errors import EngineClosed, QueryTimeout, StoreUnavailable
@@ -37,7 +36,7 @@ from gnomon.store.postgres.connections import Connections, close, cut
 from gnomon.store.postgres.describing import described, size_of, sizes
 from gnomon.store.postgres.faults import BEYOND, MET, translated
 from gnomon.store.postgres.months import Months
-from gnomon.store.postgres.opening import Connection, begin, connect, migrate
+from gnomon.store.postgres.opening import NO_BOUND, Connection, begin, connect, migrate
 from gnomon.store.postgres.rows import SAMPLE_STAGING, STAGING
 from gnomon.store.postgres.turns import PATIENT, PREFIX, due, taken
 from gnomon.store.postgres.writing import KEEP_FIRST, KEEP_INSTEAD, SET_STATE, SET_VERSION, Writing
@@ -249,8 +248,9 @@ class PostgresStore:
         con = connect(self._address)
         try:
             key = f"hashtextextended('gnomon upkeep {self._address.schema}', 0)"
-            con.execute(f"BEGIN; {PATIENT}")
-            con.execute(f"SET LOCAL lock_timeout = '{ALONE_SECONDS}s'; SELECT pg_advisory_xact_lock({key})")
+            con.execute(f"BEGIN; {NO_BOUND}; {PATIENT}")
+            con.execute(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{ALONE_SECONDS}s'; "
+                        f"SELECT pg_advisory_xact_lock({key})")  # fmt: skip
         except psycopg.Error as error:
             close(con)
             raise translated(error, writing=True) from error
@@ -304,7 +304,8 @@ class PostgresStore:
                     if done:
                         self._months.settle(con)
                     for table in TABLES if done else ():
-                        con.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(self._address.schema, table)))
+                        con.execute(begin(self._address, reading=False, milliseconds=0))
+                        con.execute(f"ANALYZE {table}; COMMIT")
                     if compact:
                         compact_touched(con, self._address)
             except psycopg.Error as error:

@@ -27,6 +27,11 @@ class Address:
         return f"Address({self.name!r})"
 
     @property
+    def quoted(self) -> str:
+        """The schema as statements name it: it may be a word of SQL."""
+        return f'"{self.schema}"'
+
+    @property
     def database(self) -> str:
         """The name of the database, as the URL has it."""
         return str(self.parameters.get("dbname") or self.parameters.get("user") or "postgres")

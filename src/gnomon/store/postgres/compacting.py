@@ -15,10 +15,15 @@ PREFIX = "touched:"  #: of the keys of the state that name a table which still h
 LOCK_SECONDS = 60
 LOOK_SECONDS = 0.1
 
-#: The server's own count of this transaction, so that it is noted by the very commit that makes it true.
+#: The server's own count of this transaction, so that it is noted by the very commit that makes it true. A server that
+#: does not count may have taken rows from any. `events` has none of its own: its months are named.
 _NOTE = f"""INSERT INTO state SELECT '{PREFIX}' || relname, pg_current_xact_id()::text FROM pg_stat_xact_user_tables
-WHERE schemaname = current_schema() AND n_tup_upd + n_tup_del > 0 AND relname <> 'state'
+WHERE schemaname = current_schema() AND relname NOT IN ('state', 'events')
+AND (n_tup_upd + n_tup_del > 0 OR current_setting('track_counts') = 'off')
 ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+#: A table is written anew outside of a transaction of ours, so under the bounds of the session.
+_BOUNDS = """SELECT set_config(name, {}, false) FROM pg_settings
+WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout')"""
 #: Whoever looks at the database as it was before a transaction: until they end, the server keeps what it deleted.
 _LOOKING_BACK = """SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 AND pid <> pg_backend_pid() AND age(backend_xmin) >= age(%s::text::xid8::xid))
@@ -47,7 +52,7 @@ def compact_touched(con: Connection, address: Address) -> None:
         table = sql.Identifier(address.schema, name)
         _wait_for_older(con, transaction)
         try:
-            con.execute(sql.SQL("SET lock_timeout = {}").format(f"{LOCK_SECONDS}s"))
+            con.execute(_BOUNDS.format(f"CASE name WHEN 'lock_timeout' THEN '{LOCK_SECONDS * 1_000:.0f}' ELSE '0' END"))
             con.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(table))
         except errors.UndefinedTable:
             pass
@@ -55,7 +60,7 @@ def compact_touched(con: Connection, address: Address) -> None:
             raise _not_compacted() from error
         finally:
             if not con.closed:
-                con.execute("RESET lock_timeout")
+                con.execute(_BOUNDS.format("reset_val"))
         con.execute(sql.SQL("DELETE FROM {} WHERE key = {}").format(state, PREFIX + name))
 
 

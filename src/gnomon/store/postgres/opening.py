@@ -18,12 +18,17 @@ from gnomon.errors import InvalidValue, StoreUnavailable
 from gnomon.store.postgres.address import Address, address_of
 from gnomon.store.postgres.faults import of_connecting, translated
 
-KNOWN = 2  #: the newest schema that this version knows
+KNOWN = 3  #: the newest schema that this version knows
 #: The number of the words (`postgres_words.sql`) of this version. A store never goes back to words of a lower one, as
 #: programs of two versions may use it at once.
 WORDS = 1
 IDLE_MS = 60_000  #: a transaction whose process was stopped in the middle holds nobody up for longer than this
 CHECK_MS = 5_000  #: a server process whose client is gone ends so soon, and holds no old rows any longer
+#: A bound that an administrator gave to whole transactions (PostgreSQL 17) would end a turn, a copy or a long change in
+#: the middle, and so again each time. Statements and idle transactions have bounds of ours.
+NO_BOUND = (
+    "SELECT set_config('transaction_timeout', '0', true) WHERE current_setting('transaction_timeout', true) <> '0'"
+)
 #: Not the fault of a migration.
 _PASSING = (psycopg.OperationalError, errors.InsufficientPrivilege)
 REVISIONS = resources.files("gnomon.store.migrations").joinpath("postgres")
@@ -70,13 +75,14 @@ def begin(address: Address, *, reading: bool, milliseconds: int, lock_millisecon
     durable = "" if reading else (
         "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
     )  # fmt: skip
-    own = f"{address.schema}, pg_catalog" if careful else address.schema
+    own = f"{address.quoted}, pg_catalog" if careful else address.quoted
     return (
         f"BEGIN {kind}; SET LOCAL search_path = {own}, pg_temp; SET LOCAL TimeZone = 'UTC'; "
         f"SET LOCAL jit = off; SET LOCAL client_min_messages = warning; "
         f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS}; "
         f"SET LOCAL client_connection_check_interval = {CHECK_MS}; SET LOCAL standard_conforming_strings = on; "
-        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}{durable}"
+        f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}; "
+        f"{NO_BOUND}{durable}"
     )
 
 
@@ -161,7 +167,7 @@ def _lacks_words(con: Connection, address: Address, found: Found) -> bool:
 
 def _words(address: Address) -> str:
     text = resources.files("gnomon.store.migrations").joinpath("postgres_words.sql").read_text("utf-8")
-    return text.replace("{schema}", address.schema)
+    return text.replace("{schema}", address.quoted)
 
 
 def _upgrade(con: Connection, address: Address) -> Found:
@@ -188,12 +194,15 @@ def _upgrade(con: Connection, address: Address) -> Found:
 
 
 def _make_schema(con: Connection, address: Address) -> None:
+    # IF NOT EXISTS asks for the right to make one even where it is there.
+    if con.execute("SELECT FROM pg_namespace WHERE nspname = %s", [address.schema]).fetchone() is not None:
+        return
     try:
         con.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(address.schema)))
     except errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
             "the database user may not create Gnomon's schema", code="store-rights",
-            remedy=f"Run CREATE SCHEMA {address.schema} AUTHORIZATION <user> as the owner of the database.",
+            remedy=f"Run CREATE SCHEMA {address.quoted} AUTHORIZATION <user> as the owner of the database.",
         ) from error  # fmt: skip
 
 
@@ -205,6 +214,7 @@ def _run_alembic(con: Connection, address: Address) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
     from sqlalchemy.pool import StaticPool
+    from sqlalchemy.sql import quoted_name
 
     config = Config()
     config.set_main_option("script_location", str(REVISIONS).replace("%", "%%"))
@@ -212,7 +222,7 @@ def _run_alembic(con: Connection, address: Address) -> None:
                            pool_reset_on_return=None, _initialize=False)  # fmt: skip
     try:
         with engine.connect() as bound:
-            config.attributes.update(connection=bound, schema=address.schema)
+            config.attributes.update(connection=bound, schema=quoted_name(address.schema, quote=True))
             command.upgrade(config, f"{KNOWN:04}")
     except (SQLAlchemyError, CommandError) as error:
         if isinstance(error, DBAPIError) and isinstance(error.orig, _PASSING):
