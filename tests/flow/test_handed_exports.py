@@ -110,15 +110,17 @@ def test_a_job_is_given_up_when_it_ended_every_process_that_tried_it(engine, tmp
     assert (found.state, found.code) == ("failed", "export-interrupted") and ".order" not in files(tmp_path)
 
 
-def test_what_passes_by_itself_ends_no_job_that_may_wait(engine, monkeypatch):
+@pytest.mark.parametrize("code", ["store-unavailable", "cluster-degraded", "store-slow"])
+def test_what_passes_by_itself_ends_no_job_that_may_wait(engine, monkeypatch, code):
     job = engine.export_analytics("all", "csv", ["id"])
     task = engine._claimed(job.id, patient=True)
-    monkeypatch.setattr(type(task.rows), "pieces", lambda *given: (_ for _ in ()).throw(StoreUnavailable("away")))
+    away = StoreUnavailable("away", code=code)
+    monkeypatch.setattr(type(task.rows), "pieces", lambda *given: (_ for _ in ()).throw(away))
     task.run()
-    assert task.again.code == "store-unavailable" and engine.get_export_status(job.id).state == "queued"
+    assert task.again.code == code and engine.get_export_status(job.id).state == "queued"
     task = engine._claimed(job.id)
     task.run()
-    assert task.again is None and engine.get_export_status(job.id).code == "store-unavailable"
+    assert task.again is None and engine.get_export_status(job.id).code == code
 
 
 def test_a_process_with_other_settings_leaves_it_alone(engine, database, tmp_path):
