@@ -272,23 +272,41 @@ def test_what_is_recorded_meanwhile_is_told_and_carried_by_the_next_run(tmp_path
     assert events_in(place) == count
 
 
-def test_a_replica_that_had_the_destination_open_writes_nothing_into_it_before_it_is_finished(postgres, tmp_path):
-    """Its events wait in its journal, and are stored on top of the copy."""
-    source, place = small(tmp_path / "s.duckdb"), postgres.url()
+@pytest.mark.parametrize("kind", ["postgres", "clickhouse"])
+def test_a_replica_that_had_the_destination_open_waits_until_it_is_finished(request, tmp_path, monkeypatch, kind):
+    """Its events wait in its journal, and are stored on top of the copy; questions are refused, not told in part."""
+    monkeypatch.setattr(carrying, "SLICE_ROWS", 4)
+    source, place = small(tmp_path / "s.duckdb"), request.getfixturevalue(kind).url()
     with gnomon.open(place, data_dir=str(tmp_path / "replica"), scheduler=False, heartbeat_seconds=0) as replica:
-        asked = []
+        asked, told = [], set()
 
-        def record_there(progress):
+        def ask_there(progress):
+            for question in (lambda: replica.query(["events"]), replica.books, replica.summary):
+                try:
+                    question()
+                    told.add("an answer")
+                except StoreUnavailable as error:
+                    told.add(error.code)
             if progress.table == "samples" and progress.step == "copying" and not asked:
                 replica.track("tick", user_id="of the replica")
                 with pytest.raises(StoreUnavailable):
                     replica.flush(timeout=0.5)
                 asked.append(1)
 
-        done = copy(source, place, data_dir=str(tmp_path / "d"), on_progress=record_there)
-        assert done.same and asked
+        assert replica.query(["events"]).rows == [{"events": 0}]
+        done = copy(source, place, data_dir=str(tmp_path / "d"), on_progress=ask_there)
+        assert done.same and asked and told == {"unfinished-copy"}
         replica.flush()
         assert replica.query(["events"], date_range="all")[0]["events"] == events_in(source) + 1
+        assert replica.books().closes()
+
+
+@pytest.mark.parametrize("kind", ["postgres", "clickhouse"])
+def test_a_replica_that_answers_from_half_a_copy_is_found(request, tmp_path, monkeypatch, kind):
+    for module in ("postgres", "clickhouse.asking"):
+        monkeypatch.setattr(f"gnomon.store.{module}.finished", lambda note: True)
+    with pytest.raises(AssertionError):
+        test_a_replica_that_had_the_destination_open_waits_until_it_is_finished(request, tmp_path, monkeypatch, kind)
 
 
 # -- refused ------------------------------------------------------------------------------------------------------
