@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -10,6 +11,7 @@ from contextlib import closing
 import copied_life
 import pytest
 from copied_life import all_told, clock_now, live, opened, record
+from own_postgres import OwnPostgres
 
 import gnomon
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
@@ -18,7 +20,7 @@ from gnomon.store import carrying, open_store
 from gnomon.store.carrying import TABLES, Carried, slices
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.store.postgres import PostgresStore
-from gnomon.upkeep import comparing, copying
+from gnomon.upkeep import comparing, copying, destination
 
 
 class Life:
@@ -334,6 +336,35 @@ def test_only_an_empty_store_or_its_own_copy_is_filled(tmp_path, postgres, monke
     with pytest.raises(InvalidValue, match="was used since"):
         copy(source, place)
     assert not copy(source, place, verify_only=True).same
+
+
+@pytest.fixture
+def moved(postgres, tmp_path):
+    """A store on a server, and a place under the same name on another server."""
+    url = postgres.url()
+    with gnomon.open(url, data_dir=str(tmp_path / "d"), scheduler=False, heartbeat_seconds=0) as engine:
+        engine.track("tick")
+    name = re.search(r"/(\w+)\?", url)[1]
+    with OwnPostgres() as other, other.connect() as con:
+        con.execute(f"CREATE DATABASE {name}")
+        there = other.url(url.rpartition("schema=")[2]).replace("/postgres?", f"/{name}?")
+        with gnomon.open(url, data_dir=str(tmp_path / "d"), scheduler=False, enabled=False) as engine:
+            yield engine, there
+
+
+def test_the_same_name_on_another_server_needs_files_of_its_own(moved, tmp_path):
+    engine, there = moved
+    with pytest.raises(InvalidValue) as refused:
+        engine.copy_to(there)
+    assert refused.value.code == "bad-store" and "--data-dir" in refused.value.remedy
+    assert engine.copy_to(there, data_dir=str(tmp_path / "new")).same
+    assert events_in(there, data_dir=str(tmp_path / "new")) == 1
+
+
+def test_a_copy_that_would_share_the_files_of_its_source_is_found(moved, tmp_path, monkeypatch):
+    monkeypatch.setattr(destination, "_same_files", lambda: StoreBusy("another process owns the destination"))
+    with pytest.raises(StoreBusy):
+        test_the_same_name_on_another_server_needs_files_of_its_own(moved, tmp_path)
 
 
 def test_a_destination_that_another_process_has_is_refused(tmp_path):
