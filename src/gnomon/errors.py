@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+#: Codes of what passes by waiting: a server that is away, crowded, slow, read-only (a standby before it is promoted) or
+#: lacks a replica, and a number that another process decided. Whoever can wait goes on meanwhile.
+PASSING = frozenset(
+    ("store-unavailable", "store-crowded", "store-slow", "store-read-only", "store-moved", "cluster-degraded")
+)
+
 
 class GnomonError(Exception):
     """Root of the tree. `code` is stable and machine-readable, `remedy` is one sentence for a person."""

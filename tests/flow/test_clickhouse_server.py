@@ -15,7 +15,7 @@ import clickhouse_http
 import embedded
 import gnomon
 from gnomon.config import Settings
-from gnomon.errors import InvalidValue, QueryTimeout, StoreUnavailable
+from gnomon.errors import PASSING, InvalidValue, QueryTimeout, StoreUnavailable
 from gnomon.store import clickhouse, open_store
 from gnomon.store.clickhouse import connecting, deciding, leases, served
 from gnomon.store.clickhouse.ledger import BURNT, WRITER
@@ -291,6 +291,45 @@ def test_recording_goes_on_while_the_server_is_away_and_is_there_once_it_is_back
         engine.flush(timeout=30)
         assert engine.query(["events"])[0]["events"] == 6
         assert engine.books().closes()
+
+
+DEGRADED = [
+    (999, "Coordination::Exception: Session expired", b"SELECT"),
+    (279, "All connection tries failed", b"SELECT"),
+    (210, "Connection refused", b"SELECT"),
+    (159, "Distributed DDL task is not finished on 1 of 4 hosts", b"CREATE DATABASE"),
+    (159, "Timeout exceeded", b"SELECT key, value"),
+    (242, "Table is in readonly mode", b"CREATE TABLE writing_now"),
+    (252, "Too many parts", b"CREATE TABLE writing_now"),
+]
+
+
+@pytest.mark.parametrize(("code", "said", "of"), DEGRADED)
+def test_an_engine_that_starts_while_the_server_is_degraded_records(server, url, tmp_path, code, said, of):
+    settings = Settings(flush_seconds=0.01, data_dir=str(tmp_path))
+    with gnomon.open(url, settings=settings, sampling=False) as engine:
+        engine.track("t")
+        engine.flush()
+
+    def refuse(text):
+        if text.lstrip().startswith(of) and b"system.settings" not in text and b"version()" not in text:
+            raise RuntimeError(f"Code: {code}. DB::Exception: {said}")
+
+    server.before = refuse
+    with gnomon.open(url, settings=settings, sampling=False) as engine:
+        engine.track("t")
+        with pytest.raises(StoreUnavailable) as raised:
+            engine.query(["events"])
+        assert raised.value.code in PASSING and raised.value.remedy
+        server.before = lambda text: None
+        engine.flush(timeout=30)
+        assert engine.query(["events"])[0]["events"] == 2 and engine.books().closes()
+
+
+def test_a_start_that_waits_for_a_server_that_is_away_only_is_found(server, url, tmp_path, monkeypatch):
+    monkeypatch.setattr("gnomon.ingest.hold.PASSING", {"store-unavailable"})
+    with pytest.raises(StoreUnavailable):
+        test_an_engine_that_starts_while_the_server_is_degraded_records(server, url, tmp_path, *DEGRADED[0])
 
 
 @pytest.mark.parametrize("work", ["_settle", "_burn"])

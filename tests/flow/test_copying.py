@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -10,6 +11,7 @@ from contextlib import closing
 import copied_life
 import pytest
 from copied_life import all_told, clock_now, live, opened, record
+from own_postgres import OwnPostgres
 
 import gnomon
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
@@ -18,7 +20,7 @@ from gnomon.store import carrying, open_store
 from gnomon.store.carrying import TABLES, Carried, slices
 from gnomon.store.duckdb import DuckDBStore
 from gnomon.store.postgres import PostgresStore
-from gnomon.upkeep import comparing, copying
+from gnomon.upkeep import comparing, copying, destination
 
 
 class Life:
@@ -272,23 +274,41 @@ def test_what_is_recorded_meanwhile_is_told_and_carried_by_the_next_run(tmp_path
     assert events_in(place) == count
 
 
-def test_a_replica_that_had_the_destination_open_writes_nothing_into_it_before_it_is_finished(postgres, tmp_path):
-    """Its events wait in its journal, and are stored on top of the copy."""
-    source, place = small(tmp_path / "s.duckdb"), postgres.url()
+@pytest.mark.parametrize("kind", ["postgres", "clickhouse"])
+def test_a_replica_that_had_the_destination_open_waits_until_it_is_finished(request, tmp_path, monkeypatch, kind):
+    """Its events wait in its journal, and are stored on top of the copy; questions are refused, not told in part."""
+    monkeypatch.setattr(carrying, "SLICE_ROWS", 4)
+    source, place = small(tmp_path / "s.duckdb"), request.getfixturevalue(kind).url()
     with gnomon.open(place, data_dir=str(tmp_path / "replica"), scheduler=False, heartbeat_seconds=0) as replica:
-        asked = []
+        asked, told = [], set()
 
-        def record_there(progress):
+        def ask_there(progress):
+            for question in (lambda: replica.query(["events"]), replica.books, replica.summary):
+                try:
+                    question()
+                    told.add("an answer")
+                except StoreUnavailable as error:
+                    told.add(error.code)
             if progress.table == "samples" and progress.step == "copying" and not asked:
                 replica.track("tick", user_id="of the replica")
                 with pytest.raises(StoreUnavailable):
                     replica.flush(timeout=0.5)
                 asked.append(1)
 
-        done = copy(source, place, data_dir=str(tmp_path / "d"), on_progress=record_there)
-        assert done.same and asked
+        assert replica.query(["events"]).rows == [{"events": 0}]
+        done = copy(source, place, data_dir=str(tmp_path / "d"), on_progress=ask_there)
+        assert done.same and asked and told == {"unfinished-copy"}
         replica.flush()
         assert replica.query(["events"], date_range="all")[0]["events"] == events_in(source) + 1
+        assert replica.books().closes()
+
+
+@pytest.mark.parametrize("kind", ["postgres", "clickhouse"])
+def test_a_replica_that_answers_from_half_a_copy_is_found(request, tmp_path, monkeypatch, kind):
+    for module in ("postgres", "clickhouse.asking"):
+        monkeypatch.setattr(f"gnomon.store.{module}.finished", lambda note: True)
+    with pytest.raises(AssertionError):
+        test_a_replica_that_had_the_destination_open_waits_until_it_is_finished(request, tmp_path, monkeypatch, kind)
 
 
 # -- refused ------------------------------------------------------------------------------------------------------
@@ -316,6 +336,35 @@ def test_only_an_empty_store_or_its_own_copy_is_filled(tmp_path, postgres, monke
     with pytest.raises(InvalidValue, match="was used since"):
         copy(source, place)
     assert not copy(source, place, verify_only=True).same
+
+
+@pytest.fixture
+def moved(postgres, tmp_path):
+    """A store on a server, and a place under the same name on another server."""
+    url = postgres.url()
+    with gnomon.open(url, data_dir=str(tmp_path / "d"), scheduler=False, heartbeat_seconds=0) as engine:
+        engine.track("tick")
+    name = re.search(r"/(\w+)\?", url)[1]
+    with OwnPostgres() as other, other.connect() as con:
+        con.execute(f"CREATE DATABASE {name}")
+        there = other.url(url.rpartition("schema=")[2]).replace("/postgres?", f"/{name}?")
+        with gnomon.open(url, data_dir=str(tmp_path / "d"), scheduler=False, enabled=False) as engine:
+            yield engine, there
+
+
+def test_the_same_name_on_another_server_needs_files_of_its_own(moved, tmp_path):
+    engine, there = moved
+    with pytest.raises(InvalidValue) as refused:
+        engine.copy_to(there)
+    assert refused.value.code == "bad-store" and "--data-dir" in refused.value.remedy
+    assert engine.copy_to(there, data_dir=str(tmp_path / "new")).same
+    assert events_in(there, data_dir=str(tmp_path / "new")) == 1
+
+
+def test_a_copy_that_would_share_the_files_of_its_source_is_found(moved, tmp_path, monkeypatch):
+    monkeypatch.setattr(destination, "_same_files", lambda: StoreBusy("another process owns the destination"))
+    with pytest.raises(StoreBusy):
+        test_the_same_name_on_another_server_needs_files_of_its_own(moved, tmp_path)
 
 
 def test_a_destination_that_another_process_has_is_refused(tmp_path):

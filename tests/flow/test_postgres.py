@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -253,6 +254,75 @@ def test_an_engine_that_starts_while_the_database_is_away(server, url, tmp_path)
     assert engine.query(metrics=["events"], date_range="24h").rows == [{"events": 11}]
     engine.close()
     check(server, url, 11, 0)
+
+
+def test_an_engine_that_starts_before_its_standby_is_promoted_records(server, url, tmp_path):
+    server.stop("fast")
+    (server.folder / "standby.signal").touch()
+    server.start()
+    try:
+        with opened(url, tmp_path) as engine:  # there are no tables yet, so that opening has to write
+            engine.track("tick", source="s0")
+            with pytest.raises(StoreUnavailable) as caught:
+                engine.query(metrics=["events"], date_range="24h")
+            assert caught.value.code == "store-read-only" and "primary" in caught.value.remedy
+            server._control("-w", "promote")
+            tolerant_flush(engine)
+            assert engine.query(metrics=["events"], date_range="24h").rows == [{"events": 1}]
+    finally:
+        if (server.folder / "standby.signal").exists():
+            server._control("-w", "promote")
+    check(server, url, 1, 0)
+
+
+def test_an_engine_that_starts_while_a_statement_takes_too_long_records(server, url, tmp_path, monkeypatch):
+    slow, real = [True], PostgresStore._asked
+
+    def asked(self, statements, timeout):
+        return real(self, ["SELECT pg_sleep(5)"] if slow else statements, 0.05 if slow else timeout)
+
+    monkeypatch.setattr(PostgresStore, "_asked", asked)
+    with opened(url, tmp_path) as engine:
+        engine.track("tick", source="s0")
+        with pytest.raises(StoreUnavailable) as caught:
+            engine.query(metrics=["events"], date_range="24h")
+        assert caught.value.code == "store-slow"
+        slow.clear()
+        tolerant_flush(engine)
+    check(server, url, 1, 0)
+
+
+def hang_up(listening):
+    """A balancer whose database is failing over: it says yes to TLS, and no more."""
+    with suppress(OSError):
+        while True:
+            con, _ = listening.accept()
+            con.recv(64)
+            con.sendall(b"S")
+            con.close()
+
+
+def test_an_engine_that_starts_while_a_handshake_is_cut_short_records(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=hang_up, args=(listening,), daemon=True).start()
+        url = f"postgresql://u@127.0.0.1:{listening.getsockname()[1]}/x?sslmode=require"
+        with opened(url, tmp_path) as engine:
+            engine.track("tick", source="s0")
+            with pytest.raises(StoreUnavailable) as caught:
+                engine.query(metrics=["events"], date_range="24h")
+        listening.shutdown(socket.SHUT_RDWR)
+    assert caught.value.code == "store-unavailable"
+
+
+@pytest.mark.parametrize("broken", ["codes", "texts"])
+def test_a_start_that_gives_up_on_what_passes_is_found(server, url, tmp_path, monkeypatch, broken):
+    monkeypatch.setattr("gnomon.ingest.hold.PASSING", {"store-unavailable"})
+    monkeypatch.setattr("gnomon.store.postgres.faults._HOST", re.compile("SSL"))
+    with pytest.raises(StoreUnavailable):
+        if broken == "codes":
+            test_an_engine_that_starts_before_its_standby_is_promoted_records(server, url, tmp_path)
+        else:
+            test_an_engine_that_starts_while_a_handshake_is_cut_short_records(tmp_path)
 
 
 # -- processes --------------------------------------------------------------------------------------------------------

@@ -226,6 +226,7 @@ def test_a_restore_that_does_less_would_be_found(lived, postgres, tmp_path, monk
         assert is_open(url, tmp_path) == "unfinished-copy"
     else:
         monkeypatch.setattr("gnomon.ingest.hold.check_finished", lambda _store: None)
+        monkeypatch.setattr("gnomon.store.postgres.finished", lambda _note: True)
         with pytest.raises(AssertionError):
             cut_and_again(lived, url, tmp_path, monkeypatch, capsys)
 

@@ -12,7 +12,7 @@ import pytest
 
 import gnomon
 from gnomon.cli import main, migrating
-from gnomon.errors import StoreUnavailable
+from gnomon.errors import PASSING, StoreUnavailable
 from gnomon.store.duckdb.opening import SCHEMA
 
 
@@ -81,13 +81,14 @@ def test_a_database_gets_its_tables_and_this_host_no_files(place, postgres, caps
     assert "migrated" in capsys.readouterr().out
 
 
-def test_a_database_that_comes_late_is_waited_for(postgres, monkeypatch):
+@pytest.mark.parametrize("code", sorted(PASSING))
+def test_a_database_that_comes_late_is_waited_for(postgres, monkeypatch, code):
     tries, real = [], migrating.open_store
 
     def late(url, settings):
         tries.append(url)
         if len(tries) < 3:
-            raise StoreUnavailable("the database cannot be reached")
+            raise StoreUnavailable("the database cannot be used yet", code=code)
         return real(url, settings)
 
     monkeypatch.setattr(migrating, "open_store", late)

@@ -322,6 +322,13 @@ def test_no_such_database_or_server(url, tmp_path):
         ("connection refused", "store-unavailable"),
         ("FATAL:  the database system is starting up", "store-unavailable"),
         ("FATAL:  sorry, too many clients already", "store-unavailable"),
+        ("server does not support SSL, but SSL was required", "store-login"),
+        ("FATAL:  SSL connection is required. Please specify SSL options and retry.", "store-login"),
+        ("SSL error: certificate verify failed", "store-login"),
+        ("SSL error: tlsv1 alert unknown ca", "store-login"),
+        ("SSL error: unexpected eof while reading", "store-unavailable"),
+        ("SSL SYSCALL error: EOF detected", "store-unavailable"),
+        ("SSL connection has been closed unexpectedly", "store-unavailable"),
     ],
 )
 def test_why_no_connection_comes_about(text, code):

@@ -9,7 +9,7 @@ from typing import Any
 from gnomon import __version__
 from gnomon.cli.command import declare, settings_of
 from gnomon.config import Settings, shown
-from gnomon.errors import InvalidValue, StoreUnavailable
+from gnomon.errors import PASSING, InvalidValue, StoreUnavailable
 from gnomon.store import open_store, served, store_path
 
 PAUSE_SECONDS = 1.0  #: between two tries to reach a database server
@@ -52,6 +52,6 @@ def _brought(settings: Settings, until: float) -> None:
                 engine.books()  # refused where another process owns the store, which then is as that process has it
             return
         except StoreUnavailable as error:
-            if not served(settings.database_url) or error.code != "store-unavailable" or time.monotonic() >= until:
+            if not served(settings.database_url) or error.code not in PASSING or time.monotonic() >= until:
                 raise
             time.sleep(PAUSE_SECONDS)

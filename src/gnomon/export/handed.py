@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from gnomon.config import Settings
-from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreUnavailable
+from gnomon.errors import PASSING, GnomonError, InvalidValue, StoreBusy
 from gnomon.export.jobs import ExportJob, Folder, interrupted, new_file, writing
 from gnomon.export.ordering import Order
 from gnomon.export.reading import Rows
@@ -198,7 +198,7 @@ class ClaimedTask(Task):
     claim: Claim
     again: GnomonError | None = None
     patient: bool = False
-    TRANSIENT: ClassVar[tuple[str, ...]] = (StoreUnavailable.code, StoreBusy.code)
+    TRANSIENT: ClassVar[tuple[str, ...]] = (*PASSING, StoreBusy.code)
 
     def is_off(self) -> bool:
         """See `Task.is_off`."""

@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.config import Settings
-from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
+from gnomon.errors import (
+    PASSING,
+    GnomonError,
+    InvalidValue,
+    QueryTimeout,
+    StoreBusy,
+    StoreDamaged,
+    StoreUnavailable,
+)
 from gnomon.event import Batch
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.owner import OwnerLock
@@ -307,9 +315,9 @@ class Hold:
             raise
 
     def _left_closed(self, error: GnomonError) -> Unopened | None:
-        """What stands for a store that cannot be opened, where recording goes on without it: a server that is away, a
-        number that another one decided, and a folder that no opening mends."""
-        if error.code == MOVED or (self.served and error.code == StoreUnavailable.code):
+        """What stands for a store that cannot be opened, where recording goes on without it: what passes by waiting on
+        a server, a number that another one decided, and a folder that no opening mends."""
+        if error.code == MOVED or (self.served and error.code in PASSING):
             return Waiting(self._start_late, error)
         if self._by_url and not self.served and isinstance(error, StoreDamaged):
             return Unopened(error)
@@ -336,6 +344,11 @@ class Hold:
             self.journal.continue_after(store.position(self.journal.id))
             writer = Writer(store, self.journal, self.settings, self.beat, partial(self.took, "write"))
             self._catch_up(writer)
+        except QueryTimeout as error:
+            store.close()
+            raise StoreUnavailable(
+                "the database takes too long to answer", remedy="It is tried again by itself.", code="store-slow"
+            ) from error
         except BaseException:
             store.close()
             raise

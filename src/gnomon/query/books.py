@@ -12,6 +12,7 @@ from datetime import tzinfo
 from typing import Any, TypeAlias
 
 from gnomon.store import Store
+from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.timerange import from_us
 
 OUTCOMES = ("stored", "duplicate", "sampled_out", "rejected", "shed", "pending")
@@ -75,11 +76,14 @@ def store_books(store: Store, project: str, kind: str, journal_id: str, timeout:
     sql = sql.where(
         exp.column("project").eq(exp.Literal.string(project)), exp.column("kind").eq(exp.Literal.string(kind))
     )
-    key = exp.column("key").eq(exp.Literal.string(f"journal:{journal_id}"))
-    words = [part.sql(dialect=store.dialect.sqlglot) for part in (sql, exp.select("value").from_("state").where(key))]
-    found, state = store.ask(words, timeout)
+    journal = f"journal:{journal_id}"
+    kept = exp.select("key", "value").from_("state").where(exp.column("key").isin(journal, NOTE))
+    found, state = store.ask([part.sql(dialect=store.dialect.sqlglot) for part in (sql, kept)], timeout)
+    values = dict(state.rows)
+    if not finished(values.get(NOTE)):
+        raise unfinished_copy()
     entries = [(source, outcome, reason, int(n)) for source, outcome, reason, n in found.rows]
-    return entries, int(state.rows[0][0]) if state.rows else 0
+    return entries, int(values.get(journal, 0))
 
 
 def projects_of(store: Store, timeout: float) -> list[str]:

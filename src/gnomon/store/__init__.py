@@ -262,6 +262,7 @@ class Store(Protocol):
 
         Who finds the same even number before and after a question knows that nothing changed meanwhile, but for spans
         of `alive` that went on for a period or two: beats that do nothing else leave the number as it is.
+        Raises `StoreUnavailable` with code `unfinished-copy` where another process still fills a store on a server.
         """
 
     def checkpoint(self, *, compact: bool = False) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from gnomon.errors import StoreUnavailable
 from gnomon.store.texts import quoted
+from gnomon.store.weights import JOINED
 
 if TYPE_CHECKING:
     from gnomon.store import Reading, Store
@@ -33,7 +34,7 @@ _STATE = "SELECT value FROM state WHERE key = {}"
 @dataclass(frozen=True)
 class Carried:
     """One table. `key` is a column by which it is sliced, None where it is carried whole, being small. Rows of a whole
-    table that say the same in several lines are `summed`: by all columns but the last."""
+    table that say the same in several lines are `summed`: by all columns but the last. Spans of weights are joined."""
 
     name: str
     columns: dict[str, Kind]
@@ -44,6 +45,8 @@ class Carried:
         """The statement of rows, in the form in which they travel."""
         words = [_word(name, kind) for name, kind in self.columns.items()]
         where = f" WHERE {only}" if only else ""
+        if self.name == "weighted":
+            return f"SELECT project, since, until FROM ({JOINED}) AS j{where}"
         if self.summed:
             *rest, last = self.columns
             names = ", ".join(rest)
@@ -158,10 +161,10 @@ TABLES = {
         _table("active_days", "day", "text: project", "int4: day", "integer: person", "real: weight",
                "integer: low high"),
         _table("quarantine", "received_at", "text: project", "time: received_at", "text: code detail source id event"),
-        _table("weighted", "first_ts", "text: project", "time: first_ts last_ts"),
         _table("books", None, "text: project kind source outcome reason", "integer: n", summed=True),
         _table("rolled_up", None, "text: project", "time: until", "integer: version width", "text: dimensions zones"),
         _table("pruned", None, "text: project kind type", "time: before"),
+        _table("weighted", None, "text: project", "time: first_ts last_ts"),
         _table("alive", None, "text: project", "time: first last"),
     )
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gnomon.store.aliveness import prune_alive
 from gnomon.store.dialect import quoted
+from gnomon.store.weights import prune_weights
 from gnomon.timerange import US_DAY
 
 #: Kinds of `pruned` that say that the sums, or the people, of rollups are gone: `type` is the first moment as text.
@@ -55,7 +56,7 @@ def prune_rolled(project: str, tier: str, before_us: int) -> list[str]:
     steps = [f"DELETE FROM rolled WHERE {me} AND {kind} AND ts < make_timestamp({before_us})"]
     if tier == "day":
         steps += [f"DELETE FROM {table} WHERE {me} AND day < {before_us // US_DAY}" for table in _DAILY]
-        steps.append(prune_alive(project, before_us))
+        steps += [prune_alive(project, before_us), prune_weights(project, before_us)]
     return steps
 
 

@@ -109,8 +109,8 @@ def open_destination(
     if there and isinstance(source, Served) and source.store_id == there:
         raise _same()
     file = made(file_of(settings)) if served(path) else checked(path)
-    if not served(path) and file == source_file:
-        raise _same()
+    if file == source_file:
+        raise _same_files() if served(path) else _same()
     with ExitStack() as held:
         lock = OwnerLock(file.with_name(f"{file.name}.owner"))
         if not lock.acquire():
@@ -164,6 +164,13 @@ def _used(what: str) -> InvalidValue:
     return InvalidValue(
         f"the destination {what}", code="destination-used",
         remedy="Give a new file, database or schema; or remove what is there, if nobody needs it.",
+    )  # fmt: skip
+
+
+def _same_files() -> InvalidValue:
+    return InvalidValue(
+        "source and destination have the same name on two servers, and with it the same files in data_dir",
+        remedy="Give the destination a data_dir of its own (--data-dir).", code="bad-store",
     )  # fmt: skip
 
 

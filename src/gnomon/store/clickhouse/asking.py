@@ -11,6 +11,7 @@ from typing import Any
 
 from gnomon.errors import QueryTimeout, StoreUnavailable
 from gnomon.store import Repeated, Sizes, Statement, Table
+from gnomon.store.carrying import NOTE, finished, unfinished_copy
 from gnomon.store.clickhouse.carrying import Moment
 from gnomon.store.clickhouse.connecting import FAILED, Connection
 from gnomon.store.clickhouse.deciding import Deciding
@@ -40,7 +41,10 @@ class Asking(Deciding):
     def data_version(self) -> int:
         """See `Store.data_version`."""
         with self._asked_for_state() as con:
-            return self._newest(con).version
+            head = self._newest(con)
+        if not finished(head.state.get(NOTE)):
+            raise unfinished_copy()
+        return head.version
 
     @contextmanager
     def reading(self) -> Iterator[Moment]:

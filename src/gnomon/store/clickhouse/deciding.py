@@ -150,16 +150,7 @@ class Deciding:
             except QueryTimeout:
                 raise
             except FAILED as error:
-                raise self._noted(self._in_words(error, seconds)) from error
-
-    @staticmethod
-    def _in_words(error: Exception, seconds: float) -> GnomonError:
-        found = translated(error, writing=True)
-        if isinstance(found, QueryTimeout):
-            return StoreUnavailable(
-                f"a statement took longer than {seconds:g} s", remedy="It is tried again by itself.", code="store-slow"
-            )
-        return found
+                raise self._noted(translated(error, writing=True, seconds=seconds)) from error
 
     def _noted(self, error: GnomonError) -> GnomonError:
         """Damage leaves a mark, so that the next opening looks at every block."""

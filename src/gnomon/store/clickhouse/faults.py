@@ -42,13 +42,18 @@ def code_of(error: BaseException) -> int | None:
     return int(found[1]) if found else None
 
 
-def translated(error: Exception, *, writing: bool = False) -> GnomonError:
+def translated(error: Exception, *, writing: bool = False, seconds: float | None = None) -> GnomonError:
     """An error of the engine or the driver in our words. While `writing`, what is not the fault of a value is
-    `StoreUnavailable`."""
+    `StoreUnavailable`; `seconds` is what a statement may take."""
     code, text = code_of(error), str(error)
     if _ENGINE_HELD in text or "Cannot lock file" in text:
         return StoreBusy(
             "another process has the ClickHouse folder open", remedy="End it, or ask there: one process may open it."
+        )
+    if code == TIMED_OUT and writing:
+        limit = "it may" if seconds is None else f"{seconds:g} s"
+        return StoreUnavailable(
+            f"a statement took longer than {limit}", remedy="It is tried again by itself.", code="store-slow"
         )
     if code == TIMED_OUT:
         return QueryTimeout(

@@ -5,6 +5,7 @@ Compacting makes tables anew that have parts which were replaced, so that no byt
 
 from __future__ import annotations
 
+from gnomon.store import weights
 from gnomon.store.aliveness import EVERYBODY, addition, folded
 from gnomon.store.clickhouse.address import Address
 from gnomon.store.clickhouse.connecting import Connection, Settings
@@ -14,7 +15,7 @@ from gnomon.store.dialect_clickhouse import spoken
 from gnomon.store.incoming import QUARANTINE_ROWS
 from gnomon.store.texts import quoted
 
-FOLDED_FROM = 1_000  #: rows of the books more than lines, or spans: below, folding costs more than it saves
+FOLDED_FROM = 1_000  #: rows of books or weights more than lines or spans: below, folding costs more than it saves
 LATE_BATCHES = 10_000  #: a number of a server is forgotten so much later: whatever was under way has landed
 
 _LINES = "SELECT count(), uniqExact(project, kind, source, outcome, reason) FROM books"
@@ -40,6 +41,9 @@ def tidy(con: Connection, settings: Settings, plain: Settings, head: Head, slack
     kept = folded(spans, slack_us)
     if len(kept) < len(spans) - FOLDED_FROM // 10:
         statements += ["TRUNCATE TABLE alive", addition(kept)]
+    ((rows, joined),) = con.run(spoken(weights.ROWS), settings).rows
+    if rows > joined + FOLDED_FROM:
+        statements += weights.FOLD_ALL
     ((quarantined,),) = con.run("SELECT count() FROM quarantine", settings).rows
     if quarantined > QUARANTINE_ROWS + FOLDED_FROM:
         oldest = f"SELECT received_at FROM quarantine ORDER BY received_at DESC LIMIT 1 OFFSET {QUARANTINE_ROWS}"

@@ -150,7 +150,7 @@ class DuckDBStore:
             )
             self._connection.execute("DELETE FROM books")
             self._connection.execute("INSERT INTO books SELECT * FROM folded")
-            self._writing.fold_alive()
+            self._writing.fold_spans()
             self._connection.execute(
                 "DELETE FROM quarantine WHERE rowid < (SELECT max(rowid) FROM quarantine) - ?", [QUARANTINE_ROWS]
             )

@@ -18,6 +18,7 @@ from gnomon.store.aliveness import ALIVE, EVERYBODY, Change, Span, addition, cha
 from gnomon.store.dialect import quoted
 from gnomon.store.duckdb.staging import Staging, selected
 from gnomon.store.incoming import EDGES, QUARANTINE_ROWS, RECENT_US, Edges, booked, sealed_entries, without_own_repeats
+from gnomon.store.weights import SEVERAL, WITHIN
 
 APPENDED_AT_ONCE = 500  #: rows converted in one call, which keeps the interpreter for about 1 ms
 
@@ -73,6 +74,12 @@ _SAMPLES_RECENT = (
 AND epoch_us(o.received_at) >= s.received_at - {RECENT_US})"""
 )
 
+FOLD_WEIGHTS = [
+    f"CREATE OR REPLACE TEMP TABLE joined AS {SEVERAL}",
+    f"DELETE FROM weighted USING joined AS j WHERE {WITHIN}",
+    "INSERT INTO weighted SELECT project, first_ts, last_ts FROM joined",
+]
+
 
 class Writing:
     """The writing side of one connection. Call within a transaction."""
@@ -83,7 +90,7 @@ class Writing:
         self._staging = Staging()
         self._sealed: Edges | None = None
         self._alive: dict[str, list[Span]] = {}  #: the spans of projects that had a beat lately
-        self._unfolded = False
+        self._unfolded = True  #: whether there may be several rows of one span
         connection.register("staging", self._staging)
         connection.execute(_SAMPLE_STAGING)
 
@@ -157,11 +164,13 @@ class Writing:
             self._alive.update((change.project, change.then) for change in changes)
             self._unfolded = True
 
-    def fold_alive(self) -> None:
+    def fold_spans(self) -> None:
         """Leave one row for each span; for a checkpoint, which rewrites small tables anyway."""
         if not self._unfolded:
             return
         self._unfolded = False
+        for statement in FOLD_WEIGHTS:
+            self._connection.execute(statement)
         rows = self._connection.execute(EVERYBODY).fetchall()
         kept = folded(rows, self._slack_us)
         if len(kept) < len(rows):
@@ -217,6 +226,7 @@ class Writing:
             "INSERT INTO weighted VALUES (?, make_timestamp(?), make_timestamp(?))",
             [project, min(moments), max(moments)],
         )
+        self._unfolded = True
 
     def _write_samples(self, project: str, samples: list[Row], version: int, *, doubtful: bool) -> int:
         """Store samples and return how many were repeats, which only those with an id can be.

@@ -26,7 +26,7 @@ from gnomon.errors import EngineClosed, QueryTimeout, StoreUnavailable
 from gnomon.event import AT, Batch
 from gnomon.store import Repeated, Sizes, Statement, Table, Turn
 from gnomon.store.aliveness import slack_us
-from gnomon.store.carrying import TABLES
+from gnomon.store.carrying import NOTE, TABLES, finished, unfinished_copy
 from gnomon.store.deadline import Deadlines
 from gnomon.store.dialect import POSTGRES, quoted
 from gnomon.store.postgres.address import address_of
@@ -118,9 +118,12 @@ class PostgresStore:
 
     def data_version(self) -> int:
         """See `Store.data_version`; always even, as a version is seen together with what it brought."""
-        ((version,),) = self._asked(["SELECT value::bigint FROM state WHERE key = 'version'"], 60.0)[0].rows
-        self._seen = max(self._seen, version)
-        return int(version)
+        asked = f"SELECT key, value FROM state WHERE key IN ('version', {quoted(NOTE)})"
+        state = dict(self._asked([asked], 60.0)[0].rows)
+        if not finished(state.get(NOTE)):
+            raise unfinished_copy()
+        self._seen = max(self._seen, version := int(state["version"]))
+        return version
 
     def moment(self) -> tuple[int, str]:
         """See `Marked.moment`."""

@@ -5,6 +5,8 @@ What a batch is to blame for is told from what the database is: only the first m
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 from psycopg import errors
 
@@ -24,7 +26,8 @@ _LOGIN = (
 )
 _CROWDED = ("too many clients", "remaining connection slots are reserved", "too many connections")
 _MISSING = ("does not exist",)
-_HOST = ("no pg_hba.conf entry", "SSL", "certificate")
+#: What is not to be had without other settings; a handshake that was cut short is a server that goes away.
+_HOST = re.compile("no pg_hba.conf entry|certificate|not support SSL|SSL[^\n]* required|unknown ca|protocol version")
 
 
 def translated(error: Exception, *, writing: bool = False) -> GnomonError:
@@ -68,7 +71,7 @@ def translated(error: Exception, *, writing: bool = False) -> GnomonError:
 
 
 def of_connecting(error: psycopg.Error) -> StoreUnavailable:
-    """Why no connection came about. Codes other than `store-unavailable` do not go away by waiting."""
+    """Why no connection came about. Whether it goes away by waiting says `errors.PASSING`."""
     text = str(error)
     if any(sign in text for sign in _LOGIN):
         return StoreUnavailable(
@@ -80,7 +83,7 @@ def of_connecting(error: psycopg.Error) -> StoreUnavailable:
             "the database or the user of the store's URL does not exist", code="store-login",
             remedy="Create it, see docs/postgresql.md, or correct the URL.",
         )  # fmt: skip
-    if any(sign in text for sign in _HOST):
+    if _HOST.search(text):
         return StoreUnavailable(
             "the database does not let this host in as it asks", code="store-login",
             remedy="See pg_hba.conf of the database, and sslmode in the store's URL.",

@@ -28,6 +28,7 @@ from gnomon.store.incoming import (
 from gnomon.store.postgres.months import ATTACHED, LOCK, months_of, name_of
 from gnomon.store.postgres.opening import KNOWN, Connection
 from gnomon.store.postgres.rows import COLUMNS, EPOCH_US, copy_in, stage, stage_samples
+from gnomon.store.weights import SEVERAL, WITHIN
 from gnomon.store.work import Work, add
 
 US_HOUR = 3_600_000_000
@@ -65,6 +66,8 @@ gone AS (DELETE FROM books b USING several s WHERE b.project = s.project AND b.k
 AND b.source IS NOT DISTINCT FROM s.source AND b.outcome = s.outcome AND b.reason = s.reason RETURNING b.*)
 INSERT INTO books SELECT project, kind, source, outcome, reason, sum(n)::bigint FROM gone
 GROUP BY project, kind, source, outcome, reason"""
+FOLD_WEIGHTS = f"""WITH j AS MATERIALIZED ({SEVERAL}),
+gone AS (DELETE FROM weighted USING j WHERE {WITHIN}) INSERT INTO weighted SELECT project, first_ts, last_ts FROM j"""
 BOUND_QUARANTINE = "DELETE FROM quarantine WHERE place <= (SELECT max(place) FROM quarantine) - %s"
 
 
@@ -216,6 +219,7 @@ class Writing:
         if len(kept) < len(rows):
             self._con.execute("DELETE FROM alive")
             self._con.execute(addition(kept))
+        self._con.execute(FOLD_WEIGHTS)
         self._con.execute(BOUND_QUARANTINE, [QUARANTINE_ROWS])
 
 
