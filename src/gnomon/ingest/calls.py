@@ -51,6 +51,12 @@ def columns_of(calls: Sequence[Any]) -> Columns:
     return [None if _empty(column) else column for column in columns]
 
 
+def sliced(columns: Columns, start: int, stop: int) -> Columns:
+    """Some of the calls of columns."""
+    parts = (None if column is None else column[start:stop] for column in columns)
+    return [None if part is None or _empty(part) else part for part in parts]
+
+
 def _empty(column: Column) -> bool:
     """Whether there are only None; no value is asked whether it equals None, as it may be anybody's."""
     if column[0] is not None:

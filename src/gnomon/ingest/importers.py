@@ -5,23 +5,22 @@ Refuses to know where a column goes and what a text means (`columns`), and wheth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from gnomon.errors import InvalidValue, unknown_name
 from gnomon.ingest.accesslog import LOG_LINE, log_fields, without_secrets
-from gnomon.ingest.columns import Columns, Plan
+from gnomon.ingest.columns import Candidate, Columns, Plan, candidates
 from gnomon.ingest.delimited import csv_rows, looks_delimited
 from gnomon.ingest.lines import TEXT_SHOWN, BadLine, LineFault, Source, bad_line, lines
-from gnomon.ingest.parquet import UNREADABLE, ParquetRows
+from gnomon.ingest.parquet import ParquetBatches
+from gnomon.ingest.tables import UNUSUAL, Cells, Table
 from gnomon.ingest.values import json_object
 
-__all__ = ["BadLine", "Candidate", "Progress", "detect_format", "read_file"]
+__all__ = ["BadLine", "Candidate", "Progress", "Table", "detect_format", "read_file"]
 
 _CHUNK_BYTES = 16 << 20  # a chunk of long lines ends early, so that memory does not hang on their length
 _SUFFIXES = {
@@ -29,16 +28,6 @@ _SUFFIXES = {
     **dict.fromkeys((".ndjson", ".jsonl"), "ndjson"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
-
-
-class Candidate(msgspec.Struct, frozen=True):  # made for every line, which a frozen dataclass does slowly
-    """What a line says, under the names of the event row; the gate decides whether it becomes an event.
-
-    `ts` is UTC microseconds (int), an aware datetime, or text as it stood in the file.
-    """
-
-    line: int
-    fields: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +40,7 @@ class Progress:
 
 
 Item = Candidate | BadLine
+Chunk = list[Item] | Table
 
 
 def detect_format(path: Path) -> str:
@@ -60,7 +50,7 @@ def detect_format(path: Path) -> str:
         head = source.read()
     found = by_name or _format_of(head)
     if found is None:
-        remedy = f"Name it with format= (or --format): {', '.join(_ITEMS)}."
+        remedy = f"Name it with format= (or --format): {', '.join(_FORMATS)}."
         raise InvalidValue("neither name nor content of the file tell its format", code="unknown-format", remedy=remedy)
     return found
 
@@ -126,7 +116,7 @@ def _csv_items(source: Source, plan: Plan) -> Iterator[Item]:
     rows = csv_rows(source)
     header = next(rows, None)
     if isinstance(header, tuple):
-        yield from _row_items(rows, Columns([name.strip() for name in header[1]], plan))
+        yield from candidates(rows, Columns([name.strip() for name in header[1]], plan))
     elif isinstance(header, BadLine) and header.code == "truncated-file":
         yield header
     elif header is not None:
@@ -134,48 +124,67 @@ def _csv_items(source: Source, plan: Plan) -> Iterator[Item]:
         raise InvalidValue(f"the header cannot be read: {header.reason}", code=header.code, remedy=remedy)
 
 
-def _parquet_items(source: ParquetRows, plan: Plan) -> Iterator[Item]:
+def _parquet_chunks(source: ParquetBatches, plan: Plan) -> Iterator[Chunk]:
     if source.damaged:
         plan.columns.clear()
-    return _row_items(source, Columns(source.header, plan))
-
-
-def _row_items(rows: Iterable[tuple[int, Sequence[Any]] | BadLine], columns: Columns) -> Iterator[Item]:
-    for row in rows:
-        if isinstance(row, BadLine):
-            yield row
+    header = Columns(source.header, plan)
+    for cells in source:
+        if isinstance(cells, BadLine):
+            yield [cells]
             continue
-        number, values = row
         try:
-            yield Candidate(number, columns.fields(values))
-        except LineFault as fault:
-            shown = ",".join("" if value is None or value is UNREADABLE else str(value) for value in values)
-            yield bad_line(number, fault, shown.encode("utf-8", "replace"))
+            ready = _table_or_items(cells, header)
+        except source.faults:
+            yield [source.broken_at(cells.lines[0])]
+            return
+        yield ready
+
+
+def _table_or_items(cells: Cells, header: Columns) -> Chunk:
+    """Rows by columns if nothing in them is unusual, else one by one."""
+    try:
+        return Table(cells, header)
+    except UNUSUAL:
+        return list(candidates(zip(cells.lines, cells.rows(), strict=True), header))
 
 
 _ITEMS: dict[str, Callable[[Any, Plan], Iterator[Item]]] = {
     "combined": _log_items,
     "csv": _csv_items,
     "ndjson": _ndjson_items,
-    "parquet": _parquet_items,
 }
+_FORMATS = (*_ITEMS, "parquet")
 
 
-def _chunks(path: Path, plan: Plan, chunk: int, tell: Callable[[Progress], None]) -> Iterator[list[Item]]:
-    source = ParquetRows(path, chunk) if plan.kind == "parquet" else Source(path)
-    with closing(source), closing(plan.ids):
-        ready: list[Item] = []
-        yielded, last = 0, 0
-        for item in _ITEMS[plan.kind](source, plan):
-            ready.append(item)
-            if len(ready) >= chunk or source.unpacked - yielded > _CHUNK_BYTES:
-                yielded, last = source.unpacked, item.line
-                tell(Progress(source.bytes_done, source.bytes_total, last))
-                yield ready
-                ready = []
-        tell(Progress(source.bytes_done, source.bytes_total, ready[-1].line if ready else last))
-        if ready:
+def _cut(items: Iterable[Item], source: Source, chunk: int) -> Iterator[Chunk]:
+    ready: list[Item] = []
+    yielded = 0
+    for item in items:
+        ready.append(item)
+        if len(ready) >= chunk or source.unpacked - yielded > _CHUNK_BYTES:
+            yielded = source.unpacked
             yield ready
+            ready = []
+    if ready:
+        yield ready
+
+
+def _chunks(path: Path, plan: Plan, chunk: int, tell: Callable[[Progress], None]) -> Iterator[Chunk]:
+    source = ParquetBatches(path, chunk) if plan.kind == "parquet" else Source(path)
+    told: Progress | None = None
+    with closing(source), closing(plan.ids):
+        if isinstance(source, ParquetBatches):
+            chunks = _parquet_chunks(source, plan)
+        else:
+            chunks = _cut(_ITEMS[plan.kind](source, plan), source, chunk)
+        for ready in chunks:
+            line = ready.last_line if isinstance(ready, Table) else ready[-1].line
+            told = Progress(source.bytes_done, source.bytes_total, line)
+            tell(told)
+            yield ready
+        last = Progress(source.bytes_done, source.bytes_total, told.lines if told else 0)
+        if last != told:
+            tell(last)
 
 
 def read_file(
@@ -187,7 +196,7 @@ def read_file(
     chunk: int = 5_000,
     on_progress: Callable[[Progress], None] | None = None,
     id_key: bytes = b"",
-) -> Iterator[list[Candidate | BadLine]]:
+) -> Iterator[Chunk]:
     """The candidates and bad lines of a file, in its order, at most `chunk` at a time.
 
     `mapping` is column -> field, `properties.<key>` or "" (leave out), or field -> "=constant". `timezone` is the
@@ -201,6 +210,6 @@ def read_file(
         if not source.read():
             return iter([[bad_line(1, LineFault("truncated-file"), b"")]] if source.damaged else [])
     kind = format or detect_format(path)
-    if kind not in _ITEMS:
-        raise unknown_name("format", kind, _ITEMS)
+    if kind not in _FORMATS:
+        raise unknown_name("format", kind, _FORMATS)
     return _chunks(path, Plan(kind, mapping, timezone, id_key), chunk, on_progress or (lambda progress: None))

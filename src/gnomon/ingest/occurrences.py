@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from gnomon.errors import DiskFull
 from gnomon.ingest.values import json_value
 
 _SPILL_AT = 250_000
+_encode_lines = msgspec.json.Encoder().encode_lines
 _SLOT = 24  # 16 bytes of digest, 8 of count
 
 
@@ -40,6 +42,10 @@ class Occurrences:
             digest = blake2b(digest + before.to_bytes(8, "big"), digest_size=16, person=b"gnomon.repeat").digest()
         text = digest.hex("-", 6)  # 8-12-12 digits of the 8-4-4-4-12
         return f"{text[:13]}-8{text[14:17]}-{'89ab'[digest[8] >> 4 & 3]}{text[18:]}"
+
+    def ids_of(self, contents: Iterable[bytes]) -> list[str]:
+        """The next id for each content."""
+        return list(map(self.id_of, contents))
 
     def _count(self, digest: bytes) -> int:
         """How often the digest came before; counts this time."""
@@ -117,6 +123,27 @@ def row_content(names: Sequence[str], values: Sequence[Any]) -> bytes:
     """One byte string for equal names and values, whatever their order, quoting, format or line ends."""
     texts = {name: _text(value) for name, value in zip(names, values, strict=True) if value is not None and value != ""}
     return msgspec.json.encode(texts, order="sorted").replace(rb"\r\n", rb"\n")
+
+
+def row_contents(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> list[bytes]:
+    """`row_content` of every row, from columns."""
+    cells = []
+    for name, column in sorted(zip(names, columns, strict=True), key=itemgetter(0)):
+        texts = _texts(column)
+        head = f",{msgspec.json.encode(name).decode()}:"
+        lines = _encode_lines(texts).decode().split("\n")  # no text in JSON has a line end of its own
+        cells.append([head + line if text else "" for text, line in zip(texts, lines, strict=False)])
+    joined = "\n".join([row[1:] for row in map("".join, zip(*cells, strict=True))])
+    return [b"{%b}" % row for row in joined.encode().replace(rb"\r\n", rb"\n").split(b"\n")]
+
+
+def _texts(values: Sequence[Any]) -> Sequence[str | None]:
+    kinds = set(map(type, values)) - {type(None)}
+    if kinds <= {str}:
+        return values
+    if kinds <= {int, float, Decimal}:
+        return [None if value is None else str(value) for value in values]
+    return [None if value is None or value == "" else _text(value) for value in values]
 
 
 def _text(value: Any) -> str:
