@@ -89,7 +89,8 @@ TIMES = [
     (pa.date32(), st.dates(date(2000, 1, 1), date(2026, 1, 1)), st.just(date(1, 1, 1))),
 ]  # fmt: skip
 STATUS = [(pa.int16(), st.sampled_from([200, 404]), st.just(7)),
-          (pa.float64(), st.sampled_from([200.0, 500.0]), st.just(200.5)), (pa.string(), st.sampled_from(["200", "404.0", " 301 "]), texts)]  # fmt: skip
+          (pa.float64(), st.sampled_from([200.0, 500.0]), st.just(200.5)),
+          (pa.string(), st.sampled_from(["200", "404.0", " 301 "]), texts)]  # fmt: skip
 TRUTH = [(pa.bool_(), st.booleans(), st.none()), (pa.string(), st.sampled_from(["yes", "0", "True"]), texts), INTEGER]
 OBJECT = [(pa.string(), json_texts, odd_json), (pa.string(), json_texts, odd_json), INTEGER, *ANY[-5:]]
 LIKELY = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -30,6 +30,9 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "properties": ("payload",),
 }
 _WIRE_ALIASES: dict[str, tuple[str, ...]] = {"source": ("src",), "properties": ("payload",), "ts": ("timestamp",)}
+
+
+Row: TypeAlias = tuple[int, Sequence[Any]]  # which line of the file, and its values
 
 
 class Candidate(msgspec.Struct, frozen=True):  # made for every line, which a frozen dataclass does slowly
@@ -173,7 +176,7 @@ class Columns:
         return properties
 
 
-def candidates(rows: Iterable[tuple[int, Sequence[Any]] | BadLine], columns: Columns,
+def candidates(rows: Iterable[Row | BadLine], columns: Columns,
                ids: Iterable[str | None] = repeat(None)) -> Iterator[Candidate | BadLine]:  # fmt: skip
     """Rows with their lines, one by one; `ids` where they were derived before."""
     for row, id_ in zip(rows, ids, strict=False):

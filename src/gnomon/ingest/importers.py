@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gnomon.errors import InvalidValue, unknown_name
 from gnomon.ingest.accesslog import LOG_LINE, log_fields, without_secrets
@@ -17,7 +17,7 @@ from gnomon.ingest.columns import Candidate, Columns, Plan, candidates
 from gnomon.ingest.delimited import csv_rows, looks_delimited
 from gnomon.ingest.lines import TEXT_SHOWN, BadLine, LineFault, Source, bad_line, lines
 from gnomon.ingest.parquet import ParquetBatches
-from gnomon.ingest.tables import UNUSUAL, Cells, Table
+from gnomon.ingest.tables import UNUSUAL, Cells, RowCells, Table
 from gnomon.ingest.values import json_object
 
 __all__ = ["BadLine", "Candidate", "Progress", "Table", "detect_format", "read_file"]
@@ -41,6 +41,7 @@ class Progress:
 
 Item = Candidate | BadLine
 Chunk = list[Item] | Table
+T = TypeVar("T")
 
 
 def detect_format(path: Path) -> str:
@@ -50,7 +51,7 @@ def detect_format(path: Path) -> str:
         head = source.read()
     found = by_name or _format_of(head)
     if found is None:
-        remedy = f"Name it with format= (or --format): {', '.join(_FORMATS)}."
+        remedy = f"Name it with format= (or --format): {', '.join(_CHUNKS)}."
         raise InvalidValue("neither name nor content of the file tell its format", code="unknown-format", remedy=remedy)
     return found
 
@@ -112,13 +113,15 @@ def _ndjson_items(source: Source, plan: Plan) -> Iterator[Item]:
             yield bad_line(number, LineFault("bad-line", error.message), data)
 
 
-def _csv_items(source: Source, plan: Plan) -> Iterator[Item]:
+def _csv_chunks(source: Source, plan: Plan, chunk: int) -> Iterator[Chunk]:
     rows = csv_rows(source)
     header = next(rows, None)
     if isinstance(header, tuple):
-        yield from candidates(rows, Columns([name.strip() for name in header[1]], plan))
+        columns = Columns([name.strip() for name in header[1]], plan)
+        for part in _cut(rows, source, chunk):
+            yield _table_or_items(RowCells(part), columns)
     elif isinstance(header, BadLine) and header.code == "truncated-file":
-        yield header
+        yield [header]
     elif header is not None:
         remedy = "Correct the first line, or name the true format with format=."
         raise InvalidValue(f"the header cannot be read: {header.reason}", code=header.code, remedy=remedy)
@@ -145,19 +148,19 @@ def _table_or_items(cells: Cells, header: Columns) -> Chunk:
     try:
         return Table(cells, header)
     except UNUSUAL:
-        return list(candidates(zip(cells.lines, cells.rows(), strict=True), header))
+        return list(candidates(cells.rows(), header))
 
 
-_ITEMS: dict[str, Callable[[Any, Plan], Iterator[Item]]] = {
-    "combined": _log_items,
-    "csv": _csv_items,
-    "ndjson": _ndjson_items,
+_CHUNKS: dict[str, Callable[[Any, Plan, int], Iterator[Chunk]]] = {
+    "combined": lambda source, plan, chunk: _cut(_log_items(source, plan), source, chunk),
+    "csv": _csv_chunks,
+    "ndjson": lambda source, plan, chunk: _cut(_ndjson_items(source, plan), source, chunk),
+    "parquet": lambda source, plan, chunk: _parquet_chunks(source, plan),
 }
-_FORMATS = (*_ITEMS, "parquet")
 
 
-def _cut(items: Iterable[Item], source: Source, chunk: int) -> Iterator[Chunk]:
-    ready: list[Item] = []
+def _cut(items: Iterable[T], source: Source, chunk: int) -> Iterator[list[T]]:
+    ready: list[T] = []
     yielded = 0
     for item in items:
         ready.append(item)
@@ -173,11 +176,7 @@ def _chunks(path: Path, plan: Plan, chunk: int, tell: Callable[[Progress], None]
     source = ParquetBatches(path, chunk) if plan.kind == "parquet" else Source(path)
     told: Progress | None = None
     with closing(source), closing(plan.ids):
-        if isinstance(source, ParquetBatches):
-            chunks = _parquet_chunks(source, plan)
-        else:
-            chunks = _cut(_ITEMS[plan.kind](source, plan), source, chunk)
-        for ready in chunks:
+        for ready in _CHUNKS[plan.kind](source, plan, chunk):
             line = ready.last_line if isinstance(ready, Table) else ready[-1].line
             told = Progress(source.bytes_done, source.bytes_total, line)
             tell(told)
@@ -210,6 +209,6 @@ def read_file(
         if not source.read():
             return iter([[bad_line(1, LineFault("truncated-file"), b"")]] if source.damaged else [])
     kind = format or detect_format(path)
-    if kind not in _FORMATS:
-        raise unknown_name("format", kind, _FORMATS)
+    if kind not in _CHUNKS:
+        raise unknown_name("format", kind, _CHUNKS)
     return _chunks(path, Plan(kind, mapping, timezone, id_key), chunk, on_progress or (lambda progress: None))

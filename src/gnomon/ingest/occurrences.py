@@ -12,8 +12,9 @@ import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import blake2b
-from operator import itemgetter
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from gnomon.ingest.values import json_value
 
 _SPILL_AT = 250_000
 _encode_lines = msgspec.json.Encoder().encode_lines
+_TRUTHS = {True: "true", False: "false"}
 _SLOT = 24  # 16 bytes of digest, 8 of count
 
 
@@ -37,15 +39,21 @@ class Occurrences:
 
     def id_of(self, content: bytes) -> str:
         """The next id for this content: a canonical UUID of version 8 (RFC 9562)."""
-        digest = blake2b(content, digest_size=16, key=self._key).digest()
+        return self._id(blake2b(content, digest_size=16, key=self._key).digest())
+
+    def _id(self, digest: bytes) -> str:
         if before := self._count(digest):
             digest = blake2b(digest + before.to_bytes(8, "big"), digest_size=16, person=b"gnomon.repeat").digest()
-        text = digest.hex("-", 6)  # 8-12-12 digits of the 8-4-4-4-12
-        return f"{text[:13]}-8{text[14:17]}-{'89ab'[digest[8] >> 4 & 3]}{text[18:]}"
+        return _uuid(digest)
 
     def ids_of(self, contents: Iterable[bytes]) -> list[str]:
         """The next id for each content."""
-        return list(map(self.id_of, contents))
+        found = [blake2b(content, digest_size=16, key=self._key).digest() for content in contents]
+        few = self._table is None and len(self._few) + len(found) <= self._spill_at
+        if few and len(set(found)) == len(found) and self._few.keys().isdisjoint(found):
+            self._few.update(zip(found, repeat(1)))
+            return list(map(_uuid, found))
+        return list(map(self._id, found))
 
     def _count(self, digest: bytes) -> int:
         """How often the digest came before; counts this time."""
@@ -66,6 +74,11 @@ class Occurrences:
     def close(self) -> None:
         if self._table is not None:
             self._table.close()
+
+
+def _uuid(digest: bytes) -> str:
+    text = digest.hex("-", 6)  # 8-12-12 digits of the 8-4-4-4-12
+    return f"{text[:13]}-8{text[14:17]}-{'89ab'[digest[8] >> 4 & 3]}{text[18:]}"
 
 
 class _Table:
@@ -126,23 +139,29 @@ def row_content(names: Sequence[str], values: Sequence[Any]) -> bytes:
 
 
 def row_contents(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> list[bytes]:
-    """`row_content` of every row, from columns."""
-    cells = []
-    for name, column in sorted(zip(names, columns, strict=True), key=itemgetter(0)):
-        texts = _texts(column)
-        head = f",{msgspec.json.encode(name).decode()}:"
-        lines = _encode_lines(texts).decode().split("\n")  # no text in JSON has a line end of its own
-        cells.append([head + line if text else "" for text, line in zip(texts, lines, strict=False)])
-    joined = "\n".join([row[1:] for row in map("".join, zip(*cells, strict=True))])
-    return [b"{%b}" % row for row in joined.encode().replace(rb"\r\n", rb"\n").split(b"\n")]
+    """`row_content` of every row, from columns. Raises ValueError for some names."""
+    order = sorted(range(len(names)), key=names.__getitem__)
+    texts = [_texts(columns[at]) for at in order]
+    rows = _encode_lines(list(map(_row_of(*(names[at] for at in order)), *texts)))
+    return rows.replace(rb"\r\n", rb"\n").split(b"\n")[:-1]
+
+
+@lru_cache(maxsize=16)
+def _row_of(*names: str) -> Any:
+    """What makes an object with these names of texts; those that are None are left out."""
+    fields = [(f"at_{place}", str | None, None) for place in range(len(names))]
+    renamed = {field: name for (field, *_), name in zip(fields, names, strict=True)}
+    return msgspec.defstruct("Row", fields, rename=renamed, omit_defaults=True, gc=False)
 
 
 def _texts(values: Sequence[Any]) -> Sequence[str | None]:
     kinds = set(map(type, values)) - {type(None)}
     if kinds <= {str}:
-        return values
+        return [value or None for value in values] if "" in values else values
     if kinds <= {int, float, Decimal}:
         return [None if value is None else str(value) for value in values]
+    if kinds == {bool}:
+        return list(map(_TRUTHS.get, values))
     return [None if value is None or value == "" else _text(value) for value in values]
 
 

@@ -31,9 +31,9 @@ class ParquetCells:
             values = [_python_value(scalar) for scalar in column]
         return values
 
-    def rows(self) -> Iterable[Sequence[Any]]:
-        """The values row by row."""
-        return zip(*map(self.column, range(self._batch.num_columns)), strict=True)
+    def rows(self) -> Iterable[tuple[int, Sequence[Any]]]:
+        """The rows one by one."""
+        return zip(self.lines, zip(*map(self.column, range(self._batch.num_columns)), strict=True), strict=True)
 
     def times(self, at: int) -> tuple[Sequence[Any], bool] | None:
         """A column of Arrow times as microseconds, and whether they are of UTC; None for any other column."""
@@ -41,6 +41,18 @@ class ParquetCells:
         if not self._arrow.types.is_timestamp(column.type):
             return None
         return self._microseconds(column).cast(self._arrow.int64()).to_pylist(), column.type.tz is not None
+
+    def content(self, at: int) -> Sequence[Any]:
+        """The values of a column, or what `row_content` makes of them where that is known sooner."""
+        column = self._microseconds(self._batch.column(at))
+        if self._arrow.types.is_timestamp(column.type) and column.type.tz in (None, "UTC") and not column.null_count:
+            walls = column.cast(self._arrow.int64()).cast(self._arrow.timestamp("us"))
+            texts = walls.cast(self._arrow.string()).to_pylist()
+            if set(map(len, texts)) == {len("2025-01-01 00:00:00.000000")} and min(texts) > "0001":
+                end = '"' if column.type.tz is None else '+00:00"'
+                text = "\n".join(texts).replace(" ", "T").replace(".000000", "").replace("\n", f'{end}\n"')
+                return f'"{text}{end}'.split("\n")
+        return self.column(at)
 
     def _microseconds(self, column: Any) -> Any:
         kind = column.type

@@ -6,18 +6,19 @@ else raises one of `UNUSUAL`, which means «row by row», never «bad»: nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Protocol, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from gnomon.event import BY_NAME
 from gnomon.ingest.calls import FROM_FIELDS, ONE, Column
-from gnomon.ingest.columns import Candidate, Columns, candidates
+from gnomon.ingest.columns import Candidate, Columns, Row, candidates
 from gnomon.ingest.lines import BadLine, LineFault
 from gnomon.ingest.occurrences import row_contents
-from gnomon.ingest.values import moments, moments_of_walls, objects
+from gnomon.ingest.wholesale import converted, moments, moments_of_walls, objects
 
 UNUSUAL = (LineFault, msgspec.MsgspecError, ValueError, TypeError, ArithmeticError, NotImplementedError, RecursionError)
 #: Types whose values stay as they are in a field of each kind; NaN is nothing.
@@ -37,11 +38,42 @@ class Cells(Protocol):
     def column(self, at: int) -> Sequence[Any]:
         """The values of a column."""
 
-    def rows(self) -> Iterable[Sequence[Any]]:
-        """The values row by row."""
+    def content(self, at: int) -> Sequence[Any]:
+        """The values of a column, or what `row_content` makes of them."""
+
+    def rows(self) -> Iterable[Row | BadLine]:
+        """The rows one by one, with what could not be read as one."""
 
     def times(self, at: int) -> tuple[Sequence[Any], bool] | None:
         """A column of the type of times as microseconds, and whether of UTC; None for columns of other types."""
+
+
+class RowCells:
+    """Rows that were read one by one."""
+
+    def __init__(self, rows: Sequence[Row | BadLine]) -> None:
+        self._rows = rows
+        self._columns: list[Column] = []
+
+    @cached_property
+    def lines(self) -> Sequence[int]:
+        """Which line of the file each row is. Raises TypeError where one could not be read."""
+        return [line for line, _ in cast(list[Row], self._rows)]
+
+    def column(self, at: int) -> Sequence[Any]:
+        """The values of a column. Raises TypeError where a row could not be read."""
+        if not self._columns:
+            self._columns = list(zip(*(values for _, values in cast(list[Row], self._rows)), strict=True))
+        return self._columns[at]
+
+    content = column
+
+    def rows(self) -> Iterable[Row | BadLine]:
+        """The rows as they came."""
+        return self._rows
+
+    def times(self, at: int) -> None:
+        """No type of times is known here."""
 
 
 class Table:
@@ -67,7 +99,7 @@ class Table:
 
     def __iter__(self) -> Iterator[Candidate | BadLine]:
         ids = self.columns[_ID] or ()
-        return candidates(zip(self._cells.lines, self._cells.rows(), strict=True), self._header, ids)
+        return candidates(self._cells.rows(), self._header, ids)
 
 
 def _fields(cells: Cells, header: Columns) -> dict[str, Column]:
@@ -77,29 +109,16 @@ def _fields(cells: Cells, header: Columns) -> dict[str, Column]:
         if name == "ts":
             found[name] = _moments(cells, at, plan.zone)
         elif name != "properties":
-            found[name] = _converted(cells.column(at), convert, _SAME[BY_NAME[name].kind])
+            found[name] = converted(cells.column(at), convert, _SAME[BY_NAME[name].kind])
     if "ts" not in found or None in found["ts"] or None in found.get("id", ()):
         raise ValueError
     found["weight"] = [ONE if one is None else one for one in found.get("weight", [None] * count)]
     if properties := _properties(cells, header):
         found["properties"] = properties
     if "id" not in found:
-        columns = list(map(cells.column, range(len(header.names))))
+        columns = list(map(cells.content, range(len(header.names))))
         found["id"] = plan.ids.ids_of(row_contents(header.names, columns))
     return found
-
-
-def _converted(values: Column, convert: Callable[[Any], Any], same: set[type]) -> Column:
-    """Each value as `convert` makes it, which leaves those of some types the same; None where there is nothing."""
-    kinds = set(map(type, values)) - {type(None)}
-    if kinds == {str} and str not in same:
-        found = {value: convert(value) if value else None for value in set(values) - {None}}
-        return list(map(found.get, values))
-    if not kinds <= same:
-        return [None if value is None or value == "" else convert(value) for value in values]
-    if str in kinds and "" in values:
-        values = [value or None for value in values]
-    return [value if value == value else None for value in values] if float in kinds else values
 
 
 def _moments(cells: Cells, at: int, zone: ZoneInfo | None) -> Column:
@@ -124,7 +143,7 @@ def _properties(cells: Cells, header: Columns) -> Column | None:
         return found
     keys = [key for _, key in header.extras]
     same = _SAME_IN_PROPERTIES if header.plan.kind == "parquet" else set()
-    columns = [_converted(cells.column(at), header.extra, same) for at, _ in header.extras]
+    columns = [converted(cells.column(at), header.extra, same) for at, _ in header.extras]
     rows = zip(*columns, strict=True)
     extras = [{key: value for key, value in zip(keys, row, strict=True) if value is not None} for row in rows]
     if found is None:

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from functools import lru_cache
-from itertools import repeat
 from math import isfinite
-from operator import floordiv, sub
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,19 +18,13 @@ import msgspec
 
 from gnomon.event import INT64_MAX, INT64_MIN, Kind
 from gnomon.ingest.lines import LineFault
-from gnomon.timerange import US_HOUR, to_us
+from gnomon.timerange import to_us
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?")
 _INTEGER = re.compile(r"(-?[0-9]{1,19})(?:\.0*)?")
 _UNIX = re.compile(r"([0-9]{10})(?:\.([0-9]{1,9}))?|([0-9]{13})|([0-9]{16})")
 _KEY = re.compile(rb'"\s*+:')
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-#: Times with their digits as 0: with a zone, which the gate reads, and without one.
-_ZONED_SHAPE = re.compile(rb"0000-00-00[T ]00:00:00(?:\.0{1,9})?(?:Z|[+-]00:00)")
-_WALL_SHAPE = re.compile(rb"0000-00-00(?:[T ]00:00(?::00(?:\.0{1,9})?)?)?")
-_DIGITS_AS_0 = bytes(48 if 48 <= code <= 57 else code for code in range(256))
-_EPOCH = datetime(1970, 1, 1)  # of any clock on the wall
-_MICROSECOND = timedelta(microseconds=1)
 _NOT_AN_OBJECT = "the text is not a JSON object"
 
 
@@ -98,62 +89,10 @@ def moment(value: Any, zone: ZoneInfo | None) -> Any:
             return text
     elif isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
-    return _zoned(value, zone) if isinstance(value, datetime) and value.tzinfo is None else value
+    return zoned(value, zone) if isinstance(value, datetime) and value.tzinfo is None else value
 
 
-def moments(values: Sequence[Any], zone: ZoneInfo | None) -> Sequence[Any]:
-    """`moment` of each value of a column; None where there is none. Raises for what one of them raises for."""
-    if set(map(type, values)) == {str}:
-        joined = "\n".join(values)
-        shapes = set(joined.encode().translate(_DIGITS_AS_0).split(b"\n"))
-        if joined.count("\n") < len(values):
-            if all(map(_ZONED_SHAPE.fullmatch, shapes)):
-                return values
-            if all(map(_WALL_SHAPE.fullmatch, shapes)):
-                walls = map(sub, map(datetime.fromisoformat, values), repeat(_EPOCH))
-                return moments_of_walls(list(map(floordiv, walls, repeat(_MICROSECOND))), zone)
-    return [None if value is None or value == "" else moment(value, zone) for value in values]
-
-
-def moments_of_walls(walls: Sequence[int], zone: ZoneInfo | None) -> list[int]:
-    """UTC microseconds of times that name no zone, given as if they were of UTC. Raises `LineFault` without a zone."""
-    ahead = {hour: _ahead(hour, zone) for hour in {wall // US_HOUR for wall in walls}}
-    if None in ahead.values():
-        return [_zoned(_EPOCH + wall * _MICROSECOND, zone) for wall in walls]
-    return [wall - ahead[wall // US_HOUR] for wall in walls]  # type: ignore[operator]
-
-
-@lru_cache(maxsize=10_000)
-def _ahead(hour: int, zone: ZoneInfo | None) -> int | None:
-    """By how much clocks on the wall of a zone are ahead of UTC in one hour of theirs; None if that changes in it."""
-    ends = hour * US_HOUR, (hour + 1) * US_HOUR - 1
-    first, last = (end - _zoned(_EPOCH + end * _MICROSECOND, zone) for end in ends)
-    return first if first == last else None
-
-
-def objects(values: Sequence[Any], convert: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """The JSON object of each value of a column, {} where there is none. Raises for what is no object."""
-    if set(map(type, values)) <= {str, type(None)}:
-        texts = [value for value in dict.fromkeys(values) if value]
-        by_text = dict(zip(texts, _flat_objects(texts) or map(convert, texts), strict=True))
-        return [by_text[value] if value else {} for value in values]
-    found = [None if value is None or value == "" else convert(value) for value in values]
-    if not set(map(type, found)) <= {dict, type(None)}:
-        raise ValueError
-    return [{} if one is None else one for one in found]
-
-
-def _flat_objects(texts: Sequence[str]) -> list[Any] | None:
-    """Objects that hold no objects; None where it takes a closer look to tell whether all is well."""
-    joined = "\n".join(texts).encode()
-    found = msgspec.json.Decoder().decode_lines(joined)
-    if len(found) < len(texts) or joined.count(b"\n") >= len(texts) or set(map(type, found)) != {dict}:
-        return None
-    # Every key has a colon, so equal numbers prove that no key was lost.
-    return found if joined.count(b":") == sum(map(len, found)) else None
-
-
-def _zoned(wall: datetime, zone: ZoneInfo | None) -> int:
+def zoned(wall: datetime, zone: ZoneInfo | None) -> int:
     if zone is None:
         raise LineFault("naive-time", "the time names no zone; say which is meant with timezone= (or --timezone)")
     return to_us(wall.replace(tzinfo=zone))
