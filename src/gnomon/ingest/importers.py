@@ -8,21 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gnomon.errors import InvalidValue, unknown_name
+from gnomon.ingest import ndjson
 from gnomon.ingest.accesslog import LOG_LINE, log_fields, without_secrets
 from gnomon.ingest.columns import Candidate, Columns, Plan, candidates
 from gnomon.ingest.delimited import csv_rows, looks_delimited
 from gnomon.ingest.lines import TEXT_SHOWN, BadLine, LineFault, Source, bad_line, lines
 from gnomon.ingest.parquet import ParquetBatches
-from gnomon.ingest.tables import UNUSUAL, Cells, RowCells, Table
-from gnomon.ingest.values import json_object
+from gnomon.ingest.tables import UNUSUAL, Cells, RowCells, Table, table_of
 
 __all__ = ["BadLine", "Candidate", "Progress", "Table", "detect_format", "read_file"]
 
 _CHUNK_BYTES = 16 << 20  # a chunk of long lines ends early, so that memory does not hang on their length
+_MOST_AT_ONCE = 8 << 20  # bytes of a chunk that goes by columns, which takes more memory than row by row
 _SUFFIXES = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     **dict.fromkeys((".ndjson", ".jsonl"), "ndjson"),
@@ -92,25 +94,16 @@ def _log_items(source: Source, plan: Plan) -> Iterator[Item]:
             yield bad_line(number, fault, without_secrets(data[: 4 * TEXT_SHOWN]))
 
 
-def _ndjson_items(source: Source, plan: Plan) -> Iterator[Item]:
-    seen: dict[tuple[str, ...], Columns] = {}
-    for number, data, code in lines(source):
-        try:
-            if code:
-                raise LineFault(code)
-            if not data or data.isspace():
-                continue
-            found = json_object(data)
-            names = tuple(found)
-            if (columns := seen.get(names)) is None:
-                if len(seen) >= 1_000:
-                    seen.clear()
-                columns = seen[names] = Columns(names, plan)
-            yield Candidate(number, columns.fields(list(found.values())))
-        except LineFault as fault:
-            yield bad_line(number, fault, data)
-        except InvalidValue as error:
-            yield bad_line(number, LineFault("bad-line", error.message), data)
+def _log_chunks(source: Source, plan: Plan, chunk: int) -> Iterator[Chunk]:
+    for part, _ in _cut(_log_items(source, plan), source, chunk):
+        yield part
+
+
+def _ndjson_chunks(source: Source, plan: Plan, chunk: int) -> Iterator[Chunk]:
+    shapes = ndjson.Shapes(plan)
+    filled = (line for line in lines(source) if line[2] or not (not line[1] or line[1].isspace()))
+    for part, size in _cut(filled, source, chunk):
+        yield _at_once(partial(ndjson.table, part, shapes), size) or list(ndjson.items(part, shapes))
 
 
 def _csv_chunks(source: Source, plan: Plan, chunk: int) -> Iterator[Chunk]:
@@ -118,8 +111,8 @@ def _csv_chunks(source: Source, plan: Plan, chunk: int) -> Iterator[Chunk]:
     header = next(rows, None)
     if isinstance(header, tuple):
         columns = Columns([name.strip() for name in header[1]], plan)
-        for part in _cut(rows, source, chunk):
-            yield _table_or_items(RowCells(part), columns)
+        for part, size in _cut(rows, source, chunk):
+            yield _table_or_items(RowCells(part), columns, size)
     elif isinstance(header, BadLine) and header.code == "truncated-file":
         yield [header]
     elif header is not None:
@@ -136,40 +129,45 @@ def _parquet_chunks(source: ParquetBatches, plan: Plan) -> Iterator[Chunk]:
             yield [cells]
             continue
         try:
-            ready = _table_or_items(cells, header)
+            ready = _table_or_items(cells, header, cells.size)
         except source.faults:
             yield [source.broken_at(cells.lines[0])]
             return
         yield ready
 
 
-def _table_or_items(cells: Cells, header: Columns) -> Chunk:
-    """Rows by columns if nothing in them is unusual, else one by one."""
+def _table_or_items(cells: Cells, header: Columns, size: int) -> Chunk:
+    return _at_once(partial(table_of, cells, header), size) or list(candidates(cells.rows(), header))
+
+
+def _at_once(table: Callable[[], Table], size: int) -> Table | None:
+    """Rows by columns; None if there is anything unusual in them."""
     try:
-        return Table(cells, header)
+        return table() if size <= _MOST_AT_ONCE else None
     except UNUSUAL:
-        return list(candidates(cells.rows(), header))
+        return None
 
 
 _CHUNKS: dict[str, Callable[[Any, Plan, int], Iterator[Chunk]]] = {
-    "combined": lambda source, plan, chunk: _cut(_log_items(source, plan), source, chunk),
+    "combined": _log_chunks,
     "csv": _csv_chunks,
-    "ndjson": lambda source, plan, chunk: _cut(_ndjson_items(source, plan), source, chunk),
+    "ndjson": _ndjson_chunks,
     "parquet": lambda source, plan, chunk: _parquet_chunks(source, plan),
 }
 
 
-def _cut(items: Iterable[T], source: Source, chunk: int) -> Iterator[list[T]]:
+def _cut(items: Iterable[T], source: Source, chunk: int) -> Iterator[tuple[list[T], int]]:
+    """Chunks of what a file holds, each with the number of bytes that were read for it."""
     ready: list[T] = []
-    yielded = 0
+    before = 0
     for item in items:
         ready.append(item)
-        if len(ready) >= chunk or source.unpacked - yielded > _CHUNK_BYTES:
-            yielded = source.unpacked
-            yield ready
+        if len(ready) >= chunk or source.unpacked - before > _CHUNK_BYTES:
+            size, before = source.unpacked - before, source.unpacked
+            yield ready, size
             ready = []
     if ready:
-        yield ready
+        yield ready, source.unpacked - before
 
 
 def _chunks(path: Path, plan: Plan, chunk: int, tell: Callable[[Progress], None]) -> Iterator[Chunk]:

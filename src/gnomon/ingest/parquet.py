@@ -20,6 +20,7 @@ class ParquetCells:
     def __init__(self, arrow: Any, batch: Any, before: int) -> None:
         self._arrow = arrow
         self._batch = batch
+        self.size: int = batch.nbytes
         self.lines = range(before + 1, before + 1 + batch.num_rows)
 
     def column(self, at: int) -> Sequence[Any]:
@@ -101,7 +102,7 @@ class ParquetBatches:
     def __iter__(self) -> Iterator[ParquetCells | BadLine]:
         try:
             if not self.damaged:
-                for batch in self._file.iter_batches(batch_size=self._batch):
+                for batch in filter(len, self._file.iter_batches(batch_size=self._batch)):
                     before, self.rows_read = self.rows_read, self.rows_read + batch.num_rows
                     yield ParquetCells(self._arrow, batch, before)
         except self.faults:

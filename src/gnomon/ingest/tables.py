@@ -6,24 +6,28 @@ else raises one of `UNUSUAL`, which means «row by row», never «bad»: nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from gnomon.errors import InvalidValue
 from gnomon.event import BY_NAME
 from gnomon.ingest.calls import FROM_FIELDS, ONE, Column
 from gnomon.ingest.columns import Candidate, Columns, Row, candidates
 from gnomon.ingest.lines import BadLine, LineFault
-from gnomon.ingest.occurrences import row_contents
+from gnomon.ingest.occurrences import Occurrences, row_contents
 from gnomon.ingest.wholesale import converted, moments, moments_of_walls, objects
 
-UNUSUAL = (LineFault, msgspec.MsgspecError, ValueError, TypeError, ArithmeticError, NotImplementedError, RecursionError)
+UNUSUAL = (InvalidValue, LineFault, msgspec.MsgspecError, ValueError, TypeError, ArithmeticError, NotImplementedError,
+           RecursionError)  # fmt: skip
 #: Types whose values stay as they are in a field of each kind; NaN is nothing.
 _SAME: dict[str, set[type]] = {"text": {str}, "integer": {int}, "real": {float}, "boolean": {bool}}
 _SAME_IN_PROPERTIES: set[type] = {str, int, bool, float}
+#: What ids are derived of, see `row_content`.
+CONTENT = "content"
 _ID = FROM_FIELDS.index("id")
 _YEAR_9999 = 253_370_764_800_000_000  # in microseconds
 
@@ -82,42 +86,59 @@ class Table:
     Iterated it is the same chunk row by row, with the same ids, for the gate to say what is wrong with it.
     """
 
-    __slots__ = ("_cells", "_header", "columns")
+    __slots__ = ("_items", "_lines", "columns")
 
-    def __init__(self, cells: Cells, header: Columns) -> None:
-        self._cells = cells
-        self._header = header
-        self.columns = [*map(_fields(cells, header).get, FROM_FIELDS)]
+    def __init__(self, lines: Sequence[int], fields: dict[str, Column],
+                 items: Callable[[Iterable[str]], Iterator[Candidate | BadLine]]) -> None:  # fmt: skip
+        self._lines = lines
+        self._items = items
+        self.columns = [*map(fields.get, FROM_FIELDS)]
 
     def __len__(self) -> int:
-        return len(self._cells.lines)
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Candidate | BadLine]:
+        return self._items(self.columns[_ID] or ())
 
     @property
     def last_line(self) -> int:
         """The line of the last row."""
-        return self._cells.lines[-1]
-
-    def __iter__(self) -> Iterator[Candidate | BadLine]:
-        ids = self.columns[_ID] or ()
-        return candidates(self._cells.rows(), self._header, ids)
+        return self._lines[-1]
 
 
-def _fields(cells: Cells, header: Columns) -> dict[str, Column]:
+def table_of(cells: Cells, header: Columns) -> Table:
+    """Rows of one header. Raises one of `UNUSUAL`."""
+    fields = with_ids(fields_of(cells, header), header.plan.ids)
+    return Table(cells.lines, fields, lambda ids: candidates(cells.rows(), header, ids))
+
+
+def with_ids(fields: dict[str, Column], ids: Occurrences) -> dict[str, Column]:
+    """Fields with an id for each row, derived of its content where it has none. It must be the last that may fail."""
+    contents = fields.pop(CONTENT, None)
+    if contents is not None:
+        derived = iter(ids.ids_of([content for content in contents if content is not None]))
+        given = fields.get("id")
+        fields["id"] = list(derived) if given is None else [next(derived) if one is None else one for one in given]
+    return fields
+
+
+def fields_of(cells: Cells, header: Columns) -> dict[str, Column]:
+    """The fields of rows of one header, and the `CONTENT` of each if there is no id. Raises one of `UNUSUAL`."""
     count, plan = len(cells.lines), header.plan
     found: dict[str, Column] = {name: [value] * count for name, value in header.start.items()}
     for at, name, convert in header.targets:
         if name == "ts":
             found[name] = _moments(cells, at, plan.zone)
         elif name != "properties":
-            found[name] = converted(cells.column(at), convert, _SAME[BY_NAME[name].kind])
+            same = _SAME[BY_NAME[name].kind]
+            found[name] = cells.column(at) if plan.kind == "ndjson" else converted(cells.column(at), convert, same)
     if "ts" not in found or None in found["ts"] or None in found.get("id", ()):
         raise ValueError
     found["weight"] = [ONE if one is None else one for one in found.get("weight", [None] * count)]
     if properties := _properties(cells, header):
         found["properties"] = properties
     if "id" not in found:
-        columns = list(map(cells.content, range(len(header.names))))
-        found["id"] = plan.ids.ids_of(row_contents(header.names, columns))
+        found[CONTENT] = row_contents(header.names, list(map(cells.content, range(len(header.names)))))
     return found
 
 
@@ -132,23 +153,31 @@ def _moments(cells: Cells, at: int, zone: ZoneInfo | None) -> Column:
 
 def _properties(cells: Cells, header: Columns) -> Column | None:
     """The properties of each row, in the order in which a row brings them; None where none has any."""
-    constant, count = header.plan.properties, len(cells.lines)
+    plan, count = header.plan, len(cells.lines)
     found: Column | None = None
     for at, name, convert in header.targets:
         if name == "properties":
             found = objects(cells.column(at), convert)
-    if constant:
-        found = [{**given, **constant} for given in found or [{}] * count]
+            if plan.kind == "ndjson" and "" in cells.column(at):
+                raise ValueError  # which is a text there, and no object
+    if plan.properties:
+        found = [{**given, **plan.properties} for given in found or [{}] * count]
     if not header.extras:
         return found
-    keys = [key for _, key in header.extras]
-    same = _SAME_IN_PROPERTIES if header.plan.kind == "parquet" else set()
-    columns = [converted(cells.column(at), header.extra, same) for at, _ in header.extras]
-    rows = zip(*columns, strict=True)
-    extras = [{key: value for key, value in zip(keys, row, strict=True) if value is not None} for row in rows]
+    extras = _extras(cells, header)
     if found is None:
         return extras
     both = [{**given, **extra} for given, extra in zip(found, extras, strict=True)]
     if sum(map(len, both)) < sum(map(len, found)) + sum(map(len, extras)):
         raise ValueError  # a property is given twice
     return both
+
+
+def _extras(cells: Cells, header: Columns) -> list[dict[str, Any]]:
+    keys = [key for _, key in header.extras]
+    columns = [cells.column(at) for at, _ in header.extras]
+    if header.plan.kind == "ndjson":
+        return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    same = _SAME_IN_PROPERTIES if header.plan.kind == "parquet" else set()
+    rows = zip(*(converted(column, header.extra, same) for column in columns), strict=True)
+    return [{key: value for key, value in zip(keys, row, strict=True) if value is not None} for row in rows]
