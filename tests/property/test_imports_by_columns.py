@@ -2,165 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import repeat
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from sheets import FORMS, pa, sheets
 
+import gnomon
 from gnomon.config import Settings
 from gnomon.errors import GnomonError
-from gnomon.ingest import delimited, importers, load, ndjson, tables
+from gnomon.ingest import delimited, importers, lines, load, ndjson, tables, wholesale
 from gnomon.ingest import gate as gate_module
 from gnomon.ingest.gate import Gate
 from gnomon.ingest.load import Loader
+from gnomon.testing import ManualClock
 from gnomon.timerange import to_us
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 ZONES = [None, "UTC", "Europe/Berlin", "Australia/Lord_Howe", "Africa/Monrovia"]
 ONE_KEY = Settings(pseudonym_keys=(hashlib.sha256(b"of this test").hexdigest(),), pseudonym_properties=("plan",))
 SETTINGS = [Settings(), Settings(), Settings(max_string_bytes=40), ONE_KEY]
-
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-#: Where clocks of the zones are turned, and some other moments, as the clock on the wall.
-TURNS = [datetime(2025, 3, 30, 2), datetime(2025, 10, 26, 2), datetime(2025, 4, 6, 1, 30), datetime(2025, 10, 5, 2),
-         datetime(1972, 1, 7), datetime(2024, 6, 1), datetime(2026, 1, 1)]  # fmt: skip
-walls = st.builds(lambda turn, minutes, us: turn + timedelta(minutes=minutes, microseconds=us),
-                  st.sampled_from(TURNS), st.integers(-100, 100), st.sampled_from([0, 0, 1, 250_000]))  # fmt: skip
-aware = walls.map(lambda wall: wall.replace(tzinfo=UTC))
-odd_times = st.sampled_from([datetime(1969, 12, 31), datetime(2027, 1, 1), datetime(1, 1, 1), datetime(9999, 12, 31)])
-names = st.sampled_from(
-    ["a", "b", "web", "é", "https://u:p@x.example/p?q=1", "\U0001f600", "a\r\nb", "a\\r\\nb", "0", "07"]
-)
-odd_texts = st.sampled_from(["", " ", "x" * 300, "\x00", "\u2028", '"', "1e5", "-0", "1.50", "NaN", "9" * 25])
-texts = st.one_of(names, names, names, odd_texts)
-json_texts = st.sampled_from([
-    "{}", '{"plan": "pro", "n": 1}', '{"plan":"a:b"}', '{"n": {"deep": [1, {"x": null}]}}', '{"é": 1.0}', '{"t": true}',
-])  # fmt: skip
-odd_json = st.sampled_from(['{"n":1,"n":2}', "[]", "{", " ", '{"a":1}\n{"b":2}', '\n{"a":1}', '{"a":1},{"b":2}', "null",
-                            '{"n":' + "9" * 30 + "}", '{"n":1e999}', '{"a":{"b":1,"b":2}}'])  # fmt: skip
-numbers = st.one_of(st.integers(-3, 700), st.sampled_from([2**40, 2**62]))
-reals = st.one_of(st.floats(0, 1e6), st.sampled_from([1.0, 200.0, -0.0, 0.0, 1e-7]))
-odd_reals = st.sampled_from([float("nan"), float("inf"), -1.0, 1e300])
-
-
-def _of(kind, good, odd=st.none()):
-    return st.tuples(st.just(kind), st.one_of(good, good, good, good, good, good, good, odd))
-
-
-def _columns(*choices):
-    """A column: its type, and a strategy for its values, which are rarely odd, or missing."""
-    return st.sampled_from(choices)
-
-
-TEXT = (pa.string(), texts, st.none())
-SURE = (pa.string(), names.filter(str.isascii), st.none())
-INTEGER = (pa.int64(), numbers, st.none())
-REAL = (pa.float64(), reals, odd_reals)
-ANY = [
-    TEXT, SURE, INTEGER, REAL, (pa.bool_(), st.booleans(), st.none()), (pa.date32(), st.dates(), st.none()),
-    (pa.timestamp("us"), walls, odd_times), (pa.timestamp("ms", "Europe/Berlin"), aware, st.none()),
-    (pa.decimal128(30, 2), st.sampled_from([Decimal("9.99"), Decimal("12345678901234567890.12")]), st.none()),
-    (pa.list_(pa.int64()), st.lists(st.integers(0, 3), max_size=2), st.none()), (pa.binary(), st.just(b"x"), st.none()),
-    (pa.struct([("a", pa.float64())]), st.fixed_dictionaries({"a": reals}), st.just({"a": float("nan")})),
-    (pa.duration("us"), st.just(timedelta(seconds=2)), st.none()), (pa.null(), st.none(), st.none()),
-]  # fmt: skip
-ISO = st.sampled_from(["Z", "+00:00", "+02:00", "-05:30"])
-zoned_texts = st.builds(lambda wall, zone, mark: f"{wall.isoformat(mark)}{zone}", walls, ISO, st.sampled_from("T "))
-wall_texts = st.one_of(walls.map(datetime.isoformat), walls.map(lambda wall: wall.date().isoformat()))
-TIMES = [
-    (pa.timestamp("us", "UTC"), aware, st.none()), (pa.timestamp("us"), walls, odd_times),
-    (pa.timestamp("ns"), walls, st.none()), (pa.timestamp("s", "+02:00"), aware, st.none()),
-    (pa.timestamp("ms", "Australia/Lord_Howe"), aware, odd_times.map(lambda wall: wall.replace(tzinfo=UTC))),
-    (pa.string(), zoned_texts, st.sampled_from(["yesterday", "", "2025-02-30T00:00:00Z", "2025-01-01T24:00:00Z"])),
-    (pa.string(), wall_texts, st.sampled_from(["2025-02-30", "20250101", " 2025-01-01", "2025-01-01\n2025-01-01"])),
-    (pa.int64(), st.integers(1_500_000_000, 1_500_000_003), st.sampled_from([5, 1_500_000_000_123])),
-    (pa.string(), st.sampled_from(["1500000000", "1500000000.25", "1500000000123"]), st.just("15")),
-    (pa.date32(), st.dates(date(2000, 1, 1), date(2026, 1, 1)), st.just(date(1, 1, 1))),
-]  # fmt: skip
-STATUS = [(pa.int16(), st.sampled_from([200, 404]), st.just(7)),
-          (pa.float64(), st.sampled_from([200.0, 500.0]), st.just(200.5)),
-          (pa.string(), st.sampled_from(["200", "404.0", " 301 "]), texts)]  # fmt: skip
-TRUTH = [(pa.bool_(), st.booleans(), st.none()), (pa.string(), st.sampled_from(["yes", "0", "True"]), texts), INTEGER]
-OBJECT = [(pa.string(), json_texts, odd_json), (pa.string(), json_texts, odd_json), INTEGER, *ANY[-5:]]
-LIKELY = {
-    "type": [SURE, TEXT], "user": [SURE, TEXT, INTEGER], "device_id": [SURE, TEXT], "source": [SURE, TEXT],
-    "endpoint": [SURE, TEXT], "domain": [SURE, TEXT], "error": [SURE, TEXT], "status": STATUS, "Success": TRUTH,
-    "duration_ms": [REAL, INTEGER, *STATUS], "bytes_sent": [INTEGER, REAL, TEXT],
-    "weight": [(pa.float64(), st.just(2.0), odd_reals)], "id": [(pa.string(), st.uuids().map(str), texts)],
-    "payload": OBJECT, "plan": ANY, "n": ANY, "properties.deep": ANY, "Odd name": ANY,
-}  # fmt: skip
 mappings = st.sampled_from([{}, {}, {}, {"source": "=web"}, {"type": "=t", "properties.k": "=1"}, {"n": "properties.m"},
                             {"plan": ""}, {"ts": "=2025-01-01T00:00:00Z"}, {"properties.plan": "=x"}])  # fmt: skip
-
-
-@st.composite
-def sheets(draw):
-    """A table: rows of which some are there twice, in columns of any types; most have nothing that is odd."""
-    clean = draw(st.integers(0, 2)) > 0
-    chosen = {"ts": draw(st.sampled_from(TIMES))} if draw(st.integers(0, 9)) else {}
-    for name in draw(st.lists(st.sampled_from([*LIKELY]), unique=True, max_size=6)):
-        chosen[name] = draw(st.sampled_from(LIKELY[name]))
-    rows = draw(st.integers(1, 6))
-    order = draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=20))
-    columns = {}
-    for name, (kind, good, odd) in chosen.items():
-        sound = good if name in ("ts", "type", "id") or draw(st.booleans()) else st.one_of(good, good, st.none())
-        each = draw(st.lists(sound if clean else st.one_of(*[sound] * 7, st.none(), odd), min_size=rows, max_size=rows))
-        columns[name] = (kind, [each[place] for place in order])
-    return columns or {"n": (pa.int64(), [1, 1])}
-
-
-def as_parquet(path, sheet):
-    arrays = [pa.array(found, kind) for kind, found in sheet.values()]
-    pq.write_table(pa.table(arrays, names=list(sheet)), path)
-
-
-def _text(value):
-    return "" if value is None else value.isoformat() if isinstance(value, date) else json.dumps(value) if isinstance(
-        value, dict | list) else str(value)  # fmt: skip
-
-
-def as_csv(path, sheet):
-    with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(sheet)
-        out.writerows(map(_text, row) for row in zip(*(found for _, found in sheet.values()), strict=True))
-
-
-WIRE = {"user": "user_id", "status": "status_code", "Success": "success"}
-
-
-def as_ndjson(path, sheet):
-    """Objects with the names of events; some say null where others leave a name out."""
-    lines = []
-    for number, row in enumerate(zip(*(found for _, found in sheet.values()), strict=True)):
-        named = {WIRE.get(name, name): value for name, value in zip(sheet, row, strict=True)}
-        named = {"type": "t", **{name: value for name, value in named.items() if value is not None or number % 3 == 0}}
-        parts = [f"{json.dumps(name)}: {_json(name, value)}" for name, value in named.items()]
-        lines.append("{" + ",".join(parts) + "}\n" + " \n" * (number % 7 == 2))
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
-
-
-def _json(name, value):
-    if name == "payload" and isinstance(value, str) and "\n" not in value and value:
-        return value
-    return json.dumps(value, default=_text, ensure_ascii=len(str(value)) % 2 == 0)
-
-
-FORMS = {"parquet": as_parquet, "csv": as_csv, "ndjson": as_ndjson}
-
-# -- both ways ---------------------------------------------------------------------------------------------------------
+with_files = partial(settings, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Noted:
@@ -178,46 +49,155 @@ def unusual(*_):
     raise ValueError
 
 
-def came_of(path, config, **how):
+@contextmanager
+def row_by_row():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "with_ids", unusual)
+        patch.setattr(ndjson, "with_ids", unusual)
+        patch.setattr(delimited, "_plain_rows", lambda *_: None)
+        yield
+
+
+def came_of(path, config, *, mapping=None, timezone="UTC", **how):
     """All that an import leaves: rows with their types, refusals, counts, the report and what was told on the way."""
     journal, told = Noted(), []
     gate = Gate(config, lambda: to_us(NOW))
     try:
-        report = Loader("p", gate, journal, gate._clock_us, None).load(path, on_progress=told.append, **how)
+        loader = Loader("p", gate, journal, gate._clock_us, None)
+        report = loader.load(path, on_progress=told.append, mapping=mapping, timezone=timezone, **how)
     except GnomonError as error:
         return error.code
     report.seconds = 0
-    left = [
-        [repr([*batch.rows]), batch.refused, batch.counts, batch.checked_ids, batch.beats] for batch in journal.batches
-    ]
+    left = [(repr([*one.rows]), one.refused, one.counts, one.checked_ids, one.beats) for one in journal.batches]
     return left, report, told
 
 
-def agree(path, config=SETTINGS[0], **how):
-    """How many chunks went by columns to the end; it comes to the same without them."""
-    proven = Counter()
-    honest = Gate.admit_columns
+def agree(path, config=SETTINGS[0], *, chunk=7, **how):
+    """How many chunks the gate has taken as columns, and how many it has not; it comes to the same row by row."""
+    proven, honest = Counter(), Gate.admit_columns
+
+    def noted(*given, **named):
+        found = honest(*given, **named)
+        proven[found is not None] += 1
+        return found
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(load, "read_file", partial(importers.read_file, chunk=7))
+        patch.setattr(load, "read_file", partial(importers.read_file, chunk=chunk))
         patch.setattr(gate_module, "AT_ONCE", 4)
-        patch.setattr(Gate, "admit_columns", lambda *given, **named: _noted(proven, honest(*given, **named)))
+        patch.setattr(Gate, "admit_columns", noted)
         by_columns = came_of(path, config, **how)
-        patch.setattr(tables, "with_ids", unusual)
-        patch.setattr(ndjson, "with_ids", unusual)
-        patch.setattr(delimited, "_plain_rows", lambda *_: None)
-        assert came_of(path, config, **how) == by_columns
-    return proven[True]
+        with row_by_row():
+            assert came_of(path, config, **how) == by_columns
+    return proven
 
 
-def _noted(proven, found):
-    proven[found is not None] += 1
-    return found
-
-
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@with_files(max_examples=400)
 @given(sheets(), st.sampled_from([*FORMS]), mappings, st.sampled_from(ZONES), st.sampled_from(SETTINGS))
 def test_both_ways_come_to_the_same(tmp_path, sheet, form, mapping, zone, config):
     path = tmp_path / f"x.{form}"
     FORMS[form](path, sheet)
     mapping = {name: to for name, to in mapping.items() if to.startswith("=") or name in sheet}
-    event(f"{form}: {bool(agree(path, config, format=form, mapping=mapping, timezone=zone))}")
+    proven = agree(path, config, format=form, mapping=mapping, timezone=zone)
+    event(f"{form}: {'by columns' if proven[True] else 'row by row'}")
+
+
+TURNED = [datetime(2025, 3, 30) + timedelta(minutes=10 * at) for at in range(36)]  # clocks are turned at 2
+
+
+def usual(turned=TURNED, **more):
+    """A table of which nothing is unusual; its rows are there twice."""
+    plan = [f'{{"plan": "{at % 3}", "n": {at % 2}}}' for at in range(len(turned))]
+    sheet = {"ts": (pa.timestamp("us"), turned * 2), "user_id": (pa.string(), ["u1", "u2"] * len(turned)),
+             "zeta": (pa.float64(), [1.5, None] * len(turned)), "payload": (pa.string(), plan * 2)}  # fmt: skip
+    return {**sheet, **{name: (kind, found * (2 * len(turned))) for name, (kind, found) in more.items()}}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_usual_goes_by_columns(tmp_path, form):
+    FORMS[form](tmp_path / "x", usual())
+    assert agree(tmp_path / "x", format=form, timezone="Europe/Berlin") == {True: 11}
+
+
+def test_one_bad_value_takes_its_chunk_row_by_row_and_no_other(tmp_path):
+    sheet = usual(status=(pa.int64(), [200]))
+    sheet["status"][1][20] = 7
+    FORMS["parquet"](tmp_path / "x", sheet)
+    assert agree(tmp_path / "x", format="parquet", timezone="UTC") == {True: 10, False: 1}
+
+
+def _no_own_ids(self):
+    return self._items(repeat(None))
+
+
+@pytest.mark.parametrize(("place", "name", "broken"), [
+    (wholesale, "_ahead", lambda hour, zone: 3_600_000_000),
+    (wholesale, "_flat_objects", lambda texts: [{"plan": "x"} for _ in texts]),
+    (tables, "row_contents", lambda names, columns: [repr(row).encode() for row in zip(*columns, strict=True)]),
+    (tables.Table, "__iter__", _no_own_ids),
+], ids=["a change of clocks", "an object", "the order of names", "a count of what came before"])  # fmt: skip
+def test_a_broken_conversion_would_be_found(tmp_path, monkeypatch, place, name, broken):
+    FORMS["parquet"](tmp_path / "x", usual(status=(pa.int64(), [200])) | {"weight": (pa.int64(), [1] * 71 + [0])})
+    how = {"format": "parquet", "timezone": "Europe/Berlin"}
+    agree(tmp_path / "x", **how)
+    monkeypatch.setattr(place, name, broken)
+    with pytest.raises(AssertionError):
+        agree(tmp_path / "x", **how)
+
+
+def test_a_key_that_stands_twice_is_found_among_many_lines(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text('{"type":"a","ts":"2025-01-01T00:00:00Z","n":1,"n":2}\n')
+    agree(tmp_path / "x", format="ndjson")
+    monkeypatch.setattr(ndjson, "_keys_in", lambda text: 3)
+    with pytest.raises(AssertionError):
+        agree(tmp_path / "x", format="ndjson")
+
+
+# -- in a store --------------------------------------------------------------------------------------------------------
+
+
+def stored(path):
+    with duckdb.connect(str(path), read_only=True) as con:
+        return sorted(map(repr, con.execute("SELECT * FROM events").fetchall()))
+
+
+def imported(store, path, **how):
+    with gnomon.open(store, clock=ManualClock(NOW)) as engine:
+        report = engine.import_file(path, **how)
+        left = engine.quarantine()
+        return report.lines, report.stored, report.duplicate, report.rejected, report.first_rejected, left
+
+
+@with_files(max_examples=6)
+@given(sheets(), st.sampled_from([*FORMS]))
+def test_stores_hold_the_same_and_a_file_imported_again_adds_nothing(tmp_path_factory, sheet, form):
+    place = tmp_path_factory.mktemp("stores")
+    FORMS[form](place / "x", sheet)
+    how = {"format": form, "timezone": "Europe/Berlin"}
+    by_columns = imported(place / "columns.duckdb", place / "x", **how)
+    with row_by_row():
+        assert imported(place / "rows.duckdb", place / "x", **how) == by_columns
+        assert stored(place / "rows.duckdb") == stored(place / "columns.duckdb")
+        again = imported(place / "columns.duckdb", place / "x", **how)
+    assert again[1:3] == (0, by_columns[1] + by_columns[2])
+
+
+# -- rows of CSV, a block at a time ------------------------------------------------------------------------------------
+
+cells = st.sampled_from(["ab", "ab", "ab", "1", '"q"', '"x\ny"', '"u""v"', '"', "\u00e9", "", "a\rb"])
+blocks = st.lists(st.lists(cells, min_size=1, max_size=2).map(",".join), max_size=20).map("\n".join)
+
+
+@with_files(max_examples=300)
+@given(blocks, st.sampled_from([7, 20, 200]), st.booleans())
+def test_blocks_of_rows_are_the_same_rows(tmp_path, text, size, windows):
+    (tmp_path / "x").write_text(text, newline="\r\n" if windows else "\n")
+
+    def rows():
+        with closing(lines.Source(tmp_path / "x")) as source:
+            return [(row, source.unpacked) for row in delimited.csv_rows(source)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_BLOCK", size)
+        at_once = rows()
+        with row_by_row():
+            assert rows() == at_once
