@@ -18,7 +18,7 @@ from sheets import FORMS, pa, sheets
 import gnomon
 from gnomon.config import Settings
 from gnomon.errors import GnomonError
-from gnomon.ingest import delimited, importers, lines, load, ndjson, tables, wholesale
+from gnomon.ingest import accesslog, delimited, importers, lines, load, ndjson, tables, wholesale
 from gnomon.ingest import gate as gate_module
 from gnomon.ingest.gate import Gate
 from gnomon.ingest.load import Loader
@@ -54,6 +54,7 @@ def row_by_row():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "with_ids", unusual)
         patch.setattr(ndjson, "with_ids", unusual)
+        patch.setattr(accesslog, "with_ids", unusual)
         patch.setattr(delimited, "_plain_rows", lambda *_: None)
         yield
 
@@ -99,6 +100,33 @@ def test_both_ways_come_to_the_same(tmp_path, sheet, form, mapping, zone, config
     mapping = {name: to for name, to in mapping.items() if to.startswith("=") or name in sheet}
     proven = agree(path, config, format=form, mapping=mapping, timezone=zone)
     event(f"{form}: {'by columns' if proven[True] else 'row by row'}")
+
+
+def mostly(*usual, odd):
+    return st.sampled_from([*usual * 9, *odd])
+
+
+TARGETS = ["/a", "/a?q=1#f", "*", "https://u:p@x.example:8080/p?q", "x.example:443", "/a b"]
+plain = st.builds("{} {} HTTP/1.1".format, st.sampled_from(["GET", "CONNECT"]), st.sampled_from(TARGETS))
+requests = st.one_of(plain, plain, st.sampled_from([r"\x16\x03", "-", r"GET /\"q\" HTTP/1.1", "GET /a?b"]))
+log_lines = st.builds(
+    '{} - {} [{}/Mar/2025:10:00:{} {}] "{}" {} {}{}{}'.format, st.sampled_from(["10.0.0.1", "::1", "-"]),
+    mostly("u1", "-", "é", r"a\"b", odd=["x" * 201]), mostly("15", "16", odd=["32"]), mostly("00", "60", odd=["61"]),
+    st.sampled_from(["+0000", "-0530"]), requests, mostly("200", "404", "-", odd=["999"]),
+    mostly("0", "-", "512", odd=["9" * 19]),
+    st.sampled_from(["", ' "-" "-"', ' "//u:p@x.example/?q" "Mo\\"z"', ' "" "cut']),
+    st.sampled_from(["", ' "extra" 1', "\r"]))  # fmt: skip
+no_log_lines = st.sampled_from(["\x1c", "no", "\xa0"])
+any_lines = mostly(True, odd=[False]).flatmap(lambda good: log_lines if good else no_log_lines)
+constants = st.sampled_from([{}, {"source": "=web", "type": "=hit"}, {"properties.protocol": "=x", "weight": "=2"}])
+
+
+@with_files(max_examples=300)
+@given(st.lists(any_lines, min_size=1, max_size=25), constants, st.sampled_from(SETTINGS))
+def test_logs_come_to_the_same(tmp_path, found, mapping, config):
+    (tmp_path / "x").write_text("\n".join(found), encoding="utf-8", newline="")
+    proven = agree(tmp_path / "x", config, format="combined", mapping=mapping)
+    event("by columns" if proven[True] else "row by row")
 
 
 TURNED = [datetime(2025, 3, 30) + timedelta(minutes=10 * at) for at in range(36)]  # clocks are turned at 2

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gnomon.errors import InvalidValue, unknown_name
-from gnomon.ingest import ndjson
-from gnomon.ingest.accesslog import LOG_LINE, log_fields, without_secrets
+from gnomon.ingest import accesslog, ndjson
 from gnomon.ingest.columns import Candidate, Columns, Plan, candidates
 from gnomon.ingest.delimited import csv_rows, looks_delimited
-from gnomon.ingest.lines import TEXT_SHOWN, BadLine, LineFault, Source, bad_line, lines
+from gnomon.ingest.lines import BadLine, LineFault, Source, bad_line, lines
 from gnomon.ingest.parquet import ParquetBatches
 from gnomon.ingest.tables import UNUSUAL, Cells, RowCells, Table, table_of
 
@@ -65,38 +64,17 @@ def _format_of(head: bytes) -> str | None:
     first = [line.rstrip("\r") for line in text.split("\n", 50)[:50] if line.strip()]
     if first and first[0].startswith("{"):
         return "ndjson"
-    if any(LOG_LINE.match(line) for line in first[:5]):
+    if any(accesslog.LOG_LINE.match(line) for line in first[:5]):
         return "combined"
     if len(first) < 2 or "\0" in text or first[0].lstrip()[:1] in ("[", "<"):
         return None
     return "csv" if looks_delimited(first[0], first[1]) else None
 
 
-def _log_items(source: Source, plan: Plan) -> Iterator[Item]:
-    id_of = plan.ids.id_of
-    for number, data, code in lines(source):
-        try:
-            if code:
-                raise LineFault(code)
-            data = data.removesuffix(b"\r")
-            text = data.decode()
-            if not text or text.isspace():
-                continue
-            fields = log_fields(text)
-            fields["id"] = id_of(data)
-            if plan.constants:
-                fields.update(plan.fields)
-                fields["properties"].update(plan.properties)
-            yield Candidate(number, fields)
-        except UnicodeDecodeError:
-            yield bad_line(number, LineFault("bad-encoding"), without_secrets(data[: 4 * TEXT_SHOWN]))
-        except LineFault as fault:
-            yield bad_line(number, fault, without_secrets(data[: 4 * TEXT_SHOWN]))
-
-
 def _log_chunks(source: Source, plan: Plan, chunk: int) -> Iterator[Chunk]:
-    for part, _ in _cut(_log_items(source, plan), source, chunk):
-        yield part
+    filled = (line for line in lines(source) if line[2] or not accesslog.is_blank(line[1]))
+    for part, size in _cut(filled, source, chunk):
+        yield _at_once(partial(accesslog.table, part, plan), size) or list(accesslog.items(part, plan))
 
 
 def _ndjson_chunks(source: Source, plan: Plan, chunk: int) -> Iterator[Chunk]:
