@@ -28,7 +28,7 @@ from gnomon.ingest.addresses import (
     bare_urls,
     split_url,
 )
-from gnomon.ingest.calls import CALL, CALL_PROPERTIES, FROM_FIELDS, Columns, WireCalls, columns_of, plain, sliced
+from gnomon.ingest.calls import CALL, CALL_PROPERTIES, FROM_FIELDS, Columns, WireCalls, columns_of, plain, without_empty
 from gnomon.ingest.proof import NewIds, Proof
 from gnomon.ingest.rules import Refusal, check_event, check_sample, encode_properties, exact
 from gnomon.pseudonyms import HIDDEN, Pseudonyms
@@ -105,15 +105,9 @@ class Gate:
 
     def admit_columns(self, columns: Columns, count: int, *, imported: bool = False) -> Admitted | None:
         """Check events as columns in the order of `FROM_FIELDS`, each with an id; None: they have to go one by one."""
-        now, parts = self._clock_us(), list[Admitted]()
-        for start in range(0, count, AT_ONCE):
-            part = sliced(columns, start, start + AT_ONCE)
-            at_ns = [now * 1_000] * min(AT_ONCE, count - start)
-            found = self._proven([*part, at_ns, None], NewIds(), now, imported=imported)
-            if found is None:
-                return None
-            parts.append(found)
-        return _together(parts)
+        now = self._clock_us()
+        columns = [*without_empty(columns), [now * 1_000] * count, None]
+        return self._proven(columns, NewIds(), now, imported=imported)
 
     def admit_wire(self, calls: WireCalls) -> Admitted:
         """Check events of wire JSON of which nothing is unusual so far."""

@@ -22,15 +22,17 @@ class ParquetCells:
         self._batch = batch
         self.size: int = batch.nbytes
         self.lines = range(before + 1, before + 1 + batch.num_rows)
+        self._columns: dict[int, list[Any]] = {}
 
     def column(self, at: int) -> Sequence[Any]:
         """The values of a column, exactly."""
-        column = self._microseconds(self._batch.column(at))
-        try:
-            values: list[Any] = column.to_pylist()
-        except (ValueError, OverflowError):
-            values = [_python_value(scalar) for scalar in column]
-        return values
+        if at not in self._columns:
+            column = self._microseconds(self._batch.column(at))
+            try:
+                self._columns[at] = column.to_pylist()
+            except (ValueError, OverflowError):
+                self._columns[at] = [_python_value(scalar) for scalar in column]
+        return self._columns[at]
 
     def rows(self) -> Iterable[tuple[int, Sequence[Any]]]:
         """The rows one by one."""
