@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import repeat
+from struct import Struct
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ _SPILL_AT = 250_000
 _encode_lines = msgspec.json.Encoder().encode_lines
 _TRUTHS = {True: "true", False: "false"}
 _SLOT = 24  # 16 bytes of digest, 8 of count
+_halves, _digest = Struct(">QQ").unpack, Struct(">QQ").pack
 
 
 class Occurrences:
@@ -87,6 +89,7 @@ class _Table:
     def __init__(self, size: int, entries: Iterable[tuple[bytes, int]]) -> None:
         self._slots = 1 << (size * 2).bit_length()
         self._bytes = _zeroed(self._slots * _SLOT)
+        self._cells = memoryview(self._bytes).cast("Q")
         self.used = 0
         for digest, count in entries:
             self.add(digest, count)
@@ -97,24 +100,27 @@ class _Table:
 
     def add(self, digest: bytes, more: int) -> int:
         """Adds to the count of the digest and returns what it was."""
-        table, mask = self._bytes, self._slots - 1
-        slot = int.from_bytes(digest[:8], "big") & mask
+        cells, mask = self._cells, self._slots - 1
+        high, low = _halves(digest)
+        slot = high & mask
         while True:
-            at = slot * _SLOT
-            before = int.from_bytes(table[at + 16 : at + 24], "big")
-            if not before or table[at : at + 16] == digest:
+            at = slot * 3
+            before: int = cells[at + 2]
+            if not before or (cells[at] == high and cells[at + 1] == low):
                 break
             slot = (slot + 1) & mask
-        table[at : at + 24] = digest + (before + more).to_bytes(8, "big")
+        cells[at], cells[at + 1], cells[at + 2] = high, low, before + more
         self.used += not before
         return before
 
     def entries(self) -> Iterator[tuple[bytes, int]]:
-        for at in range(0, self._slots * _SLOT, _SLOT):
-            if count := int.from_bytes(self._bytes[at + 16 : at + 24], "big"):
-                yield self._bytes[at : at + 16], count
+        cells = self._cells
+        for at in range(0, self._slots * 3, 3):
+            if count := cells[at + 2]:
+                yield _digest(cells[at], cells[at + 1]), count
 
     def close(self) -> None:
+        self._cells.release()
         self._bytes.close()
 
 
