@@ -43,24 +43,22 @@ _QUICKLY: dict[Callable[[Any], Any], list[tuple[re.Pattern[str], Callable[[str],
 def converted(values: Sequence[Any], convert: Callable[[Any], Any], same: set[type]) -> Sequence[Any]:
     """Each value as `convert` makes it, which leaves those of some types the same; None where there is nothing."""
     kinds = set(map(type, values)) - {type(None)}
-    if kinds == {str} and str not in same:
-        return _of_texts(values, convert)
     if not kinds <= same:
+        if len(kinds) == 1 and kinds <= {str, int, float}:  # of two types, 1 and 1.0 would be one value
+            return _each_once(values, convert)
         return [None if value is None or value == "" else convert(value) for value in values]
     if str in kinds and "" in values:
         values = [value or None for value in values]
     return [value if value == value else None for value in values] if float in kinds else values
 
 
-def _of_texts(values: Sequence[str | None], convert: Callable[[Any], Any]) -> list[Any]:
-    texts = [value for value in set(values) if value]
-    how = convert
-    joined = "\n".join([*texts, ""])
-    for pattern, quickly in _QUICKLY.get(convert, ()):
-        if pattern.fullmatch(joined):
-            how = quickly
-            break
-    found: dict[Any, Any] = dict(zip(texts, map(how, texts), strict=True))
+def _each_once(values: Sequence[Any], convert: Callable[[Any], Any]) -> list[Any]:
+    distinct = set(values) - {None, ""}
+    how, patterns = convert, _QUICKLY.get(convert)
+    if patterns is not None:
+        joined = "\n".join([*distinct, ""])
+        how = next((quickly for pattern, quickly in patterns if pattern.fullmatch(joined)), convert)
+    found: dict[Any, Any] = {value: how(value) for value in distinct}
     return list(map(found.get, values))
 
 
