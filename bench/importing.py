@@ -1,11 +1,15 @@
-"""How fast files come in: an access log and a CSV file, read, checked, journalled and stored, lines a second."""
+"""How fast files come in, one of each format: read, checked, journalled and stored, lines a second."""
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from bench.figures import Figure, Size
 from bench.timing import seconds
@@ -14,7 +18,7 @@ TITLE = "Imports, end to end until queryable"
 
 
 def run(size: Size) -> list[Figure]:
-    """Each file into a new store, and the log once more, which adds nothing."""
+    """Each file into a new store, and once more, which adds nothing."""
     import gnomon
     from gnomon.config import Settings
 
@@ -22,7 +26,9 @@ def run(size: Size) -> list[Figure]:
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for name, write in (("access.log", _log), ("orders.csv", _csv)):
+        for name, write in (
+            ("access.log", _log), ("orders.csv", _csv), ("events.ndjson", _ndjson), ("events.parquet", _parquet),
+        ):  # fmt: skip
             write(place / name, lines)
             with gnomon.open(place / f"{name}.duckdb", settings=Settings()) as engine:
                 first = seconds(lambda name=name, engine=engine: engine.import_file(place / name))
@@ -58,3 +64,32 @@ def _csv(path: Path, lines: int) -> None:
                 f"{moment.isoformat()},order,u{int(50_000 ** draw.random())},shop-{draw.randrange(20)},200,"
                 f"{draw.lognormvariate(4, 0.8):.3f},{draw.choice(('free', 'pro'))},{draw.randrange(100, 9_999) / 100}\n"
             )
+
+
+def _requests(lines: int) -> Iterator[dict[str, Any]]:
+    """Requests with ids and properties, as another system hands them over."""
+    draw, moment = random.Random(7), datetime(2025, 3, 15, tzinfo=UTC)
+    for _ in range(lines):
+        moment += timedelta(seconds=draw.random())
+        yield {
+            "id": str(UUID(int=draw.getrandbits(128), version=4)), "ts": moment, "type": "request",
+            "user_id": f"u{int(50_000 ** draw.random())}", "source": f"web-{draw.randrange(20)}",
+            "endpoint": f"/items/{int(200 ** draw.random())}", "method": draw.choice(("GET", "GET", "POST")),
+            "status_code": draw.choice((200, 200, 200, 304, 404, 500)), "duration_ms": draw.lognormvariate(4, 0.8),
+            "bytes_sent": draw.randrange(200, 50_000),
+            "properties": {"plan": draw.choice(("free", "pro")), "items": draw.randrange(10)},
+        }  # fmt: skip
+
+
+def _ndjson(path: Path, lines: int) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for event in _requests(lines):
+            file.write(json.dumps(event, default=datetime.isoformat) + "\n")
+
+
+def _parquet(path: Path, lines: int) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    events = [{**event, "properties": json.dumps(event["properties"])} for event in _requests(lines)]
+    parquet.write_table(pyarrow.Table.from_pylist(events), path)

@@ -1,4 +1,4 @@
-"""One line of an access log, common or combined, to the fields of an event: what a request was, and never its secrets.
+"""Lines of an access log, common or combined, to the fields of events: what a request was, and never its secrets.
 
 No query, fragment or credential of an address gets into an event.
 """
@@ -6,11 +6,16 @@ No query, fragment or credential of an address gets into an event.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
-from gnomon.ingest.lines import LineFault
+from gnomon.ingest.calls import ONE, Column
+from gnomon.ingest.columns import Candidate, Plan
+from gnomon.ingest.lines import TEXT_SHOWN, BadLine, Line, LineFault, bad_line
+from gnomon.ingest.tables import CONTENT, Table, with_ids
 from gnomon.timerange import to_us
 
 _QUOTED = r'[^"\\]*+(?:\\.[^"\\]*+)*+'
@@ -134,3 +139,50 @@ def _add_rest(properties: dict[str, Any], referrer: str | None, agent: str | Non
         properties["truncated"] = True
     if extra:
         properties["extra"] = _unescaped(extra[1:])
+
+
+def is_blank(data: bytes) -> bool:
+    """Whether a line has nothing to read."""
+    if data and 32 < data[0] < 127:
+        return False
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return False
+    return not text or text.isspace()
+
+
+def items(lines: Iterable[Line], plan: Plan,
+          ids: Iterable[str | None] = repeat(None)) -> Iterator[Candidate | BadLine]:  # fmt: skip
+    """Lines one by one; `ids` where they were derived before."""
+    for (number, data, code), id_ in zip(lines, ids, strict=False):
+        try:
+            if code:
+                raise LineFault(code)
+            data = data.removesuffix(b"\r")
+            fields = log_fields(data.decode())
+            fields["id"] = id_ or plan.ids.id_of(data)
+            if plan.constants:
+                fields.update(plan.fields)
+                fields["properties"].update(plan.properties)
+            yield Candidate(number, fields)
+        except UnicodeDecodeError:
+            yield bad_line(number, LineFault("bad-encoding"), without_secrets(data[: 4 * TEXT_SHOWN]))
+        except LineFault as fault:
+            yield bad_line(number, fault, without_secrets(data[: 4 * TEXT_SHOWN]))
+
+
+def table(lines: Sequence[Line], plan: Plan) -> Table:
+    """Lines at once. Raises one of `UNUSUAL`."""
+    if any(code for _, _, code in lines):
+        raise ValueError
+    contents = [data.removesuffix(b"\r") for _, data, _ in lines]
+    rows = [log_fields(data.decode()) for data in contents]
+    found: dict[str, Column] = {name: [row.get(name) for row in rows] for name in {"weight"}.union(*rows)}
+    for name, value in plan.fields.items():
+        found[name] = [value] * len(rows)
+    found["weight"] = [ONE if one is None else one for one in found["weight"]]
+    if plan.properties:
+        found["properties"] = [{**one, **plan.properties} for one in found["properties"]]
+    numbers = [number for number, _, _ in lines]
+    return Table(numbers, with_ids({**found, CONTENT: contents}, plan.ids), lambda ids: items(lines, plan, ids))

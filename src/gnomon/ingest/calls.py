@@ -47,8 +47,12 @@ def columns_of(calls: Sequence[Any]) -> Columns:
     """
     every = list(chain.from_iterable(plain(calls)))
     width = len(every) // len(calls)
-    columns = (every[place::width] for place in range(width))
-    return [None if _empty(column) else column for column in columns]
+    return without_empty([every[place::width] for place in range(width)])
+
+
+def without_empty(columns: Columns) -> Columns:
+    """The same with None for columns that hold nothing else."""
+    return [None if column is None or _empty(column) else column for column in columns]
 
 
 def _empty(column: Column) -> bool:

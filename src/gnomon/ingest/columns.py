@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any, TypeAlias
+
+import msgspec
 
 from gnomon.errors import InvalidValue, unknown_name
 from gnomon.event import BY_NAME, GIVEN
-from gnomon.ingest.lines import LineFault
+from gnomon.ingest.lines import BadLine, LineFault, bad_line
 from gnomon.ingest.occurrences import Occurrences, row_content
+from gnomon.ingest.parquet import UNREADABLE
 from gnomon.ingest.values import CONVERT, json_value, moment, number_or_text
 from gnomon.timerange import load_zone
 
@@ -28,6 +32,19 @@ _ALIASES: dict[str, tuple[str, ...]] = {
 _WIRE_ALIASES: dict[str, tuple[str, ...]] = {"source": ("src",), "properties": ("payload",), "ts": ("timestamp",)}
 
 
+Row: TypeAlias = tuple[int, Sequence[Any]]  # which line of the file, and its values
+
+
+class Candidate(msgspec.Struct, frozen=True):  # made for every line, which a frozen dataclass does slowly
+    """What a line says, under the names of the event row; the gate decides whether it becomes an event.
+
+    `ts` is UTC microseconds (int), an aware datetime, or text as it stood in the file.
+    """
+
+    line: int
+    fields: dict[str, Any]
+
+
 class Plan:
     """What the caller said about a whole file: columns by name, constants, zone; and the ids given so far."""
 
@@ -36,7 +53,7 @@ class Plan:
         self.ids = Occurrences(key=id_key)
         self.columns: dict[str, str] = {}
         self.constants: dict[str, Any] = {}
-        self._zone = load_zone(timezone) if timezone is not None else None
+        self.zone = load_zone(timezone) if timezone is not None else None
         for name, target in (mapping or {}).items():
             if target.startswith("="):
                 self.constants[_known(name)] = self._constant(name, target[1:])
@@ -55,7 +72,7 @@ class Plan:
     def convert(self, target: str) -> Callable[[Any], Any]:
         """How the values of a column become values of a field or a property."""
         if target == "ts":
-            return lambda value: moment(value, self._zone)
+            return lambda value: moment(value, self.zone)
         if self.kind == "ndjson" and target != "properties":
             return lambda value: value
         if target in GIVEN:
@@ -71,7 +88,7 @@ class Plan:
             )
         try:
             if target == "ts":
-                return moment(text, self._zone)
+                return moment(text, self.zone)
             return CONVERT[BY_NAME[target].kind](text) if target in GIVEN else number_or_text(text)
         except LineFault as fault:
             remedy = "Correct the constant in the mapping."
@@ -92,25 +109,25 @@ class Columns:
     """Where each column of one header goes; a row of values becomes the fields of an event."""
 
     def __init__(self, header: Sequence[str], plan: Plan) -> None:
-        self._plan = plan
-        self._names = list(header)
+        self.plan = plan
+        self.names = list(header)
         targets = self._targets([plan.folded(name) for name in header])
-        self._fields = [(at, to, plan.convert(to)) for at, to in enumerate(targets) if to in GIVEN]
-        self._extras = [(at, _key(to)) for at, to in enumerate(targets) if to not in GIVEN and to]
-        self._extra = plan.convert("properties.<key>")
+        self.targets = [(at, to, plan.convert(to)) for at, to in enumerate(targets) if to in GIVEN]
+        self.extras = [(at, _key(to)) for at, to in enumerate(targets) if to not in GIVEN and to]
+        self.extra = plan.convert("properties.<key>")
         self._blank = None if plan.kind == "ndjson" else ""
-        self._start = dict(plan.fields)
+        self.start = dict(plan.fields)
         if plan.kind != "ndjson" and "type" not in targets:
-            self._start.setdefault("type", "event")
+            self.start.setdefault("type", "event")
 
     def _targets(self, folded: list[str]) -> list[str]:
         """For every column a field, `properties.<key>`, or "" if it is left out."""
-        columns = self._plan.columns
-        if self._plan.kind != "ndjson":
+        columns = self.plan.columns
+        if self.plan.kind != "ndjson":
             for name in columns.keys() - set(folded):
                 raise unknown_name("column", name, folded)
         found: dict[int, str] = {at: columns[name] for at, name in enumerate(folded) if name in columns}
-        aliases = _WIRE_ALIASES if self._plan.kind == "ndjson" else _ALIASES
+        aliases = _WIRE_ALIASES if self.plan.kind == "ndjson" else _ALIASES
         for target in GIVEN:
             if target in found.values():
                 continue
@@ -120,25 +137,26 @@ class Columns:
                     break
         targets = [found[at] if at in found else self._property(at) for at in range(len(folded))]
         used = [target for target in targets if target]
-        if len(set(used)) < len(used) or len(set(self._names)) < len(self._names):
+        if len(set(used)) < len(used) or len(set(self.names)) < len(self.names):
             remedy = 'Rename one of them, or map one of them to something else (to "" to leave it out).'
             raise InvalidValue("two columns have one name or fill one field", code="duplicate-column", remedy=remedy)
-        return ["" if target in self._plan.constants else target for target in targets]
+        return ["" if target in self.plan.constants else target for target in targets]
 
     def _property(self, at: int) -> str:
-        name = self._names[at].strip() if self._plan.kind != "ndjson" else self._names[at]
+        name = self.names[at].strip() if self.plan.kind != "ndjson" else self.names[at]
         return name if name.startswith("properties.") and _key(name) else f"properties.{name or f'column_{at + 1}'}"
 
-    def fields(self, values: Sequence[Any]) -> dict[str, Any]:
-        fields = dict(self._start)
+    def fields(self, values: Sequence[Any], id_: str | None = None) -> dict[str, Any]:
+        """The fields of one row; `id_` where its id was derived before."""
+        fields = dict(self.start)
         try:
-            for at, name, convert in self._fields:
+            for at, name, convert in self.targets:
                 value = values[at]
                 if value is not None and value != self._blank and (value := convert(value)) is not None:
                     fields[name] = value
             properties = self._properties(fields.pop("properties", {}), values)
             if "id" not in fields:
-                fields["id"] = self._plan.ids.id_of(row_content(self._names, values))
+                fields["id"] = id_ or self.plan.ids.id_of(row_content(self.names, values))
         except (ValueError, OverflowError, RecursionError) as error:
             raise LineFault("bad-line", "a value is too large or nested too deeply") from error
         fields["properties"] = properties
@@ -147,12 +165,27 @@ class Columns:
     def _properties(self, given: Any, values: Sequence[Any]) -> dict[str, Any]:
         if type(given) is not dict:
             raise LineFault("bad-line", "the properties are not a JSON object")
-        properties = {**given, **self._plan.properties}
-        for at, key in self._extras:
+        properties = {**given, **self.plan.properties}
+        for at, key in self.extras:
             value = values[at]
-            if self._blank is not None and (value is None or value == "" or (value := self._extra(value)) is None):
+            if self._blank is not None and (value is None or value == "" or (value := self.extra(value)) is None):
                 continue
             if key in properties:
                 raise LineFault("bad-line", "a property is given twice")
             properties[key] = value
         return properties
+
+
+def candidates(rows: Iterable[Row | BadLine], columns: Columns,
+               ids: Iterable[str | None] = repeat(None)) -> Iterator[Candidate | BadLine]:  # fmt: skip
+    """Rows with their lines, one by one; `ids` where they were derived before."""
+    for row, id_ in zip(rows, ids, strict=False):
+        if isinstance(row, BadLine):
+            yield row
+            continue
+        number, values = row
+        try:
+            yield Candidate(number, columns.fields(values, id_))
+        except LineFault as fault:
+            shown = ",".join("" if value is None or value is UNREADABLE else str(value) for value in values)
+            yield bad_line(number, fault, shown.encode("utf-8", "replace"))

@@ -6,9 +6,11 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
+from io import StringIO
 
-from gnomon.ingest.lines import LINE_LIMIT, TEXT_SHOWN, BadLine, Line, LineFault, Source, bad_line, lines
+from gnomon.ingest.lines import LINE_LIMIT, TEXT_SHOWN, BadLine, Line, LineFault, Source, bad_line, line_blocks
 
+Row = tuple[int, list[str]]  # with the number of its first line
 _OUTSIDE_QUOTES = re.compile(r'"[^"]*+"')
 _REREAD = 8
 
@@ -33,7 +35,8 @@ class _Feed:
     """
 
     def __init__(self, source: Source) -> None:
-        self._fresh = lines(source)
+        self._blocks = line_blocks(source)
+        self._fresh: deque[Line] = deque()  # the rest of a block
         self._again: deque[Line] = deque()
         self._allowance = 0
         self._size = 0
@@ -46,7 +49,9 @@ class _Feed:
         if self._again:
             line = self._again.popleft()
         else:
-            line = next(self._fresh)
+            if not self._fresh:
+                self._fresh.extend(next(self._blocks))
+            line = self._fresh.popleft()
             self._allowance += _REREAD * (len(line[1]) + 1)
         self.row.append(line)
         if line[2]:
@@ -58,11 +63,28 @@ class _Feed:
 
     def peek(self) -> bytes:
         """The first line that is not blank; it will be handed out again."""
-        for line in self._fresh:
-            if line[2] or line[1].strip():
-                self._again.append(line)
-                return line[1]
+        for block in self._blocks:
+            self._fresh.extend(block)
+            while self._fresh:
+                if self._fresh[0][2] or self._fresh[0][1].strip():
+                    return self._fresh[0][1]
+                self._fresh.popleft()
         return b""
+
+    def plain_rows(self, mark: str, width: int) -> Iterator[Row]:
+        """The rows of whole blocks, as long as each line is a row and nothing is wrong with it."""
+        while self.at_block and (block := next(self._blocks, None)):
+            rows = _plain_rows(block, mark, width)
+            if rows is None:
+                self._fresh.extend(block)
+                return
+            self._allowance += _REREAD * sum(len(line[1]) + 1 for line in block)
+            yield from zip((line[0] for line in block), rows, strict=True)
+
+    @property
+    def at_block(self) -> bool:
+        """Whether the next line is the first of a block."""
+        return not self._fresh and not self._again
 
     def begin_row(self) -> None:
         self.row.clear()
@@ -81,12 +103,15 @@ class _Feed:
         return bad_line(self.row[0][0], fault, b"\n".join(line[1] for line in self.row[: TEXT_SHOWN + 1]))
 
 
-def csv_rows(source: Source) -> Iterator[tuple[int, list[str]] | BadLine]:
+def csv_rows(source: Source) -> Iterator[Row | BadLine]:
     """Rows with the number of their first physical line, the header first; every row is as wide as the header."""
     feed = _Feed(source)
-    rows = csv.reader(feed, delimiter=_delimiter(feed.peek().decode("utf-8", "replace")), strict=True)
+    mark = _delimiter(feed.peek().decode("utf-8", "replace"))
+    rows = csv.reader(feed, delimiter=mark, strict=True)
     width = 0
     while True:
+        if width and feed.at_block:
+            yield from feed.plain_rows(mark, width)
         feed.begin_row()
         try:
             cells = next(rows)
@@ -100,6 +125,17 @@ def csv_rows(source: Source) -> Iterator[tuple[int, list[str]] | BadLine]:
             yield feed.row[0][0], cells
         elif cells:
             yield feed.bad_row(LineFault("bad-line", "the row has more or fewer cells than the header"))
+
+
+def _plain_rows(block: list[Line], mark: str, width: int) -> list[list[str]] | None:
+    if any(code for _, _, code in block):
+        return None
+    try:
+        text = b"\n".join([*(data for _, data, _ in block), b""]).decode()
+        rows = list(csv.reader(StringIO(text, newline="\n"), delimiter=mark, strict=True))
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    return rows if len(rows) == len(block) and set(map(len, rows)) == {width} else None
 
 
 def _broken_row(feed: _Feed, error: Exception) -> BadLine:

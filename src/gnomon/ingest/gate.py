@@ -28,7 +28,7 @@ from gnomon.ingest.addresses import (
     bare_urls,
     split_url,
 )
-from gnomon.ingest.calls import CALL, CALL_PROPERTIES, FROM_FIELDS, Columns, WireCalls, columns_of, plain
+from gnomon.ingest.calls import CALL, CALL_PROPERTIES, FROM_FIELDS, Columns, WireCalls, columns_of, plain, without_empty
 from gnomon.ingest.proof import NewIds, Proof
 from gnomon.ingest.rules import Refusal, check_event, check_sample, encode_properties, exact
 from gnomon.pseudonyms import HIDDEN, Pseudonyms
@@ -102,6 +102,12 @@ class Gate:
             found = self._proven(columns_of(part), new, now, imported=imported)
             parts.append(self._examined(part, new, now, imported, start) if found is None else found)
         return _together(parts)
+
+    def admit_columns(self, columns: Columns, count: int, *, imported: bool = False) -> Admitted | None:
+        """Check events as columns in the order of `FROM_FIELDS`, each with an id; None: they have to go one by one."""
+        now = self._clock_us()
+        columns = [*without_empty(columns), [now * 1_000] * count, None]
+        return self._proven(columns, NewIds(), now, imported=imported)
 
     def admit_wire(self, calls: WireCalls) -> Admitted:
         """Check events of wire JSON of which nothing is unusual so far."""

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import cast
 
@@ -96,19 +97,24 @@ def _joined(start: bytes, more: bytes, long: bool) -> tuple[bytes, bool]:
 
 def lines(source: Source) -> Iterator[Line]:
     """Every physical line; of one that is too long only the beginning is ever held."""
+    return chain.from_iterable(line_blocks(source))
+
+
+def line_blocks(source: Source) -> Iterator[list[Line]]:
+    """The same, those together that were read together."""
     number, start, long = 0, b"", False
     while block := source.read():
-        parts = block.split(b"\n")
-        start, long = _joined(start, parts[0], long)
-        if len(parts) == 1:
+        first, *rest = block.split(b"\n")
+        start, long = _joined(start, first, long)
+        if not rest:
             continue
-        number += 1
-        yield number, start.removeprefix(b"\xef\xbb\xbf") if number == 1 else start, "line-too-long" if long else ""
-        for part in parts[1:-1]:
-            number += 1
-            yield number, part, ""
-        start, long = parts[-1], False
+        whole = start.removeprefix(b"\xef\xbb\xbf") if number == 0 else start
+        found = [(number + 1, whole, "line-too-long" if long else "")]
+        found += zip(count(number + 2), rest[:-1], repeat(""))
+        number += len(found)
+        yield found
+        start, long = rest[-1], False
     if start or source.damaged:
         # Half a line is no event: read whole another day, it would get another id and count twice.
         fault = "truncated-file" if source.damaged else "line-too-long" if long else ""
-        yield number + 1, start.removeprefix(b"\xef\xbb\xbf") if number == 0 else start, fault
+        yield [(number + 1, start.removeprefix(b"\xef\xbb\xbf") if number == 0 else start, fault)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from gnomon.event import Batch, column
 from gnomon.ingest.collector import batch_from
 from gnomon.ingest.gate import Gate, Refused, source_of
-from gnomon.ingest.importers import BadLine, Candidate, Progress, read_file
+from gnomon.ingest.importers import BadLine, Candidate, Chunk, Progress, Table, read_file
 from gnomon.ingest.journal import Journal
 from gnomon.ingest.writer import Writer
 
@@ -86,9 +86,17 @@ class Loader:
         report.seconds = time.monotonic() - started
         return report
 
-    def _batch(self, chunk: list[Candidate | BadLine], report: ImportReport) -> Batch:
-        good = [item for item in chunk if isinstance(item, Candidate)]
-        bad = [item for item in chunk if isinstance(item, BadLine)]
+    def _batch(self, chunk: Chunk, report: ImportReport) -> Batch:
+        if isinstance(chunk, Table):
+            proven = self._gate.admit_columns(chunk.columns, len(chunk), imported=True)
+            if proven is not None:
+                batch = Batch(self._project)
+                batch_from(batch, proven, self._clock_us())
+                report.lines += len(chunk)
+                return batch
+        items = list(chunk)
+        good = [item for item in items if isinstance(item, Candidate)]
+        bad = [item for item in items if isinstance(item, BadLine)]
         batch = Batch(self._project)
         bad = [replace(item, text=self._gate.shown_line(item.text)) for item in bad]
         bad += [self._timeless(item) for item in good if item.fields.get("ts") is None]

@@ -137,6 +137,8 @@ def _moments(ts: Column, at_ns: Column, imported: bool) -> list[int]:
         distinct = list(dict.fromkeys(ts))
         found = parse_moments(distinct)
         return found if len(distinct) == len(ts) else [*map(dict(zip(distinct, found, strict=True)).__getitem__, ts)]
+    if imported and set(map(type, ts)) == {int}:
+        return [*ts]
     return [_moment(one, at, imported) for one, at in zip(ts, at_ns, strict=True)]
 
 

@@ -23,7 +23,7 @@ from gnomon.timerange import to_us
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?")
 _INTEGER = re.compile(r"(-?[0-9]{1,19})(?:\.0*)?")
 _UNIX = re.compile(r"([0-9]{10})(?:\.([0-9]{1,9}))?|([0-9]{13})|([0-9]{16})")
-_KEY = re.compile(rb'"\s*+:')
+KEY = re.compile(rb'"\s*+:')
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _NOT_AN_OBJECT = "the text is not a JSON object"
 
@@ -89,10 +89,10 @@ def moment(value: Any, zone: ZoneInfo | None) -> Any:
             return text
     elif isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time())
-    return _zoned(value, zone) if isinstance(value, datetime) and value.tzinfo is None else value
+    return zoned(value, zone) if isinstance(value, datetime) and value.tzinfo is None else value
 
 
-def _zoned(wall: datetime, zone: ZoneInfo | None) -> int:
+def zoned(wall: datetime, zone: ZoneInfo | None) -> int:
     if zone is None:
         raise LineFault("naive-time", "the time names no zone; say which is meant with timezone= (or --timezone)")
     return to_us(wall.replace(tzinfo=zone))
@@ -124,7 +124,7 @@ def json_object(data: bytes) -> dict[str, Any]:
         if type(value) is not dict:
             raise LineFault("bad-line", _NOT_AN_OBJECT)
         # Every key has a quote and a colon, so equal numbers prove that no key was lost.
-        if len(_KEY.findall(data)) != _count_keys(value):
+        if len(KEY.findall(data)) != _count_keys(value):
             json.loads(data, object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         raise LineFault("bad-encoding") from error
