@@ -137,15 +137,16 @@ class Writing:
 
         What came within the day is found by its id alone, so only rows that came before need a look at the span.
         """
+        me = spoken(quoted(project))  # of the rest, which is long, nothing has to be renamed
         conditions = [span := _IN_SPAN.format(min(moments), max(moments))]
         if checked:
             since, last = (max(0, one(received_at) - RECENT_US) for one in (min, max))
-            ((older,),) = self._run(_OLDER.format(project=quoted(project), span=span, before=last))
+            ((older,),) = self._run(_OLDER.format(project=me, span=span, before=last))
             conditions = [_RECENT.format(since), *conditions[:older]]
         named = b"".join(map(_as_held, keys)).hex()
         found: dict[Key, set[tuple[int, int]]] = {}
         for condition in conditions:
-            asked = _HELD.format(project=quoted(project), condition=condition, keys=named, count=len(keys))
+            asked = _HELD.format(project=me, condition=condition, keys=named, count=len(keys))
             for key, text, ts, received in self._run(asked)[0][0]:
                 found.setdefault((key.bytes, text), set()).add((ts, received))
         return found
