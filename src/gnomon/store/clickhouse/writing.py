@@ -134,10 +134,11 @@ class Writing:
     def _held(self, project: str, moments: Sequence[int], received_at: Sequence[int], keys: Sequence[bytes], *,
               checked: bool) -> dict[Key, set[tuple[int, int]]]:  # fmt: skip
         """Moment and receipt of the rows that have one of these keys, of the span of `moments`, and of the last day."""
+        me = spoken(quoted(project))  # of the rest, which is long, nothing has to be renamed
         named = b"".join(map(_as_held, keys)).hex()
         found: dict[Key, set[tuple[int, int]]] = {}
         for condition in self._where("events", project, moments, received_at if checked else ()):
-            asked = _HELD.format(project=quoted(project), condition=condition, keys=named, count=len(keys))
+            asked = _HELD.format(project=me, condition=condition, keys=named, count=len(keys))
             for key, text, ts, received in self._run(asked)[0][0]:
                 found.setdefault((key.bytes, text), set()).add((ts, received))
         return found
@@ -151,7 +152,7 @@ class Writing:
         if not received_at:
             return [span]
         since, last = (max(0, one(received_at) - RECENT_US) for one in (min, max))
-        ((older,),) = self._run(_OLDER.format(table=table, project=quoted(project), span=span, before=last))
+        ((older,),) = self._asked(_OLDER.format(table=table, project=quoted(project), span=span, before=last))
         return [_RECENT.format(since), *[span][:older]]
 
     # -- samples ------------------------------------------------------------------------------------------------
