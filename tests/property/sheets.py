@@ -28,8 +28,11 @@ texts = st.one_of(names, names, names, odd_texts)
 json_texts = st.sampled_from([
     "{}", '{"plan": "pro", "n": 1}', '{"plan":"a:b"}', '{"n": {"deep": [1, {"x": null}]}}', '{"é": 1.0}', '{"t": true}',
 ])  # fmt: skip
-odd_json = st.sampled_from(['{"n":1,"n":2}', "[]", "{", " ", '{"a":1}\n{"b":2}', '\n{"a":1}', '{"a":1},{"b":2}', "null",
-                            '{"n":' + "9" * 30 + "}", '{"n":1e999}', '{"a":{"b":1,"b":2}}'])  # fmt: skip
+odd_json = st.sampled_from([
+    '{"n":1,"n":2}', "[]", "{", " ", '{"a":1}\n{"b":2}', '\n{"a":1}', '{"a":1},{"b":2}', "null",
+    '{"n":' + "9" * 30 + "}", '{"n":1e999}', '{"a":{"b":1,"b":2}}', '{"a":', '1}{"b":2}', ' {"a":1}', '{"a":1}{"b":2}',
+    '{"a":{"b":1}',
+])  # fmt: skip
 numbers = st.one_of(st.integers(-3, 700), st.sampled_from([2**40, 2**62]))
 reals = st.one_of(st.floats(0, 1e6), st.sampled_from([1.0, 200.0, -0.0, 0.0, 1e-7]))
 odd_reals = st.sampled_from([float("nan"), float("inf"), -1.0, 1e300])

@@ -180,6 +180,27 @@ def test_a_key_that_stands_twice_is_found_among_many_lines(tmp_path, monkeypatch
         agree(tmp_path / "x", format="ndjson")
 
 
+TORN = ['{"type":"a","ts":"2025-01-01T00:00:00Z","n":', '1}{"type":"b","ts":"2025-01-01T00:00:00Z","n":2}']
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "torn", [TORN, [f"{TORN[0]}{{}}", f"{TORN[1]}"], [f"{TORN[0]}[{{}}", "{}]}{}", "{}"], ["{}{}", " "]]
+)
+def test_an_object_over_two_lines_is_none(tmp_path, torn, end):
+    (tmp_path / "x").write_text(end.join(torn), newline="")
+    agree(tmp_path / "x", format="ndjson")
+    FORMS["parquet"](tmp_path / "y", usual([TURNED[0]]) | {"payload": (pa.string(), torn[:2])})
+    agree(tmp_path / "y", format="parquet")
+
+
+def test_a_decoder_that_does_not_look_at_line_ends_would_be_found(tmp_path, monkeypatch):
+    (tmp_path / "x").write_text("\n".join(TORN))
+    monkeypatch.setattr(ndjson, "line_objects", lambda text, _: wholesale._decode_lines(text))
+    with pytest.raises(AssertionError):
+        agree(tmp_path / "x", format="ndjson")
+
+
 # -- in a store --------------------------------------------------------------------------------------------------------
 
 

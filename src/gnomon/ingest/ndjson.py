@@ -6,18 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from operator import itemgetter
 
-import msgspec
-
 from gnomon.errors import InvalidValue
 from gnomon.ingest.calls import FROM_FIELDS, Column
 from gnomon.ingest.columns import Candidate, Columns, Plan
 from gnomon.ingest.lines import BadLine, Line, LineFault, bad_line
 from gnomon.ingest.tables import CONTENT, RowCells, Table, fields_of, with_ids
 from gnomon.ingest.values import KEY, json_object
+from gnomon.ingest.wholesale import line_objects
 
 _MOST_SHAPES = 50  # in a chunk; each costs as much as some rows
 _SCALARS = {str, int, float, bool, type(None)}
-_decode_lines = msgspec.json.Decoder().decode_lines
 
 
 class Shapes:
@@ -59,9 +57,7 @@ def table(lines: Sequence[Line], shapes: Shapes) -> Table:
         raise ValueError
     numbers = [number for number, _, _ in lines]
     text = b"\n".join([data for _, data, _ in lines])
-    found = _decode_lines(text)
-    if len(found) != len(lines) or set(map(type, found)) != {dict}:
-        raise ValueError
+    found = line_objects(text, len(lines))
     places: dict[tuple[str, ...], list[int]] = {}
     for place, names in enumerate(map(tuple, found)):
         places.setdefault(names, []).append(place)

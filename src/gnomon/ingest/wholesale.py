@@ -23,6 +23,7 @@ from gnomon.timerange import US_HOUR
 _ZONED = re.compile(rb"0000-00-00[T ]00:00:00(?:\.0{1,9})?(?:Z|[+-]00:00)")
 _WALL = re.compile(rb"0000-00-00(?:[T ]00:00(?::00(?:\.0{1,9})?)?)?")
 _DIGITS_AS_0 = bytes(48 if 48 <= code <= 57 else code for code in range(256))
+_decode_lines: Callable[[bytes], list[Any]] = msgspec.json.Decoder().decode_lines
 _EPOCH = datetime(1970, 1, 1)  # of any clock on the wall
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -96,19 +97,34 @@ def objects(values: Sequence[Any], convert: Callable[[Any], Any]) -> list[dict[s
     """The JSON object of each value, {} where there is none."""
     if set(map(type, values)) <= {str, type(None)}:
         texts = [value for value in dict.fromkeys(values) if value]
-        by_text = dict(zip(texts, _flat_objects(texts) or map(convert, texts), strict=True))
+        try:
+            found = _flat_objects(texts)
+        except (ValueError, msgspec.MsgspecError):
+            found = None
+        by_text = dict(zip(texts, found or map(convert, texts), strict=True))
         return [by_text[value] if value else {} for value in values]
-    found = [None if value is None or value == "" else convert(value) for value in values]
-    if not set(map(type, found)) <= {dict, type(None)}:
+    each = [None if value is None or value == "" else convert(value) for value in values]
+    if not set(map(type, each)) <= {dict, type(None)}:
         raise ValueError
-    return [{} if one is None else one for one in found]
+    return [{} if one is None else one for one in each]
 
 
-def _flat_objects(texts: Sequence[str]) -> list[Any] | None:
+def _flat_objects(texts: Sequence[str]) -> list[dict[str, Any]] | None:
     """Objects that hold no objects; None where it takes a closer look to tell whether all is well."""
     joined = "\n".join(texts).encode()
-    found = msgspec.json.Decoder().decode_lines(joined)
-    if len(found) < len(texts) or joined.count(b"\n") >= len(texts) or set(map(type, found)) != {dict}:
-        return None
+    found = line_objects(joined, len(texts)) if texts else []
     # Every key has a colon, so equal numbers prove that no key was lost.
     return found if joined.count(b":") == sum(map(len, found)) else None
+
+
+def line_objects(text: bytes, count: int) -> list[dict[str, Any]]:
+    """The object of each of so many lines. Raises ValueError or msgspec's errors where not each line is just that."""
+    plain = text.replace(b"\r\n", b"\n").removesuffix(b"\r")
+    # The decoder takes line ends for any other space: an object could end on the next line, and two share one. But
+    # where each line ends with a brace and the next one opens one, there is no way to go on with an object.
+    if not plain.startswith(b"{") or not plain.endswith(b"}") or plain.count(b"}\n{") != count - 1:
+        raise ValueError
+    found = _decode_lines(text)
+    if plain.count(b"\n") != count - 1 or len(found) != count or set(map(type, found)) != {dict}:
+        raise ValueError
+    return found
