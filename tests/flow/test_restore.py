@@ -15,6 +15,7 @@ import gnomon
 from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.ingest import recovery
 from gnomon.store import examine_copy
+from gnomon.store.weights import JOINED
 from gnomon.store.duckdb.opening import SCHEMA
 from gnomon.upkeep import archive, restore
 from gnomon.upkeep.verify import verify
@@ -49,6 +50,8 @@ def state_of(engine):
     # The first two say where the store stands in the journal, and that it was restored; the last grows all the time.
     for name in ("state", "books", "alive"):
         tables.pop(name)
+    spans = engine._hold.store.ask([JOINED], 60.0)[0].rows  # as a checkpoint leaves them
+    tables["weighted"] = sorted(span[:3] for span in spans)
     kept = {key: value for key, value in engine._hold.journal.all_kept().items() if key != recovery.RESTORED}
     asked = [engine.query(*question, totals=True).to_dicts() for question in QUESTIONS]
     return tables, kept, asked, engine.books().to_dict(), engine.books("sample").to_dict()

@@ -90,7 +90,8 @@ class Writing:
         self._staging = Staging()
         self._sealed: Edges | None = None
         self._alive: dict[str, list[Span]] = {}  #: the spans of projects that had a beat lately
-        self._unfolded = True  #: whether there may be several rows of one span
+        self._unfolded = False  #: whether there may be several rows of one span of somebody
+        self._unjoined = True  #: and of weights, also from before: earlier versions left them
         connection.register("staging", self._staging)
         connection.execute(_SAMPLE_STAGING)
 
@@ -98,7 +99,7 @@ class Writing:
         """Let go of what a transaction that failed had staged."""
         self._staging.clear()
         self._alive.clear()
-        self._unfolded = True
+        self._unfolded = self._unjoined = True
         self._connection.execute("TRUNCATE sample_staging")
 
     def forget_edges(self) -> None:
@@ -166,11 +167,13 @@ class Writing:
 
     def fold_spans(self) -> None:
         """Leave one row for each span; for a checkpoint, which rewrites small tables anyway."""
+        if self._unjoined:
+            self._unjoined = False
+            for statement in FOLD_WEIGHTS:
+                self._connection.execute(statement)
         if not self._unfolded:
             return
         self._unfolded = False
-        for statement in FOLD_WEIGHTS:
-            self._connection.execute(statement)
         rows = self._connection.execute(EVERYBODY).fetchall()
         kept = folded(rows, self._slack_us)
         if len(kept) < len(rows):
@@ -226,7 +229,7 @@ class Writing:
             "INSERT INTO weighted VALUES (?, make_timestamp(?), make_timestamp(?))",
             [project, min(moments), max(moments)],
         )
-        self._unfolded = True
+        self._unjoined = True
 
     def _write_samples(self, project: str, samples: list[Row], version: int, *, doubtful: bool) -> int:
         """Store samples and return how many were repeats, which only those with an id can be.
