@@ -15,8 +15,8 @@ import gnomon
 from gnomon.errors import GnomonError, InvalidValue, StoreDamaged, StoreUnavailable
 from gnomon.ingest import recovery
 from gnomon.store import examine_copy
-from gnomon.store.weights import JOINED
 from gnomon.store.duckdb.opening import SCHEMA
+from gnomon.store.weights import JOINED
 from gnomon.upkeep import archive, restore
 from gnomon.upkeep.verify import verify
 
