@@ -148,10 +148,11 @@ def test_every_event_counts_once_in_postgres(postgres, tmp_path, steps):
     run(postgres.url(), steps, data_dir=str(tmp_path))
 
 
+@pytest.mark.slow
 @settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(st.lists(STEP, min_size=3, max_size=15))
+@given(st.lists(STEP, min_size=3, max_size=25))
 def test_every_event_counts_once_in_clickhouse(tmp_path, steps):
     run(embedded.url(), steps, data_dir=str(tmp_path))
 
