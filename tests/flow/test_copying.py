@@ -405,10 +405,11 @@ def damaged(table: Carried, rows, damage):
 def test_a_damaged_copy_is_found_does_not_count_and_is_mended(lived, tmp_path, monkeypatch, damage):
     """One row of each table is lost, doubled or changed on its way."""
     place, honest, hit = tmp_path / "c.duckdb", DuckDBStore.fill, []
+    joined = ("alive", "weighted") if damage == "twice" else ("alive",)  # a span that is there twice is there once
 
     def fill(self, table, rows, first, state):
         found = [row for part in rows() for row in part]
-        wrong = damaged(TABLES[table], found, damage) if found and table not in (*hit, "alive") else None
+        wrong = damaged(TABLES[table], found, damage) if found and table not in (*hit, *joined) else None
         if wrong is not None:
             hit.append(table)
         honest(self, table, lambda: [found if wrong is None else wrong], first, state)

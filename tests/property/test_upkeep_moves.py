@@ -67,7 +67,8 @@ def test_a_table_that_is_left_behind_is_noticed(postgres, monkeypatch, table):
     """By the model, where neither copying nor comparing looks at it."""
     for module in (copying, comparing):
         monkeypatch.setattr(module, "TABLES", {name: each for name, each in TABLES.items() if name != table})
-    _, story = moved(postgres, 60, 11)
+    stories = (moved(postgres, 60, chance)[1] for chance in (11, 12))  # some lives never need the table
+    story = next((story for story in stories if story is not None), None)
     assert story is not None and "copy-differs" not in story
 
 
