@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from on_postgres import DEFAULTS
 
-from gnomon.config import Settings
 from gnomon.errors import GnomonError
 from gnomon.store.carrying import TABLES, Carried
 from gnomon.store.migrations.postgres import steps
@@ -18,23 +18,12 @@ from gnomon.store.postgres import PostgresStore, opening
 from gnomon.store.postgres.faults import translated
 from gnomon.store.postgres.months import LOCK
 
-DEFAULTS = Settings(database_connections=3)
 ROWS = 60_000
 KEYS = 500
 #: About as large as rows are.
 VALUES = {"text": "repeat('x', 20)", "time": "make_timestamp(0)", "integers": "ARRAY[1, 2, 3]",
           "reals": "ARRAY[1, 2, 3]", "boolean": "true"}  # fmt: skip
 KEYED = ["samples", "sightings", "rolled", "activity", "active_days", "people"]
-
-
-@pytest.fixture
-def url(postgres):
-    return postgres.url()
-
-
-@pytest.fixture
-def schema(url):
-    return url.rpartition("schema=")[2]
 
 
 @pytest.fixture

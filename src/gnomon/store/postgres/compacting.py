@@ -24,9 +24,11 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
 #: A table is written anew outside of a transaction of ours, so under the bounds of the session.
 _BOUNDS = """SELECT set_config(name, {}, false) FROM pg_settings
 WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout')"""
-#: Whoever looks at the database as it was before a transaction: until they end, the server keeps what it deleted.
-_LOOKING_BACK = """SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-AND pid <> pg_backend_pid() AND age(backend_xmin) >= age(%s::text::xid8::xid))
+#: Whoever looks at the database as it was before a transaction, or has written in an older one that is open, in
+#: whatever database of the server, as no snapshot is younger than it: until they end, the server keeps deleted rows.
+_LOOKING_BACK = """SELECT (SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+AND greatest(age(backend_xid), CASE WHEN datname = current_database() THEN age(backend_xmin) END)
+  >= age(%s::text::xid8::xid))
 + (SELECT count(*) FROM pg_prepared_xacts WHERE age(transaction) >= age(%s::text::xid8::xid))
 + (SELECT count(*) FROM pg_replication_slots WHERE age(xmin) >= age(%s::text::xid8::xid))"""
 
