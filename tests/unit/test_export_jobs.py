@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import gnomon
@@ -276,6 +277,36 @@ def test_a_full_disk_fails_the_job_with_a_reason_and_leaves_nothing(engine, stor
     assert engine.get_access_log()[0].outcome == "disk-full"
     monkeypatch.undo()
     assert ended(engine, engine.export_analytics()).state == "completed"
+
+
+def told_first(task, state):
+    task.job.state = state
+    task.folder.save(task.job)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("state", ["completed", "failed"])
+def test_how_a_job_ended_is_said_when_it_is_kept(engine, store, monkeypatch, gate, state, broken):
+    save, keeping, kept = jobs.Folder.save, threading.Event(), threading.Event()
+
+    def held(self, job):
+        if job.state in ("completed", "failed"):
+            keeping.set()
+            assert kept.wait(10)
+        save(self, job)
+
+    monkeypatch.setattr(jobs.Folder, "save", held)
+    if broken:
+        monkeypatch.setattr(running.Task, "_end", told_first)
+    if state == "failed":
+        monkeypatch.setattr(running, "whole", lambda *_: 1 / 0)
+    gate.open.set()
+    job = engine.export_analytics()
+    assert keeping.wait(10)
+    assert engine.get_export_status(job.id).state == (state if broken else "processing")
+    kept.set()
+    assert ended(engine, job).state == state
+    assert msgspec.json.decode((folder(store) / f"{job.id}.job").read_bytes())["state"] == state or broken
 
 
 def test_how_it_ended_is_known_even_if_it_could_not_be_kept(engine, monkeypatch):

@@ -14,8 +14,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
+
+from msgspec.structs import replace
 
 from gnomon.errors import GnomonError, StoreUnavailable
 from gnomon.export import Form
@@ -89,8 +91,7 @@ class Task:
         job.finished = self.now()
         job.expires = self.keep_for(job.finished)
         job.progress = 1.0
-        job.state = "completed"  # last: who asks meanwhile reads this very job
-        self.folder.save(job)
+        self._end("completed")
         return job.rows
 
     def fail(self, error: GnomonError) -> None:
@@ -101,12 +102,16 @@ class Task:
         job.code, job.message, job.remedy = error.code, error.message, error.remedy
         job.finished = self.now()
         job.expires = self.keep_for(job.finished)
-        job.state = "failed"  # last: who asks meanwhile reads this very job
         try:
-            self.folder.save(job)
+            self._end("failed")
         except GnomonError as again:
             log.warning("how an export ended could not be kept: %s", again)
-            self.unsaved = True
+            self.unsaved, job.state = True, "failed"
+
+    def _end(self, state: Literal["completed", "failed"]) -> None:
+        """Keep how the job ended, and only then say so: who asks meanwhile reads this very job."""
+        self.folder.save(replace(self.job, state=state))
+        self.job.state = state
 
 
 class Runner:
