@@ -14,9 +14,9 @@ from contextlib import ExitStack, suppress
 import psycopg
 import pytest
 from own_postgres import OwnPostgres
+from pg_life import Recorder, check, numbers, opened, promised, start, tolerant_flush
 from pg_proxy import CuttingProxy
 from serving import served
-from test_postgres import Recorder, check, numbers, opened, promised, start, tolerant_flush
 
 from gnomon.errors import StoreUnavailable
 
