@@ -3,10 +3,12 @@
 import threading
 from datetime import UTC, datetime
 
+import pytest
+
 import gnomon
 from gnomon.errors import StoreUnavailable
 from gnomon.testing import ManualClock
-from gnomon.upkeep import jobs
+from gnomon.upkeep import alerts, jobs
 
 ALL = {"roll up": "ok", "prune": "ok", "prune audit": "ok", "backup": "ok", "old exports": "ok"}
 
@@ -39,6 +41,56 @@ def test_a_job_that_fails_is_tried_again_and_the_others_run(tmp_path, monkeypatc
         assert engine.run_jobs() == {"first": "store-unavailable", "second": "ok"}
         assert engine.run_jobs() == {"first": "ok"}
         assert engine.run_jobs() == {}
+
+
+class Elapsed:
+    """A monotonic clock that a job moves on."""
+
+    def __init__(self):
+        self.now = 1_000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_costly_job_that_fails_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch, broken):
+    time, tries, spent = Elapsed(), [], 100.0
+
+    def fail(_engine):
+        time.now += spent
+        tries.append(time.now)
+        raise StoreUnavailable("not now")
+
+    monkeypatch.setattr(jobs, "time", time)
+    monkeypatch.setattr(alerts, "time", time)
+    monkeypatch.setattr(jobs, "JOBS", (jobs.Job("backup", jobs.DAY, fail), jobs.Job("other", 0, lambda _: None)))
+    if broken:
+        monkeypatch.setattr(jobs, "_rest", lambda *_: 0.0)
+    with gnomon.open(tmp_path / "x.duckdb") as engine:
+        began = time.now
+        for _ in range(200):
+            assert engine.run_jobs()["other"] == "ok"
+            time.now += jobs.LOOK_SECONDS
+        assert (len(tries) * spent < 0.11 * (time.now - began)) is not broken
+        assert jobs.run_job(engine, jobs.JOBS[0], now=True) == "store-unavailable"  # asked for, it is tried at once
+
+
+def test_a_job_that_fails_rests_no_longer_than_its_period(tmp_path, monkeypatch):
+    time, tries = Elapsed(), []
+
+    def fail(_engine):
+        time.now += 1_000.0
+        tries.append(time.now)
+        raise StoreUnavailable("not now")
+
+    monkeypatch.setattr(jobs, "time", time)
+    monkeypatch.setattr(alerts, "time", time)
+    monkeypatch.setattr(jobs, "JOBS", (jobs.Job("roll up", 900, fail),))
+    with gnomon.open(tmp_path / "x.duckdb") as engine:
+        assert engine.run_jobs() == {"roll up": "store-unavailable"} and engine.run_jobs() == {}
+        time.now += 901
+        assert engine.run_jobs() == {"roll up": "store-unavailable"}
 
 
 def test_the_scheduler_runs_them_by_itself_until_it_is_closed(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -108,6 +109,7 @@ class Watch:
     def __init__(self, journal: Journal, settings: Settings) -> None:
         self.failures: dict[Key, tuple[GnomonError, int]] = {}
         self.extra: list[Condition] = []  #: conditions of what is built on the engine
+        self._rested: dict[Key, float] = {}  #: monotonic time from which a job that failed may be tried again
         self.scheduled = False  #: whether jobs are run by themselves
         self._journal = journal
         self._callbacks: list[Callback] = []
@@ -129,12 +131,19 @@ class Watch:
         with self._lock:
             return sorted(self._active.values(), key=lambda alert: (alert.since, alert.name))
 
-    def note_job(self, name: str, project: str | None, error: GnomonError | None, at_us: int) -> None:
-        """How a job went that began then."""
+    def note_job(
+        self, name: str, project: str | None, error: GnomonError | None, at_us: int, *, rest: float = 0.0
+    ) -> None:
+        """How a job went that began then. One that failed is not tried again for `rest` seconds."""
         if error is None:
             self.failures.pop((name, project), None)
         else:
             self.failures[name, project] = error, at_us
+        self._rested[name, project] = time.monotonic() + rest
+
+    def rests(self, name: str, project: str | None) -> bool:
+        """Whether it is too early to try a job again that failed."""
+        return time.monotonic() < self._rested.get((name, project), 0.0)
 
     def look(self, engine: Any, *, whole_store: bool) -> bool:
         """Look at every condition, and tell what has changed; False where another thread is at it.

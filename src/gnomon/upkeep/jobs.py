@@ -1,13 +1,14 @@
 """Background work as a table: name, period and function, and running what is due of it.
 
 One process does each of it: of an embedded store the one that owns it, of a store on a server whichever comes first
-(`turns`). A job that fails is tried again at the next look.
+(`turns`). A job that fails is tried again at the next look, or once it has rested for ten times what the try took.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gnomon.jobs")
 
 LOOK_SECONDS = 30.0  #: how often the scheduler looks for what is due
+REST = 10  #: a job that fails takes a tenth of the time of its process at most, whatever it costs
 HOUR, DAY = 3_600, 86_400
 
 
@@ -95,14 +97,16 @@ def run_left(engine: Keeping) -> dict[str, str]:
 
 
 def run_job(engine: Keeping, job: Job, *, now: bool = False) -> str | None:
-    """Run one job: `ok`, the code of its error, or None where it is not due, or another process does it.
+    """Run one job: `ok`, the code of its error, or None where it is not due, rests, or another process does it.
 
-    With `now` also where it is not due. Raises `StoreBusy` where another process owns the store.
+    With `now` also where it is not due, or rests. Raises `StoreBusy` where another process owns the store.
     """
     if not job.wanted(engine.settings):
         return None
     watch, owner = watch_of(engine._hold), None if job.whole_store else engine.settings.project
-    began = to_us(engine.clock())
+    if watch.rests(job.name, owner) and not now:
+        return None
+    began, started = to_us(engine.clock()), time.monotonic()
     try:
         with turn_of(engine, job, now=now) as turn:
             began = began if turn is None else turn.now_us
@@ -115,12 +119,18 @@ def run_job(engine: Keeping, job: Job, *, now: bool = False) -> str | None:
         raise
     except GnomonError as error:
         log.warning("the job %s failed and is tried again: %s", job.name, error)
-        watch.note_job(job.name, owner, error, began)
+        watch.note_job(job.name, owner, error, began, rest=_rest(job, started))
         return error.code
     except Exception as error:
         told = GnomonError(f"the job failed ({type(error).__name__})", remedy="See the log.", code="job-failed")
-        watch.note_job(job.name, owner, told, began)
+        watch.note_job(job.name, owner, told, began, rest=_rest(job, started))
         raise
+
+
+def _rest(job: Job, started: float) -> float:
+    """For how many seconds a job rests that failed, having begun then; 0 where the next look is rest enough."""
+    rest = REST * (time.monotonic() - started)
+    return min(rest, job.period) if rest > LOOK_SECONDS else 0.0
 
 
 class Scheduler:
