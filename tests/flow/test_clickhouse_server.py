@@ -305,7 +305,9 @@ DEGRADED = [
 
 
 @pytest.mark.parametrize(("code", "said", "of"), DEGRADED)
-def test_an_engine_that_starts_while_the_server_is_degraded_records(server, url, tmp_path, code, said, of):
+def test_an_engine_that_starts_while_the_server_is_degraded_records(server, url, tmp_path, monkeypatch, code, said, of):
+    monkeypatch.setattr(leases, "BROKEN_SECONDS", 1)  # what cannot be asked for cannot be given back: it is broken
+    monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.3)
     settings = Settings(flush_seconds=0.01, data_dir=str(tmp_path))
     with gnomon.open(url, settings=settings, sampling=False) as engine:
         engine.track("t")
@@ -329,7 +331,9 @@ def test_an_engine_that_starts_while_the_server_is_degraded_records(server, url,
 def test_a_start_that_waits_for_a_server_that_is_away_only_is_found(server, url, tmp_path, monkeypatch):
     monkeypatch.setattr("gnomon.ingest.hold.PASSING", {"store-unavailable"})
     with pytest.raises(StoreUnavailable):
-        test_an_engine_that_starts_while_the_server_is_degraded_records(server, url, tmp_path, *DEGRADED[0])
+        test_an_engine_that_starts_while_the_server_is_degraded_records(
+            server, url, tmp_path, monkeypatch, *DEGRADED[0]
+        )
 
 
 @pytest.mark.parametrize("work", ["_settle", "_burn"])
