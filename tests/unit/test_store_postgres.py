@@ -237,9 +237,13 @@ def held(postgres, schema, table, seconds):
     threading.Timer(seconds, con.close).start()
 
 
+#: A bound that a transaction of a few words keeps on a busy machine, and one of ours that takes longer.
+BOUND_MS, BUSY_SECONDS = 1_500, 2.0
+
+
 @pytest.mark.parametrize("honest", [True, False], ids=["unbound", "broken"])
 @pytest.mark.parametrize("use", ["turn", "alone", "reading", "change", "analyze", "compact"])
-def test_a_bound_of_whole_transactions_ends_nothing_of_ours(postgres, url, schema, monkeypatch, use, honest):
+def test_a_bound_of_whole_transactions_ends_nothing_of_ours(postgres, url, schema, monkeypatch, request, use, honest):
     monkeypatch.setattr(compacting, "_wait_for_older", lambda *_: None)  # of tests in other databases of the server
     if not honest:
         for place in (opening, module):
@@ -249,27 +253,28 @@ def test_a_bound_of_whole_transactions_ends_nothing_of_ours(postgres, url, schem
         if con.info.server_version < 170_000:
             pytest.skip("the server knows no transaction_timeout")
     PostgresStore(url, DEFAULTS).close()
-    store = PostgresStore(f"{url}&options=-c%20transaction_timeout%3D500ms", DEFAULTS)
+    store = PostgresStore(f"{url}&options=-c%20transaction_timeout%3D{BOUND_MS}ms", DEFAULTS)
+    request.addfinalizer(store.close)
     store.write([(1, batch(row("a")))], "j")
 
     def run():
         if use == "turn":
             with store.turn("work", DAY) as turn:
-                time.sleep(0.7)
+                time.sleep(BUSY_SECONDS)
                 turn.done()
         elif use == "alone":
             with store.alone():
-                time.sleep(0.7)
+                time.sleep(BUSY_SECONDS)
                 store.change(["SELECT 1"])
         elif use == "reading":
             with store.reading() as reading:
-                time.sleep(0.7)
+                time.sleep(BUSY_SECONDS)
                 assert list(reading.rows("SELECT 1")) == [[(1,)]]
         elif use == "change":
-            store.change(["SELECT pg_sleep(0.7)"])
+            store.change([f"SELECT pg_sleep({BUSY_SECONDS})"])
         else:
             store.change(["DELETE FROM quarantine", "INSERT INTO people VALUES ('p', 1, 'a')", "DELETE FROM people"])
-            held(postgres, schema, "people", 0.7)
+            held(postgres, schema, "people", BUSY_SECONDS)
             store.settle(done=use == "analyze", compact=use == "compact")
 
     if honest:
@@ -278,7 +283,6 @@ def test_a_bound_of_whole_transactions_ends_nothing_of_ours(postgres, url, schem
     else:
         with pytest.raises(StoreUnavailable):
             run()
-    store.close()
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------
