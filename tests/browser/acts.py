@@ -29,7 +29,7 @@ def flush(page: Any, milliseconds: int = 20_000) -> None:
     assert page.evaluate("dropped") == []
 
 
-def until(condition: Callable[[], Any], seconds: float = 8.0, seen: list[Any] | None = None) -> None:
+def until(condition: Callable[[], Any], seconds: float = 30.0, seen: list[Any] | None = None) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"it did not happen; last seen: {(seen or [None])[-1]}"

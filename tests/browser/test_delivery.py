@@ -94,6 +94,7 @@ def test_tabs_close_without_a_network_and_another_opens(
     pages[0].wait_for_timeout(300)
     for page in pages[:2]:
         page.close()
+    until(lambda: len(pages[2].evaluate(locks)) == 1)  # the browser gives up the others' when it gets to it
     (alive,) = pages[2].evaluate(locks)
     stored = pages[2].evaluate("Object.keys(localStorage).map((key) => key.split(':')).filter((key) => key.length > 4)")
     of_the_living = {key[-1] for key in stored if key[-2] == alive}
@@ -174,10 +175,16 @@ def test_a_page_waits_as_long_as_the_service_says(
     way = way_to(live)
     page = visit(visitor, site.url)
     labels = []
-    for n in range(6):
-        labels.append(buy(page, str(n)))
-        page.evaluate("client.flush(150)")
+    while len(labels) < 6 and 429 not in [post["status"] for post in way.posts]:
+        labels.append(buy(page, str(len(labels))))
+        page.evaluate("client.flush(20_000)" if len(labels) < 3 else "client.flush(1_000)")
+        until(lambda: len(way.posts) == len(labels))
+    taken = len(labels) - 1
+    assert taken in (3, 4), "three a minute, and one more where another minute began"
+    labels += [buy(page, f"later {n}") for n in range(2)]
+    page.evaluate("client.flush(150)")
     page.wait_for_timeout(700)
-    assert [post["status"] for post in way.posts] == [200, 200, 200, 429], "Retry-After was not seen, or not kept to"
+    told = [post["status"] for post in way.posts]
+    assert told == [200] * taken + [429], "Retry-After was not seen, or not kept to"
     assert waiting(page) == 3 and page.evaluate("dropped") == []
-    assert clicks(live, site) == once(labels[:3])
+    assert clicks(live, site) == once(labels[:taken])

@@ -61,7 +61,7 @@ def test_back_from_the_cache_is_another_view(
     page.evaluate("void setTimeout(() => history.back(), 1500)")
     expected = {("page_view", "/first"): 2, ("page_view", "/second"): 1, ("click", None): 1}
     seen: list[Any] = []
-    until(lambda: seen.append(shared.stored(site.application, "type", "endpoint")) or seen[-1] == expected, 15, seen)
+    until(lambda: seen.append(shared.stored(site.application, "type", "endpoint")) or seen[-1] == expected, 60, seen)
 
 
 def test_consent_and_signals(shared: SharedService, way_to: Callable[..., Way], site: Site, visitor: Any) -> None:

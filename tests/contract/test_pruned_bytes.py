@@ -63,7 +63,9 @@ def counts(report):
 def test_a_dry_run_says_what_goes_and_about_how_much_it_frees(store, events, tmp_path):
     would, did, before, after = dry_and_real(store, events, tmp_path)
     assert counts(would) == counts(did) and would.hourly > 1_000 and EVENTS / 2 < would.raw < EVENTS
-    assert did.bytes_freed == before - after > 0
+    # What ClickHouse merges meanwhile, and parts that wait to be removed, change the bytes between two looks.
+    moved = 0 if store.endswith(".duckdb") else did.bytes_freed / 20
+    assert before > after and abs(did.bytes_freed - (before - after)) <= moved
     assert did.bytes_freed / 2 <= would.bytes_freed <= did.bytes_freed * 2
 
 

@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import gnomon
 from gnomon.errors import InvalidValue
 from gnomon.testing import ManualClock
+from same_examples import same_examples
 
 START = datetime(2026, 3, 26, 13, 7, tzinfo=UTC)  # Berlin's clocks change three days later
 BERLIN, KATHMANDU = "Europe/Berlin", "Asia/Kathmandu"
@@ -526,6 +527,7 @@ def quick_folder():
 
 def live(chance, runs, steps, turns, kind=Upkeep):
     """Runs of the machine in this process: what happened in them, and the story of the one that failed."""
+    same_examples()  # for the same seed the same lives
     machine = type("Upkeep", (kind,), {"turns": turns, "tally": Counter()})
     quiet = settings(
         max_examples=runs, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck),

@@ -15,7 +15,7 @@ ALL = {"roll up": "ok", "prune": "ok", "prune audit": "ok", "backup": "ok", "old
 
 def test_jobs_run_when_they_are_due_and_not_again(tmp_path):
     clock = ManualClock(datetime(2026, 3, 1, 12, tzinfo=UTC))
-    with gnomon.open(tmp_path / "x.duckdb", clock=clock) as engine:
+    with gnomon.open(tmp_path / "x.duckdb", clock=clock, flush_seconds=600.0) as engine:  # which beats as well
         engine.track("a")
         engine.flush()
         assert engine.run_jobs() == ALL and engine.run_jobs() == {}
@@ -97,6 +97,7 @@ def test_the_scheduler_runs_them_by_itself_until_it_is_closed(tmp_path, monkeypa
     ran = threading.Event()
     monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(jobs, "JOBS", (jobs.Job("only", 0, lambda _: ran.set()),))
-    with gnomon.open(tmp_path / "x.duckdb", scheduler=True):
-        assert ran.wait(10)
-    assert "gnomon-jobs" not in [thread.name for thread in threading.enumerate()]
+    with gnomon.open(tmp_path / "x.duckdb", scheduler=True) as engine:
+        threads = engine._scheduler._threads
+        assert ran.wait(10) and [thread.name for thread in threads] == ["gnomon-jobs", "gnomon-watch"]
+    assert not any(thread.is_alive() for thread in threads)

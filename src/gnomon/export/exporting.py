@@ -82,6 +82,7 @@ class Exporting(Handing):
             handed = self._hand_over(job, given, rows, caller)
             task = Task(job, folder, rows, order.form.make(), self, self._doer(caller, note), self._utc_now,
                         self._kept_until)  # fmt: skip
+            ordered = self._snapshot(job)  # before anybody is at it
             try:
                 if not handed:
                     runner.offer(task)
@@ -89,7 +90,7 @@ class Exporting(Handing):
                 folder.remove(job)
                 raise
             note.detail["job"] = job.id
-        return self._snapshot(job)
+        return ordered
 
     def _kept_until(self, finished: Any) -> Any:
         return finished + timedelta(days=self.settings.export_days)
@@ -238,7 +239,8 @@ class Exporting(Handing):
 
         now = self._utc_now()
         for job in folder.jobs():
-            if job.project != self.settings.project or runner.find(job.id) is not None:
+            here = runner.find(job.id)
+            if job.project != self.settings.project or (here is not None and here.state in ("queued", "processing")):
                 continue
             if job.expires is not None and job.expires <= now:
                 folder.remove(job)

@@ -20,7 +20,7 @@ class Deadlines:
         self._thread: threading.Thread | None = None
         self._next = 0
         self._waits_until = float("inf")
-        self._closed = False
+        self._ending = self._closed = False
 
     @contextmanager
     def limit(self, seconds: float, interrupt: Callable[[], None]) -> Iterator[None]:
@@ -28,6 +28,7 @@ class Deadlines:
         `seconds`."""
         until = time.monotonic() + seconds
         with self._changed:
+            until = 0.0 if self._ending else until
             self._next += 1
             key = self._next
             self._running[key] = (until, interrupt)
@@ -43,8 +44,9 @@ class Deadlines:
                 self._running.pop(key, None)
 
     def end_all(self) -> None:
-        """Interrupt whatever runs now, as if its time were over."""
+        """Interrupt whatever runs now, and what begins later, as if its time were over."""
         with self._changed:
+            self._ending = True
             self._running = {key: (0.0, interrupt) for key, (_, interrupt) in self._running.items()}
             self._changed.notify()
 

