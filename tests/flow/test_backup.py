@@ -98,7 +98,11 @@ def test_a_copy_of_two_moments_would_be_found(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(Writer, "resting", lambda self: nullcontext())
 
     def late(self, file):
-        time.sleep(0.5)
+        until, writer = time.monotonic() + 30, engine._hold.writer
+        for _ in range(2):  # the second one begins, at the earliest, when the first has ended
+            seen = writer._checkpointed
+            while writer._checkpointed == seen and time.monotonic() < until:
+                time.sleep(0.01)
         honest(self, file)
 
     monkeypatch.setattr(copying.Snapshot, "copy_to", late)

@@ -13,7 +13,7 @@ import embedded
 from gnomon.errors import InvalidValue, StoreDamaged
 from gnomon.store.duckdb import DuckDBStore
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,7 @@ LOSSES = [
 ]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("table", "partition", "months"), LOSSES)
 def test_where_raw_rows_were_pruned_what_was_lost_is_refused_and_nothing_else(copied, table, partition, months):
     url = copied(pruned=True)

@@ -78,8 +78,10 @@ def test_who_was_stopped_for_too_long_has_lost_the_turn_and_is_told_so(stores, m
     monkeypatch.setattr(leases, "RENEWED_SECONDS", 60.0)  # it stands still
     with one.turn("p:job", 3_600 * SECOND) as turn:
         time.sleep(2.1)
-        monkeypatch.setattr(leases, "BROKEN_SECONDS", 1)
-        with other.turn("p:job", 3_600 * SECOND) as second:
+        with ExitStack() as its:
+            with monkeypatch.context() as brief:
+                brief.setattr(leases, "BROKEN_SECONDS", 1)
+                second = its.enter_context(other.turn("p:job", 3_600 * SECOND))
             assert second is not None
             with pytest.raises(StoreUnavailable) as raised:
                 turn.done()

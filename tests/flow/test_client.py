@@ -200,9 +200,9 @@ def test_what_is_not_the_services_own_word_is_tried_again(service):
 @pytest.mark.parametrize("date", [False, True], ids=["seconds", "date"])
 def test_retry_after_is_honoured(service, date):
     with FaultyProxy(service.port, share=0.0) as proxy, client_of(proxy.port) as client:
+        began = time.monotonic()
         moment = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
         proxy.instead.append(answer(429, "{}", Retry_After=moment if date else "1"))
-        began = time.monotonic()
         client.track("patient")
         client.flush(20)
         assert client.delivery().acknowledged == 1 and time.monotonic() - began >= 0.9
@@ -349,13 +349,15 @@ if how == "multiprocessing":
 
 def test_the_end_of_a_process_does_not_wait_long_for_a_service_that_is_away():
     with FaultyProxy(None) as proxy:
-        code = ("import sys, gnomon\n"
+        code = ("import atexit, sys, time\n"
+                "atexit.register(lambda: print(time.monotonic() - began))\n"  # the first registered runs last
+                "import gnomon\n"
                 "client = gnomon.connect(sys.argv[1], 'token', exit_seconds=0.3)\n"
-                "[client.track('lost') for _ in range(3)]")  # fmt: skip
-        began = time.monotonic()
+                "[client.track('lost') for _ in range(3)]\n"
+                "began = time.monotonic()")  # fmt: skip
         done = subprocess.run([sys.executable, "-c", code, proxy.url], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr.strip() == "3 events could not be sent before the end"
-    assert time.monotonic() - began < 8
+    assert 0.2 < float(done.stdout) < 5
 
 
 def test_a_callback_that_flushes_is_told_that_it_cannot(service):

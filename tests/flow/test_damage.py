@@ -12,7 +12,7 @@ from gnomon.errors import InvalidValue, StoreDamaged
 from gnomon.ingest.recovery import found_damage
 
 pytestmark = pytest.mark.timeout(120)
-LAZY = gnomon.Settings(checkpoint_seconds=3_600, flush_seconds=0.02)
+LAZY = gnomon.Settings(checkpoint_seconds=3_600, flush_seconds=30.0)
 
 
 def flip(path: Path, start: int, count: int) -> None:

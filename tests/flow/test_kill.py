@@ -89,7 +89,7 @@ def torture(folder: Path, cycles: int, broken: str | None = None, checks: int = 
     return wrong, sum(len(rack.promised()) for rack in racks)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_nothing_acknowledged_is_lost_or_doubled_over_150_kills(tmp_path):
     wrong, promised = torture(tmp_path, 150)
     assert promised > 5_000, "the children hardly recorded anything"

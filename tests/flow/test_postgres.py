@@ -379,8 +379,11 @@ def test_a_wrong_password_is_said_at_once_and_never_shown(server, url, tmp_path)
             con.execute("ALTER ROLE ann PASSWORD 'new-one'")
         server.end_connections()
         engine.track("tick")
+        until = time.monotonic() + 30
+        while getattr(engine._hold.writer.fault, "code", None) != "store-login" and time.monotonic() < until:
+            time.sleep(0.05)  # first it is told that the connection is gone
         with pytest.raises(StoreUnavailable) as caught:
-            engine.flush(timeout=1)
+            engine.flush(timeout=0.2)
         assert "password" in caught.value.remedy and "right-one" not in str(caught.value)
         with server.connect() as con:
             con.execute("ALTER ROLE ann PASSWORD 'right-one'")

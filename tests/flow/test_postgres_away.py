@@ -223,8 +223,11 @@ def test_a_damaged_page_is_said_and_what_was_recorded_waits(server, url, tmp_pat
                 ask()
             assert caught.value.code == "store-damaged" and "REINDEX" in caught.value.remedy
         engine.track("tick", id="after", ts=ts)
+        until = time.monotonic() + 30
+        while getattr(engine._hold.writer.fault, "code", None) != "store-damaged" and time.monotonic() < until:
+            time.sleep(0.05)
         with pytest.raises(StoreUnavailable) as waits:
-            engine.flush(timeout=1)
+            engine.flush(timeout=0.2)
         assert waits.value.code == "not-queryable" and "REINDEX" in waits.value.remedy
     with opened(url, tmp_path) as engine:  # it starts, and keeps what comes
         engine.track("tick", id="later", ts=ts)

@@ -79,7 +79,7 @@ def test_a_prune_that_keeps_the_store_to_itself_is_found(engine, monkeypatch):
     assert steps > DAYS and stored == 0
 
 
-def overtaken(engine, tries=50):
+def overtaken(engine, waits, tries=50):
     """Two enter, the second while the first is in, which then enters again: how often that comes before the second."""
     writer, often = engine._hold.writer, 0
     writer.stop()  # its own thread takes no part
@@ -95,7 +95,9 @@ def overtaken(engine, tries=50):
         with writer.paused():
             thread.start()
             came.wait()
-            time.sleep(0.02)  # it waits now
+            until = time.monotonic() + 20
+            while not waits() and time.monotonic() < until:
+                time.sleep(0.001)
         with writer.paused():
             order.append("first again")
         thread.join()
@@ -104,7 +106,7 @@ def overtaken(engine, tries=50):
 
 
 def test_who_waits_comes_before_who_was_there(engine):
-    assert overtaken(engine) == 0
+    assert overtaken(engine, engine._hold.writer._turn.locked) == 0
 
 
 def test_a_lock_alone_does_not_do(engine, monkeypatch):
@@ -116,4 +118,4 @@ def test_a_lock_alone_does_not_do(engine, monkeypatch):
             yield
 
     monkeypatch.setattr(Writer, "paused", paused)
-    assert overtaken(engine) > 0
+    assert overtaken(engine, lambda: time.sleep(0.02) or True) > 0

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,9 @@ def test_questions_wait_for_a_restore_and_none_fails(backed_up):
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
             thread.start()
+        until = time.monotonic() + 30
+        while not answers and time.monotonic() < until:
+            time.sleep(0.01)
         for _ in range(5):
             engine.restore_backup(path)
         stop.set()

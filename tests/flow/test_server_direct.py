@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 
 import httpx
 import pytest
@@ -21,6 +22,8 @@ from gnomon.server.ingest import _Rules
 
 EVENT = {"id": "e1", "type": "page_view", "properties": {"n": 1}}
 GOOD = json.dumps(EVENT).encode()
+LATER = int(time.time()) + 3_600
+LASTING = bearer(exp=LATER)
 BODIES = st.sampled_from([
     GOOD, json.dumps([EVENT, {"type": ""}]).encode(), b"[]", b"{}", b'{"type":"a","type":"b"}', b"[1]", b"nope", b"",
     b'{"type":"x","user_id":"other"}', b'{"type":"x","weight":3}', gzip.compress(GOOD), b'{"type":"\xff"}', b"[" * 40,
@@ -28,8 +31,8 @@ BODIES = st.sampled_from([
 HEADERS = st.fixed_dictionaries(
     {},
     optional={
-        "authorization": st.sampled_from([bearer()["Authorization"], bearer(scope="read")["Authorization"],
-                                          bearer(project="other")["Authorization"], "Bearer x", "Basic y"]),
+        "authorization": st.sampled_from([LASTING["Authorization"], bearer(scope="read", exp=LATER)["Authorization"],
+                                          bearer(project="other", exp=LATER)["Authorization"], "Bearer x", "Basic y"]),
         "content-type": st.sampled_from(["application/json", "application/json; charset=utf-8", "text/plain"]),
         "content-encoding": st.sampled_from(["gzip", "br", "identity"]),
         "origin": st.sampled_from(["https://page.example", "https://else.example"]),
@@ -39,7 +42,7 @@ HEADERS = st.fixed_dictionaries(
 PATHS = st.sampled_from(["/ingest", "/samples", "/ingest?project=default", "/ingest?project=other", "/ingest?key=k",
                          "/other"])  # fmt: skip
 METHODS = st.sampled_from(["POST", "POST", "POST", "GET", "OPTIONS", "HEAD"])
-WHOLE = {"authorization": bearer()["Authorization"], "content-type": "application/json"}
+WHOLE = {"authorization": LASTING["Authorization"], "content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,9 @@ def run_and_kill(store, rounds: int, seconds: tuple[float, float]) -> Ledger:
             for thread in ledger.threads:
                 thread.start()
             begun = True
+        known, until = len(ledger.acknowledged), time.monotonic() + 30
+        while seconds[0] > 0.5 and len(ledger.acknowledged) == known and time.monotonic() < until:
+            time.sleep(0.05)
         time.sleep(chance.uniform(*seconds))
         service.kill()
     ledger.stopping.set()
@@ -154,21 +157,22 @@ def test_a_signal_ends_it_without_losing_or_refusing_what_was_begun(tmp_path):
 def test_a_second_one_takes_events_and_takes_over(tmp_path):
     first, second = Process(tmp_path / "s.duckdb"), Process(tmp_path / "s.duckdb")
     try:
-        health = httpx.get(f"{second.url}{API}/healthz").json()
+        health = httpx.get(f"{second.url}{API}/healthz", timeout=30).json()
         assert (health["ready"], health["answers"]) == (True, False)
-        assert httpx.post(f"{second.url}{API}/ingest", json={"type": "x"}, headers=bearer()).status_code == 200
-        busy = httpx.get(f"{second.url}{API}/admin/books", headers=bearer())
+        taken = httpx.post(f"{second.url}{API}/ingest", json={"type": "x"}, headers=bearer(), timeout=30)
+        assert taken.status_code == 200
+        busy = httpx.get(f"{second.url}{API}/admin/books", headers=bearer(), timeout=30)
         assert busy.status_code == 503 and int(busy.headers["retry-after"]) > 0 and busy.json()["type"] == "store-busy"
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            books = httpx.get(f"{first.url}{API}/admin/books", headers=bearer()).json()["event"]
+            books = httpx.get(f"{first.url}{API}/admin/books", headers=bearer(), timeout=30).json()["event"]
             if books["stored"] == 1:
                 break
             time.sleep(0.05)
         assert books["stored"] == 1 and books["closes"]
         assert first.end()[0] == 0
-        assert httpx.get(f"{second.url}{API}/admin/books", headers=bearer()).json()["event"]["stored"] == 1
-        assert httpx.get(f"{second.url}{API}/healthz").json()["answers"]
+        assert httpx.get(f"{second.url}{API}/admin/books", headers=bearer(), timeout=30).json()["event"]["stored"] == 1
+        assert httpx.get(f"{second.url}{API}/healthz", timeout=30).json()["answers"]
     finally:
         for one in (first, second):
             if one.process.poll() is None:
@@ -202,9 +206,11 @@ def test_dev_prints_a_token_that_works(tmp_path):
         service.process.stdout.readline()
         token = service.process.stdout.readline().strip()
         headers = {"Authorization": f"Bearer {token}"}
-        assert httpx.post(f"{service.url}{API}/ingest", json={"type": "x"}, headers=headers).json()["ingested"] == 1
-        assert httpx.get(f"{service.url}/metrics", headers=headers).status_code == 200
-        assert httpx.get(f"{service.url}{API}/admin/books", headers=bearer()).status_code == 401  # another secret
+        taken = httpx.post(f"{service.url}{API}/ingest", json={"type": "x"}, headers=headers, timeout=30)
+        assert taken.json()["ingested"] == 1
+        assert httpx.get(f"{service.url}/metrics", headers=headers, timeout=30).status_code == 200
+        of_another_secret = bearer()
+        assert httpx.get(f"{service.url}{API}/admin/books", headers=of_another_secret, timeout=30).status_code == 401
     finally:
         assert service.end(signal.SIGINT)[0] in (0, 130)
 
@@ -219,7 +225,7 @@ def test_the_command_makes_tokens_and_keys(tmp_path, capsys, monkeypatch):
         token, key = capsys.readouterr().out.split()
         for credential in (token, key):
             headers = {"Authorization": f"Bearer {credential}"}
-            answer = httpx.post(f"{service.url}{API}/ingest", json={"type": "x"}, headers=headers)
+            answer = httpx.post(f"{service.url}{API}/ingest", json={"type": "x"}, headers=headers, timeout=30)
             assert answer.status_code == 200, json.dumps(answer.json())
     finally:
         service.end()

@@ -25,18 +25,26 @@ def stored(store) -> Counter[str]:
         return Counter({row["type"]: row["events"] for row in engine.query(["events"], ["type"])})
 
 
-def comes_by_itself(engine, monkeypatch) -> bool:
+def comes_by_itself(engine, monkeypatch, looks, seconds) -> bool:
     """Whether an event is written whose caller lost its turn between waking the background thread and appending."""
-    crowded = engine._crowded
+    crowded, drain, looked = engine._crowded, engine._drain, threading.Semaphore(0)
 
     def slow(*args, **kwargs):
         found = crowded(*args, **kwargs)
-        time.sleep(0.06)  # several rounds of the background thread
+        for _ in range(looks):
+            assert looked.acquire(timeout=20)  # the background thread has looked, and found nothing
         return found
 
+    def drained(*args, **kwargs):
+        try:
+            return drain(*args, **kwargs)
+        finally:
+            looked.release()
+
+    monkeypatch.setattr(engine, "_drain", drained)
     monkeypatch.setattr(engine, "_crowded", slow)
     engine.track("x")
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if engine.query(["events"])[0]["events"]:
             return True
@@ -46,13 +54,13 @@ def comes_by_itself(engine, monkeypatch) -> bool:
 
 def test_an_event_that_comes_after_its_own_bell(tmp_path, monkeypatch):
     with gnomon.open(tmp_path / "t.duckdb", flush_seconds=0.02) as engine:
-        assert comes_by_itself(engine, monkeypatch)
+        assert comes_by_itself(engine, monkeypatch, 3, 20)
 
 
 def test_a_thread_that_sleeps_after_one_look_would_be_found(tmp_path, monkeypatch):
     monkeypatch.setattr("gnomon.ingest.collector.QUIET_ROUNDS", 0)
     with gnomon.open(tmp_path / "t.duckdb", flush_seconds=0.02) as engine:
-        assert not comes_by_itself(engine, monkeypatch)
+        assert not comes_by_itself(engine, monkeypatch, 1, 2)
 
 
 def test_closing_under_its_users(tmp_path):
@@ -112,11 +120,13 @@ def test_ctrl_c_in_the_middle_of_flushes(tmp_path):
         for thread in threads:
             thread.start()
         until = time.monotonic() + 2
-        while time.monotonic() < until:
+        while True:
             try:
                 engine.track("main")
                 made[0] += 1
                 engine.flush()
+                if time.monotonic() > until:
+                    break
             except KeyboardInterrupt:
                 interrupted += 1
         signal.signal(signal.SIGINT, signal.SIG_IGN)

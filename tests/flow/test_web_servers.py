@@ -341,10 +341,10 @@ def test_a_websocket_over_a_real_server(tmp_path):
         port = free.getsockname()[1]
     command = [sys.executable, "-c", SOCKETS, str(tmp_path / "store.duckdb"), str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while True:
             try:
-                link = socket.create_connection(("127.0.0.1", port), timeout=5)
+                link = socket.create_connection(("127.0.0.1", port), timeout=30)
                 break
             except OSError:
                 assert time.monotonic() < until and server.poll() is None, server.communicate()

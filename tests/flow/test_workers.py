@@ -66,19 +66,19 @@ def kept(postgres, url):
 def export(service):
     """Order a file and ask for it on one connection after the other, so that any worker may answer."""
     claims = {"scope": "ingest read"}
-    ordered = httpx.post(f"{service.url}{API}/exports", json={"format": "csv"}, headers=bearer(**claims))
+    ordered = httpx.post(f"{service.url}{API}/exports", json={"format": "csv"}, headers=bearer(**claims), timeout=30)
     assert ordered.status_code == 202, ordered.text
     at = f"{service.url}{API}/exports/{ordered.json()['id']}"
     statuses = []
     until = time.monotonic() + 30
     while time.monotonic() < until:
-        answer = httpx.get(at, headers=bearer(**claims))
+        answer = httpx.get(at, headers=bearer(**claims), timeout=30)
         assert answer.status_code == 200, answer.text
         statuses.append(answer.json()["status"])
         if statuses[-1] not in ("queued", "processing"):
             break
     assert statuses[-1] == "completed", statuses
-    return httpx.get(f"{at}/download", headers=bearer(**claims)).text.count("\n") - 1
+    return httpx.get(f"{at}/download", headers=bearer(**claims), timeout=30).text.count("\n") - 1
 
 
 def loaded(postgres, url, folder, count, kills, seconds):
