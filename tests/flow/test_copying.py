@@ -16,6 +16,7 @@ from own_postgres import OwnPostgres
 import gnomon
 from gnomon.errors import GnomonError, InvalidValue, StoreBusy, StoreDamaged, StoreUnavailable
 from gnomon.ingest.owner import OwnerLock
+from gnomon.query.books import projects_of
 from gnomon.store import carrying, open_store
 from gnomon.store.carrying import TABLES, Carried, slices
 from gnomon.store.duckdb import DuckDBStore
@@ -283,7 +284,10 @@ def test_a_replica_that_had_the_destination_open_waits_until_it_is_finished(requ
         asked, told = [], set()
 
         def ask_there(progress):
-            for question in (lambda: replica.query(["events"]), replica.books, replica.summary):
+            asks = [lambda: replica.query(["events"]), replica.books, replica.summary]
+            if progress.table == "samples" and progress.step == "copying" and not asked:  # the rest takes longer
+                asks += [replica.quarantine, replica.health, lambda: projects_of(replica._hold.store, 20.0)]
+            for question in asks:
                 try:
                     question()
                     told.add("an answer")

@@ -87,14 +87,16 @@ def store_books(store: Store, project: str, kind: str, journal_id: str, timeout:
 
 
 def projects_of(store: Store, timeout: float) -> list[str]:
-    """Every project that something ever came in for."""
+    """Every project that something ever came in for. Raises `StoreUnavailable` (`unfinished-copy`)."""
+    store.data_version()  # which refuses a copy that is not finished
     return [row[0] for row in store.ask(["SELECT DISTINCT project FROM books ORDER BY project"], timeout)[0].rows]
 
 
 def quarantined(
     store: Store, project: str, limit: int, code: str | None, zone: tzinfo, timeout: float
 ) -> list[dict[str, Any]]:
-    """The newest quarantined events of one project."""
+    """The newest quarantined events of one project. Raises `StoreUnavailable` (`unfinished-copy`)."""
+    store.data_version()  # as above
     from sqlglot import exp  # deferred, as above
 
     moment = store.dialect.epoch_us(exp.column("received_at"))
