@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from gnomon.event import SAMPLE_AT, Batch, Row, column, in_a_row
-from gnomon.store.incoming import without_own_repeats
+from gnomon.store.incoming import Edges, booked, sealed_entries, without_own_repeats
 
 
 @dataclass
@@ -96,6 +96,20 @@ class Work:
                 kept[id(row)] -= 1  # the very same row may be there twice
                 if kept[id(row)] < 0:
                     self.samples_left_out.add(n)
+
+    def part(self, edges: Edges) -> tuple[Counter[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """Leave out rows of sealed time and repeats among the rows themselves. Returns what sealed time adds to the
+        books, and what goes into quarantine."""
+        books: Counter[tuple[Any, ...]] = Counter()
+        refused = [(batch.project, *told) for _, batch in self.batches for told in batch.refused]
+        for project, rows in self.by_project.items():
+            kept, sealed = edges.part(project, rows)
+            self.leave_out(sealed, "sealed")
+            refused += sealed_entries(project, sealed)
+            add(books, booked(project, "rejected", sealed, "sealed"))
+            if project in self.doubtful:
+                self.leave_out(without_own_repeats(kept)[1], "duplicate")
+        return books, refused
 
     def leave_out(self, rows: list[Row], reason: str) -> None:
         """These rows are not stored."""

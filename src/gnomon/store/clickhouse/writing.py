@@ -24,13 +24,11 @@ from gnomon.store.incoming import (
     RECENT_US,
     Edges,
     Key,
-    booked,
     key_of,
-    sealed_entries,
     without_own_repeats,
 )
 from gnomon.store.texts import quoted
-from gnomon.store.work import Work, add
+from gnomon.store.work import Work
 
 #: One row in any case, as the columns of an answer without rows have to be asked for. Keys come as the bytes that the
 #: engine holds, in one literal: 60,000 literals take it ten times as long to read.
@@ -77,17 +75,7 @@ class Writing:
     def write(self, work: Work, version: int) -> None:
         """Put everything but spans and the state."""
         edges = Edges(self._asked(EDGES))
-        books: Counter[tuple[Any, ...]] = Counter()
-        refused: list[tuple[Any, ...]] = []
-        for _, batch in work.batches:
-            refused += [(batch.project, *told) for told in batch.refused]
-        for project, rows in work.by_project.items():
-            kept, sealed = edges.part(project, rows)
-            work.leave_out(sealed, "sealed")
-            refused += sealed_entries(project, sealed)
-            add(books, booked(project, "rejected", sealed, "sealed"))
-            if project in work.doubtful:
-                work.leave_out(without_own_repeats(kept)[1], "duplicate")
+        books, refused = work.part(edges)
         self._put_events(work, version)
         self._put_samples(work, version)
         self._book(work, books)

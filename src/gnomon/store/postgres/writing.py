@@ -21,15 +21,12 @@ from gnomon.store.incoming import (
     QUARANTINE_ROWS,
     RECENT_US,
     Edges,
-    booked,
-    sealed_entries,
-    without_own_repeats,
 )
 from gnomon.store.postgres.months import ATTACHED, LOCK, months_of, name_of
 from gnomon.store.postgres.opening import KNOWN, Connection
 from gnomon.store.postgres.rows import COLUMNS, EPOCH_US, copy_in, stage, stage_samples
 from gnomon.store.weights import SEVERAL, WITHIN
-from gnomon.store.work import Work, add
+from gnomon.store.work import Work
 
 US_HOUR = 3_600_000_000
 
@@ -129,17 +126,7 @@ class Writing:
     def write(self, work: Work, version: int) -> None:
         """Store everything but spans, position and version. The lock is held."""
         edges = Edges(self._con.execute(EDGES).fetchall())
-        books: Counter[tuple[Any, ...]] = Counter()
-        refused: list[tuple[Any, ...]] = []
-        for _, batch in work.batches:
-            refused += [(batch.project, *told) for told in batch.refused]
-        for project, rows in work.by_project.items():
-            kept, sealed = edges.part(project, rows)
-            work.leave_out(sealed, "sealed")
-            refused += sealed_entries(project, sealed)
-            add(books, booked(project, "rejected", sealed, "sealed"))
-            if project in work.doubtful:
-                work.leave_out(without_own_repeats(kept)[1], "duplicate")
+        books, refused = work.part(edges)
         self._insert_events(work, version)
         self._insert_samples(work, version)
         self._book(work, books)
