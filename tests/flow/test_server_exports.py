@@ -292,7 +292,7 @@ def test_an_engine_with_an_export_is_not_closed_for_being_idle(monkeypatch):
         while engine.get_export_status(job.id).state != "completed":
             assert time.monotonic() < until
             time.sleep(0.01)
-        while engine._has_exports():  # it is told as completed before its entry is in the audit
+        while engine._has_exports():  # it is told as completed a moment before its thread has left it
             assert time.monotonic() < until
             time.sleep(0.01)
         with projects.using("p4"), projects.using("p5"):

@@ -49,7 +49,7 @@ def ended(engine, job):
 
 
 def until_idle(engine):
-    """A job has ended before its entry is in the audit."""
+    """Nothing of this engine waits or runs."""
     until = time.monotonic() + 30
     while engine._has_exports():
         assert time.monotonic() < until
@@ -319,6 +319,34 @@ def test_how_a_job_ended_is_said_when_it_is_kept(engine, store, monkeypatch, gat
     kept.set()
     assert ended(engine, job).state == state
     assert msgspec.json.decode((folder(store) / f"{job.id}.job").read_bytes())["state"] == state or broken
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_export_without_its_entry_in_the_audit_never_was_completed(engine, store, monkeypatch, broken):
+    save, told = jobs.Folder.save, []
+
+    def noted(self, job):
+        told.append(job.state)
+        save(self, job)
+
+    def refused(*_):
+        def run(write):
+            write()
+            raise StoreUnavailable("not now", code="audit-unavailable")
+
+        return run
+
+    monkeypatch.setattr(jobs.Folder, "save", noted)
+    monkeypatch.setattr(type(engine), "_doer", refused)
+    if broken:  # as soon as the file is there
+        write = running.Task._write
+        monkeypatch.setattr(running.Task, "_write", lambda task: (write(task), task._complete()))
+    job = engine.export_analytics()
+    until_idle(engine)
+    found = engine.get_export_status(job.id)
+    assert (found.state, found.code) == ("failed", "audit-unavailable")
+    assert ("completed" in told) is broken
+    assert [p.suffix for p in folder(store).iterdir()] == [".job"]
 
 
 def test_how_it_ended_is_known_even_if_it_could_not_be_kept(engine, monkeypatch):

@@ -55,6 +55,7 @@ class Task:
         try:
             if not self.stopped.is_set():
                 self.audited(self._write)
+                self._complete()  # when its entry is in the audit, without which there is no export
         except GnomonError as error:
             self.fail(error)
         except Exception as error:
@@ -88,11 +89,14 @@ class Task:
         if self.is_off():
             raise interrupted()
         sync_folder(self.folder.path)
+        return job.rows
+
+    def _complete(self) -> None:
+        job = self.job
         job.finished = self.now()
         job.expires = self.keep_for(job.finished)
         job.progress = 1.0
         self._end("completed")
-        return job.rows
 
     def fail(self, error: GnomonError) -> None:
         """The job ends with this error."""
