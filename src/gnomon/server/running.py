@@ -9,7 +9,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,15 +50,18 @@ def listen(host: str, port: int) -> socket.socket:
 def run(app: Any, settings: Settings, listening: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, and return then, so that the caller can close what it opened.
 
-    uvicorn raises the signal once more behind its end, for whoever handled it before: that is this function.
+    uvicorn raises the signal once more behind its end, for whoever handled it before: that is this function. One that
+    comes before uvicorn looks for signals ends it as well, else it would be lost.
     """
     ours, theirs = logging.getLogger("gnomon"), logging.getLogger("uvicorn")
     theirs.handlers, theirs.propagate = ours.handlers, False  # lines of one form
     theirs.setLevel(ours.level)
-    before = {number: signal.signal(number, _handled) for number in (signal.SIGTERM, signal.SIGINT)}
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, **serving(settings)))
+    before = {number: signal.signal(number, _ending(server)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with _rarely_collected():
-            uvicorn.Server(uvicorn.Config(app, log_config=None, **serving(settings))).run(sockets=[listening])
+            if not server.should_exit:
+                server.run(sockets=[listening])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -78,5 +81,8 @@ def _rarely_collected() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _handled(_number: int, _frame: Any) -> None:
-    """The end has come already."""
+def _ending(server: uvicorn.Server) -> Callable[[int, Any], None]:
+    def end(_number: int, _frame: Any) -> None:
+        server.should_exit = True
+
+    return end
