@@ -44,7 +44,9 @@ class Writer:
         self._rows_in_hand = 0
         self._watched: dict[int, Counter[str]] = {}
         self._lately: OrderedDict[int, Counter[str]] = OrderedDict()  #: as `left_out`, of the batches written last
-        self._changed = threading.Condition()
+        # Entered as a plain lock: Ctrl-C in `Condition.__enter__`, which is Python, can leave it held for ever.
+        self._guard = threading.RLock()
+        self._changed = threading.Condition(self._guard)
         self._work = threading.RLock()  # held while a transaction runs
         self._turn = threading.Lock()  # held by the one thread that waits for _work
         self._worker = 0  #: the thread that has _work
@@ -85,7 +87,7 @@ class Writer:
 
         With `watch` it is kept how many of their rows were not stored, until `left_out()` asks for it.
         """
-        with self._changed:
+        with self._guard:
             for position, batch in zip(positions, batches, strict=True):
                 stored = position <= self._position  # it was read back from the journal before it was offered
                 if watch:
@@ -97,12 +99,12 @@ class Writer:
 
     def left_out(self, positions: Iterable[int]) -> Counter[str]:
         """How many rows of the watched batches were not stored, by reason; they are watched no longer."""
-        with self._changed:
+        with self._guard:
             return sum((self._watched.pop(position, Counter()) for position in positions), Counter[str]())
 
     def wait_for(self, position: int, timeout: float) -> bool:
         """Wait until the store has everything up to `position`. False when it takes longer than `timeout` seconds."""
-        with self._changed:
+        with self._guard:
             self._hurried |= self._position < position
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._position >= position or self._stopping, timeout)
@@ -110,7 +112,7 @@ class Writer:
 
     def stop(self) -> None:
         """Drain what is there, checkpoint, end the thread."""
-        with self._changed:
+        with self._guard:
             self._stopping = True
             self._changed.notify_all()
         if self._thread is not None:
@@ -123,7 +125,7 @@ class Writer:
 
     def _gather(self) -> None:
         """Let small batches come together, unless somebody waits for them."""
-        with self._changed:
+        with self._guard:
             if self._in_hand and not self._hurried:
                 self._changed.wait_for(self._is_urgent, GATHER_SECONDS * self._bulk)
             self._hurried = False
@@ -140,7 +142,7 @@ class Writer:
                 drained = self.drain()
                 self._checkpoint_if_due()
                 if not drained:
-                    with self._changed:
+                    with self._guard:
                         if not self._in_hand and not self._stopping:
                             self._changed.wait(wait)
                 wait, self.fault = POLL_SECONDS, None
@@ -152,7 +154,7 @@ class Writer:
 
     def _start_over(self, wait: float) -> None:
         """After a fault, and a while, go on from wherever the store is then."""
-        with self._changed:
+        with self._guard:
             self._in_doubt = True
             self._let_go()
             self._changed.wait_for(lambda: self._stopping, wait)
@@ -203,13 +205,13 @@ class Writer:
 
     def look_again(self) -> None:
         """Call within `paused()` after the store went back to a checkpoint: go on from wherever it is."""
-        with self._changed:
+        with self._guard:
             self._in_doubt = True
             self._let_go()
 
     def content_replaced(self) -> None:
         """Call within `paused()` after other content was put into the store: go on from the position it names."""
-        with self._changed:
+        with self._guard:
             self._position = self._reached = self._store.position(self._journal.id)
             self._since_checkpoint = 0
             self._lately.clear()
@@ -259,7 +261,7 @@ class Writer:
         self._journal.positions(self._position, 1)
         if self._in_doubt or self._journal.id != known:
             position = self._store.position(self._journal.id)
-            with self._changed:  # a commit whose answer was lost may have brought what somebody waits for
+            with self._guard:  # a commit whose answer was lost may have brought what somebody waits for
                 self._position = position
                 self._changed.notify_all()
             self._in_doubt = False
@@ -284,7 +286,7 @@ class Writer:
         return work
 
     def _take(self, position: int) -> Batch:
-        with self._changed:
+        with self._guard:
             batch = self._in_hand.pop(position, None)
             if batch is not None:
                 self._rows_in_hand -= len(batch.rows)
@@ -325,7 +327,7 @@ class Writer:
         return left_out
 
     def _advance(self, work: list[tuple[int, Batch]], left_out: dict[int, Counter[str]]) -> None:
-        with self._changed:
+        with self._guard:
             self._position = work[-1][0]
             self._reached = max(self._reached, self._position)
             counted = [len(batch.rows) for _, batch in work if not batch.only_beats]

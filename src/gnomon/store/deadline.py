@@ -16,7 +16,8 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._running: dict[int, tuple[float, Callable[[], None]]] = {}
-        self._changed = threading.Condition()
+        self._guard = threading.RLock()  # entered instead of the condition, see `Writer`
+        self._changed = threading.Condition(self._guard)
         self._thread: threading.Thread | None = None
         self._next = 0
         self._waits_until = float("inf")
@@ -27,7 +28,7 @@ class Deadlines:
         """Run a block; `interrupt` is called from another thread, until the block ends, if that takes longer than
         `seconds`."""
         until = time.monotonic() + seconds
-        with self._changed:
+        with self._guard:
             until = 0.0 if self._ending else until
             self._next += 1
             key = self._next
@@ -40,26 +41,26 @@ class Deadlines:
         try:
             yield
         finally:
-            with self._changed:  # an interrupt is given under the lock, so none can come after this
+            with self._guard:  # an interrupt is given under the lock, so none can come after this
                 self._running.pop(key, None)
 
     def end_all(self) -> None:
         """Interrupt whatever runs now, and what begins later, as if its time were over."""
-        with self._changed:
+        with self._guard:
             self._ending = True
             self._running = {key: (0.0, interrupt) for key, (_, interrupt) in self._running.items()}
             self._changed.notify()
 
     def close(self) -> None:
         """End the thread, which may still hold on to the last connection that it watched."""
-        with self._changed:
+        with self._guard:
             self._closed = True
             self._changed.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _watch(self) -> None:
-        with self._changed:
+        with self._guard:
             while not self._closed:
                 now = time.monotonic()
                 for key, (until, interrupt) in list(self._running.items()):

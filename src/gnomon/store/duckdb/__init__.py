@@ -64,7 +64,8 @@ class DuckDBStore:
         self._cursors: list[duckdb.DuckDBPyConnection] = []
         self._prepared: WeakKeyDictionary[duckdb.DuckDBPyConnection, str] = WeakKeyDictionary()
         self._deadlines = Deadlines()
-        self._questions = threading.Condition()
+        self._guard = threading.RLock()  # entered instead of the condition, see `Writer`
+        self._questions = threading.Condition(self._guard)
         self._running, self._swapping, self._closing = 0, False, False
         # Opened once and closed after DuckDB: closing any handle of a file gives up the locks that the process has on
         # it (POSIX), and with them what keeps another program from writing to it.
@@ -230,25 +231,25 @@ class DuckDBStore:
     @contextmanager
     def _idle(self) -> Iterator[None]:
         """While no question runs; those that come wait."""
-        with self._questions:
+        with self._guard:
             self._swapping = True
             self._questions.wait_for(lambda: self._running == 0)
         try:
             yield
         finally:
-            with self._questions:
+            with self._guard:
                 self._swapping = False
                 self._questions.notify_all()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        with self._questions:
+        with self._guard:
             self._questions.wait_for(lambda: not self._swapping)
             self._running += 1
         try:
             yield
         finally:
-            with self._questions:
+            with self._guard:
                 self._running -= 1
                 self._questions.notify_all()
 
@@ -482,7 +483,7 @@ class DuckDBStore:
         """See `Store.close`. Questions that still run are interrupted, as the file stays open until they end."""
         self._closing = True
         self._deadlines.end_all()
-        with self._questions:
+        with self._guard:
             self._questions.wait_for(lambda: self._running == 0, CLOSE_SECONDS)
         self._deadlines.close()
         self._shut()
