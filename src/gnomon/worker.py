@@ -153,7 +153,7 @@ def run_one(self: Any, name: str) -> dict[str, str]:
         return {}
     try:
         home = _ENGINE.get()
-        done = _for_projects(home, job)
+        done = _for_projects(home, job, again=self.request.retries > 0)
         run_due(home, here_only=True)
         _ENGINE.note()
     except GnomonError as error:
@@ -164,14 +164,14 @@ def run_one(self: Any, name: str) -> dict[str, str]:
     return done
 
 
-def _for_projects(home: AnalyticsEngine, job: Job) -> dict[str, str]:
+def _for_projects(home: AnalyticsEngine, job: Job, *, again: bool = False) -> dict[str, str]:
     """One project that fails does not keep the others from their turn, nor one whose job always takes too long."""
     own = home.settings.project
     done: dict[str, str] = {}
     for project in [own] if job.whole_store else _in_any_order(home):
         with nullcontext(home) if project == own else closing(beside(home, project)) as engine:
             try:
-                code = run_job(engine, job)
+                code = run_job(engine, job, again=again)
             except SoftTimeLimitExceeded:
                 log.warning("the job %s takes longer than worker_seconds, and is begun again", job.name)
                 raise

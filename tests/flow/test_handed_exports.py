@@ -166,7 +166,7 @@ def rounds(home, monkeypatch, most):
     """Projects whose roll up ended well, within so many rounds in which that of one never fits the time."""
     ran, honest = set(), worker.run_job
 
-    def run_job(engine, job):
+    def run_job(engine, job, **_):
         if engine.settings.project == "slow":
             raise SoftTimeLimitExceeded
         ran.add(engine.settings.project)

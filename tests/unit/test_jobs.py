@@ -73,7 +73,9 @@ def test_a_costly_job_that_fails_takes_a_tenth_of_the_time_at_most(tmp_path, mon
             assert engine.run_jobs()["other"] == "ok"
             time.now += jobs.LOOK_SECONDS
         assert (len(tries) * spent < 0.11 * (time.now - began)) is not broken
-        assert jobs.run_job(engine, jobs.JOBS[0], now=True) == "store-unavailable"  # asked for, it is tried at once
+        for asked in ({"now": True}, {"again": True}):  # by hand, or by a worker within one message
+            assert jobs.run_job(engine, jobs.JOBS[0], **asked) == "store-unavailable"
+        assert jobs.run_job(engine, jobs.JOBS[0]) == (None if not broken else "store-unavailable")
 
 
 def test_a_job_that_fails_rests_no_longer_than_its_period(tmp_path, monkeypatch):

@@ -96,15 +96,16 @@ def run_left(engine: Keeping) -> dict[str, str]:
     return run_due(engine, here_only=left_to_workers(engine))
 
 
-def run_job(engine: Keeping, job: Job, *, now: bool = False) -> str | None:
+def run_job(engine: Keeping, job: Job, *, now: bool = False, again: bool = False) -> str | None:
     """Run one job: `ok`, the code of its error, or None where it is not due, rests, or another process does it.
 
-    With `now` also where it is not due, or rests. Raises `StoreBusy` where another process owns the store.
+    With `now` also where it is not due, or rests; with `again` where it rests. Raises `StoreBusy` where another process
+    owns the store.
     """
     if not job.wanted(engine.settings):
         return None
     watch, owner = watch_of(engine._hold), None if job.whole_store else engine.settings.project
-    if watch.rests(job.name, owner) and not now:
+    if watch.rests(job.name, owner) and not (now or again):
         return None
     began, started = to_us(engine.clock()), time.monotonic()
     try:
